@@ -1,0 +1,62 @@
+"""The interface of all sources of clips."""
+
+import shlex
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from data_pipelines.reader import VideoReader
+
+
+class Entry(NamedTuple):
+    """What is known of a clip without opening it: its name in messages, and its labels."""
+    name: str
+    labels: tuple[int, ...]
+
+
+class Source:
+    """A random-access, picklable sequence of clips.
+
+    Attributes:
+      class_names: name of every class; its length is the number of classes.
+      description: where the clips come from, for messages, e.g. "data.val_list='val.txt'".
+      check_command: shell command that decodes every clip and lists the broken ones.
+    """
+    class_names: list[str]
+    description: str
+    check_command: str
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def entry(self, index: int) -> Entry:
+        """Returns name and labels of clip `index`."""
+        raise NotImplementedError
+
+    def open(self, index: int) -> VideoReader:
+        """Returns a reader of clip `index`; raises `VideoError` if it cannot be opened."""
+        raise NotImplementedError
+
+    def read(self, index: int) -> tuple[Entry, VideoReader]:
+        """Returns both at once: sources whose entries are not in memory read a record only once."""
+        return self.entry(index), self.open(index)
+
+    def key(self, index: int) -> tuple:
+        """Returns what identifies the content of a clip in this process (for the frame cache)."""
+        raise NotImplementedError
+
+
+def default_class_names(num_classes: int) -> list[str]:
+    """Names for a data set that comes without: "class 0", "class 1", ..."""
+    return [f"class {k}" for k in range(num_classes)]
+
+
+def shorten(names: Sequence[str], limit: int = 5) -> str:
+    """The first few names of a longer list, for messages."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(str(name) for name in names[:limit]) + more
+
+
+def check_command(**flags: str | int) -> str:
+    """The command that decodes every clip of a source and lists the broken ones."""
+    arguments = [shlex.quote(f"--{name}={value}") for name, value in flags.items()]
+    return " ".join(["python -m data_pipelines.check_videos", *arguments])

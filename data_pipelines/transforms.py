@@ -1,0 +1,133 @@
+"""Geometry of clips on numpy arrays (T, H, W, C), as in ResKD's mmaction2 0.20 and mmcv 1.4.
+
+Resizing is OpenCV's bilinear interpolation of uint8 without antialiasing, frame by frame. Sizes are
+(height, width); boxes are (left, top, width, height) in pixels. Random functions take a numpy
+Generator and decide once per clip.
+"""
+
+import math
+
+import cv2
+import numpy as np
+
+MULTI_SCALES = (1, 0.875, 0.75, 0.66)
+MEAN_RGB = (123.675, 116.28, 103.53)  # of ImageNet, on 0 .. 255
+STD_RGB = (58.395, 57.12, 57.375)
+
+
+def short_side_size(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """(height, width) with the given short side and the same aspect, rounded like mmcv."""
+    scale = short_side / min(height, width)
+    return int(height * scale + 0.5), int(width * scale + 0.5)
+
+
+def resize(frames_THWC: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resizes every frame to (height, width)."""
+    if frames_THWC.shape[1:3] == (height, width):
+        return frames_THWC
+    output = np.empty((len(frames_THWC), height, width, frames_THWC.shape[3]), frames_THWC.dtype)
+    for frame, target in zip(frames_THWC, output, strict=True):
+        cv2.resize(frame, (width, height), dst=target, interpolation=cv2.INTER_LINEAR)
+    return output
+
+
+def resize_short_side(frames_THWC: np.ndarray, short_side: int) -> np.ndarray:
+    """Resizes so that the short side is `short_side`, keeping the aspect."""
+    return resize(frames_THWC, *short_side_size(*frames_THWC.shape[1:3], short_side))
+
+
+def crop(frames_THWC: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
+    """Cuts the same box out of every frame (a view)."""
+    left, top, width, height = box
+    return frames_THWC[:, top:top + height, left:left + width]
+
+
+def center_box(height: int, width: int, size: int) -> tuple[int, int, int, int]:
+    """The centred square of side `size`."""
+    return (width - size) // 2, (height - size) // 2, size, size
+
+
+def three_boxes(height: int, width: int, size: int) -> list[tuple[int, int, int, int]]:
+    """Three squares along the long side: first, last, middle. `size` must be the short side."""
+    assert size == min(height, width), (height, width, size)
+    if size == height:
+        step = (width - size) // 2
+        return [(x, 0, size, size) for x in (0, 2 * step, step)]
+    step = (height - size) // 2
+    return [(0, y, size, size) for y in (0, 2 * step, step)]
+
+
+def multi_scale_sizes(height: int, width: int) -> list[tuple[int, int]]:
+    """The candidate (width, height) of a multi-scale crop: close scales of the short side."""
+    sides = [int(min(height, width) * scale) for scale in MULTI_SCALES]
+    return [(w, h) for i, h in enumerate(sides) for j, w in enumerate(sides) if abs(i - j) <= 1]
+
+
+def snap_size(size: tuple[int, int], target: int) -> tuple[int, int]:
+    """Sides within 2 pixels of the size that the crop is resized to become that size."""
+    return tuple(target if abs(side - target) < 3 else side for side in size)
+
+
+def multi_scale_offsets(height: int, width: int, size: tuple[int, int]) -> list[tuple[int, int]]:
+    """The 13 places (left, top) for a crop of (width, height) `size`, on a grid of four steps."""
+    x, y = (width - size[0]) // 4, (height - size[1]) // 4
+    steps = [(0, 0), (4, 0), (0, 4), (4, 4), (2, 2),
+             (0, 2), (4, 2), (2, 4), (2, 0), (1, 1), (3, 1), (1, 3), (3, 3)]
+    return [(i * x, j * y) for i, j in steps]
+
+
+def multi_scale_box(height: int, width: int, target: int,
+                    rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """A uniformly drawn multi-scale crop (TSN): one of 10 sizes at one of 13 places."""
+    sizes = multi_scale_sizes(height, width)
+    size = snap_size(sizes[rng.integers(len(sizes))], target)
+    left, top = multi_scale_offsets(height, width, size)[rng.integers(13)]
+    return left, top, *size
+
+
+def random_resized_box(height: int, width: int, rng: np.random.Generator,
+                       area=(0.08, 1.0), aspect=(3 / 4, 4 / 3)) -> tuple[int, int, int, int]:
+    """Random area and aspect at a uniform place; the largest centred square if 10 draws fail."""
+    aspects = np.exp(rng.uniform(math.log(aspect[0]), math.log(aspect[1]), 10))
+    areas = rng.uniform(*area, 10) * height * width
+    for w, h in zip(np.round(np.sqrt(areas * aspects)).astype(int),
+                    np.round(np.sqrt(areas / aspects)).astype(int), strict=True):
+        if w <= width and h <= height:
+            left, top = rng.integers(0, width - w + 1), rng.integers(0, height - h + 1)
+            return int(left), int(top), int(w), int(h)
+    return center_box(height, width, min(height, width))
+
+
+def normalize(frames: np.ndarray, mean=MEAN_RGB, std=STD_RGB) -> np.ndarray:
+    """(frames - mean) / std per channel in float32. Training does this on the device."""
+    return ((frames.astype(np.float32) - np.float32(mean)) / np.float32(std)).astype(np.float32)
+
+
+def augment_train(options, frames_THWC: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Short side → crop → (crop, crop) → flip, with one decision for all frames of the clip."""
+    frames = resize_short_side(frames_THWC, options.short_side)
+    height, width = frames.shape[1:3]
+    if options.train_crop == "multi_scale":
+        box = multi_scale_box(height, width, options.crop, rng)
+    elif options.train_crop == "random_resized":
+        box = random_resized_box(height, width, rng)
+    else:
+        box = center_box(height, width, options.crop)
+    frames = resize(crop(frames, box), options.crop, options.crop)
+    if options.flip and rng.random() < 0.5:
+        frames = frames[:, :, ::-1]
+    return frames
+
+
+def crops_for_test(options, frames_THWC: np.ndarray) -> list[np.ndarray]:
+    """Short side → the test crops, each (T, test_crop_size, test_crop_size, C)."""
+    frames = resize_short_side(frames_THWC, options.test_short_side)
+    height, width = frames.shape[1:3]
+    if options.test_crop == "three":
+        return [crop(frames, box) for box in three_boxes(height, width, options.test_crop_size)]
+    return [crop(frames, center_box(height, width, options.test_crop_size))]
+
+
+def num_test_crops(options) -> int:
+    """Crops per clip in evaluation."""
+    return 3 if options.test_crop == "three" else 1

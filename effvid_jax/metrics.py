@@ -1,0 +1,76 @@
+"""Accuracy of class scores as in ResKD's mmaction2 0.20 (mmaction/core/evaluation/accuracy.py).
+
+Axes: N videos, K classes. Everything is float64 numpy. Scores need not be probabilities: only their
+order matters. Leave padded rows out before calling.
+"""
+
+import numpy as np
+
+
+def top_k_accuracy(scores_NK, labels_N, k: int = 1) -> float:
+    """Share of the videos whose label is among the k largest scores.
+
+    Of equal scores the one with the larger class index counts as larger.
+    """
+    largest = np.argsort(np.asarray(scores_NK), axis=1, kind="stable")[:, -k:]
+    return float((largest == np.asarray(labels_N)[:, None]).any(axis=1).mean())
+
+
+def confusion_matrix(predicted_N, labels_N) -> np.ndarray:
+    """Counts [label, prediction] over the sorted classes that occur in either, int64."""
+    predicted, labels = np.asarray(predicted_N), np.asarray(labels_N)
+    classes, flat = np.unique(np.concatenate([labels, predicted]), return_inverse=True)
+    count = len(classes)
+    rows, columns = flat[:len(labels)], flat[len(labels):]
+    return np.bincount(rows * count + columns, minlength=count**2).reshape(count, count)
+
+
+def mean_class_accuracy(scores_NK, labels_N) -> float:
+    """Mean over classes of the share of their videos that are right.
+
+    Classes that are only predicted, never a label, count as 0; classes that are neither do not
+    count.
+    """
+    matrix = confusion_matrix(np.argmax(scores_NK, axis=1), labels_N)
+    return float(np.mean(np.diag(matrix) / np.maximum(matrix.sum(axis=1), 1)))
+
+
+def average_precision(scores_N, positive_N) -> float:
+    """Area under the precision-recall steps: sum over distinct scores of (R_k - R_{k-1}) P_k.
+
+    Videos with equal scores share one step; there is no interpolation; steps after recall 1 add
+    nothing. NaN if there is no positive.
+    """
+    scores, positive = np.asarray(scores_N, np.float64), np.asarray(positive_N, bool)
+    if not positive.any():
+        return float("nan")
+    order = np.argsort(-scores, kind="stable")
+    hits = np.cumsum(positive[order])
+    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
+    precision, recall = hits[ends] / (ends + 1), hits[ends] / hits[-1]
+    return float(np.sum(np.diff(recall, prepend=0.0) * precision))
+
+
+def mean_average_precision(scores_NK, labels_NK) -> float:
+    """Mean of the average precisions of all classes that have a positive video.
+
+    Args:
+      scores_NK: class scores.
+      labels_NK: multi-hot labels.
+
+    Returns:
+      mAP within 0 and 1; NaN if no class has a positive.
+    """
+    scores, labels = np.asarray(scores_NK), np.asarray(labels_NK)
+    values = np.array([average_precision(s, y) for s, y in zip(scores.T, labels.T, strict=True)])
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if values.size else float("nan")
+
+
+def mmit_mean_average_precision(scores_NK, labels_NK) -> float:
+    """Mean over videos of the average precision of their classes (Multi-Moments in Time).
+
+    NaN if a video has no positive class.
+    """
+    return float(np.mean([average_precision(scores, labels)
+                          for scores, labels in zip(scores_NK, labels_NK, strict=True)]))

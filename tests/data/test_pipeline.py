@@ -1,0 +1,375 @@
+import itertools
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from data_pipelines import DataError, make_pipeline
+from data_pipelines.batches import EvalBatches
+from data_pipelines.cache import FRAMES
+from data_pipelines.clips import eval_clip, train_clip
+from data_pipelines.options import plain_options
+from data_pipelines.records import Record, ShardWriter
+from tests.data.clip_files import class_folders, data_config, numbered_frames, write_video
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """23 clips in train (three classes) and 7 in val."""
+    root = tmp_path_factory.mktemp("clips")
+    class_folders(root / "train", {"a": 9, "b": 8, "c": 6})
+    class_folders(root / "val", {"a": 3, "b": 2, "c": 2})
+    return str(root)
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """12 clips of which 3 are broken in different ways; 5 in val of which 2 are broken."""
+    class_folders(tmp_path / "train", {"a": 6, "b": 6})
+    class_folders(tmp_path / "val", {"a": 3, "b": 2})
+    (tmp_path / "train/a/0.mp4").write_bytes(b"")
+    (tmp_path / "train/b/3.mp4").write_text("not a video")
+    (tmp_path / "train/b/5.mp4").write_bytes((tmp_path / "train/b/4.mp4").read_bytes()[:3000])
+    (tmp_path / "val/a/1.mp4").write_bytes(b"")
+    (tmp_path / "val/b/0.mp4").write_bytes(b"")
+    return str(tmp_path)
+
+
+def take(count, config, split="train", **arguments):
+    pipeline = make_pipeline(config, split, **arguments)
+    batches = list(itertools.islice(pipeline, count))
+    pipeline.close()
+    return batches
+
+
+def assert_equal(ours, expected):
+    assert len(ours) == len(expected)
+    for a, b in zip(ours, expected, strict=True):
+        assert a.keys() == b.keys()
+        for key in a:
+            np.testing.assert_array_equal(a[key], b[key], err_msg=key)
+
+
+# ----------------------------------------------------------------------------------------- training
+def test_train_batches(clips):
+    pipeline = make_pipeline(data_config(root=clips), "train")
+    assert pipeline.num_examples == 23 and pipeline.steps_per_epoch == 2
+    assert pipeline.source.class_names == ["a", "b", "c"]
+    ids = []
+    for batch in itertools.islice(pipeline, 23):  # 8 epochs
+        assert batch.keys() == {"video", "label", "mask", "id"}
+        assert batch["video"].shape == (8, 4, 32, 32, 3) and batch["video"].dtype == np.uint8
+        assert batch["label"].dtype == np.int32 and batch["mask"].dtype == np.float32
+        assert batch["id"].dtype == np.int64 and (batch["mask"] == 1).all()
+        for index, label in zip(batch["id"], batch["label"], strict=True):
+            assert pipeline.source.entry(index).labels == (label,)
+        ids.append(batch["id"])
+    epochs = np.concatenate(ids).reshape(8, 23)
+    assert (np.sort(epochs) == np.arange(23)).all()  # every clip once per epoch, across batches
+    assert len({tuple(epoch) for epoch in epochs}) == 8  # in another order
+    pipeline.close()
+
+
+def test_batches_depend_on_the_seed_only(clips):
+    config = data_config(root=clips)
+    expected = take(4, config)
+    assert_equal(take(4, config), expected)
+    other = take(4, data_config(root=clips, seed=1))
+    assert not np.array_equal(other[0]["id"], expected[0]["id"])
+    # The same clip is augmented differently in the next epoch.
+    first = {i: v for b in expected[:2] for i, v in zip(b["id"], b["video"], strict=True)}
+    again = [np.array_equal(first[i], v) for i, v in zip(expected[3]["id"], expected[3]["video"])
+             if i in first]
+    assert len(again) > 2 and not any(again)
+
+
+@pytest.mark.parametrize("changes", [dict(num_threads=0), dict(num_threads=1, prefetch=1),
+                                     dict(num_threads=16, prefetch=8), dict(cache="memory"),
+                                     dict(cache="memory", cache_gib=1e-4)])
+def test_threads_and_cache_do_not_change_a_batch(clips, changes):
+    for split, crop in (("train", "random_resized"), ("val", "center")):
+        config = data_config(root=clips, train_crop=crop)
+        expected = take(7, config, split)
+        config.update(changes)
+        assert_equal(take(7, config, split), expected)
+
+
+def test_workers_do_not_change_a_batch(damaged):
+    """With broken files, whose reports have to come back from the worker processes."""
+    config = data_config(root=damaged, max_broken_share=0.5)
+    expected = make_pipeline(config, "train")
+    batches = list(itertools.islice(expected, 5))
+    expected.close()
+    config.num_workers = 2
+    ours = make_pipeline(config, "train", start_step=1)
+    assert_equal(list(itertools.islice(ours, 4)), batches[1:])
+    ours.close()
+    assert len(ours.broken) > 1 and set(ours.broken.names) <= set(expected.broken.names)
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_share_the_rows_of_a_batch_in_order(clips, processes):
+    for split in ("train", "val"):
+        config = data_config(root=clips)
+        expected = take(3, config, split)
+        shards = [take(3, config, split, process_index=i, process_count=processes)
+                  for i in range(processes)]
+        for step, batch in enumerate(expected):
+            for key in batch:
+                joined = np.concatenate([shard[step][key] for shard in shards])
+                np.testing.assert_array_equal(joined, batch[key])
+
+
+def count_opened(pipeline):
+    """Returns a list to which the index of every clip is added that the pipeline opens."""
+    opened, read = [], pipeline.source.open
+    pipeline.source.open = lambda index: opened.append(index) or read(index)
+    return opened
+
+
+def test_restart_at_any_step(clips):
+    config = data_config(root=clips, num_threads=0)
+    expected = take(7, config)
+    pipeline = make_pipeline(config, "train", start_step=5)
+    opened = count_opened(pipeline)
+    assert_equal([next(pipeline), next(pipeline)], expected[5:])
+    assert opened == np.concatenate([b["id"] for b in expected[5:]]).tolist()  # nothing before it
+
+    pipeline = make_pipeline(config, "train")
+    next(pipeline), next(pipeline)
+    state = pipeline.get_state()
+    assert state == {"step": 2}
+    assert_equal([next(pipeline)], expected[2:3])
+    pipeline.set_state(state)
+    assert_equal([next(pipeline), next(pipeline)], expected[2:4])
+    config.num_threads = 3  # another number of threads continues the same run
+    other = make_pipeline(config, "train")
+    other.set_state(pipeline.get_state())
+    assert_equal([next(other)], expected[4:5])
+    other.close()
+
+
+def test_multi_label_training_draws_one_label(tmp_path):
+    write_video(tmp_path / "a.mp4", numbered_frames(6))
+    (tmp_path / "list.txt").write_text("a.mp4 2 0 2 2\n" * 4)
+    config = data_config(source="list", root=str(tmp_path), train_list="list.txt",
+                         val_list="list.txt", num_classes=4, multi_label=True)
+    labels = np.concatenate([b["label"] for b in take(12, config)])
+    share = (labels == 2).mean()
+    assert set(labels.tolist()) == {0, 2} and 0.3 < share < 0.7  # 2 is listed three times
+    batch, = take(1, config, "val")
+    assert batch["labels"].dtype == np.uint8
+    assert batch["labels"].tolist() == [[1, 0, 1, 0]] * 4 + [[0] * 4] * 4  # 4 clips, 4 of padding
+
+
+def test_records_give_the_batches_of_the_files(clips, tmp_path):
+    """Shards of the original bytes, listed in the same order, are the same data set."""
+    config = data_config(root=clips)
+    files = make_pipeline(config, "train").source
+    with ShardWriter(tmp_path / "train-0.array_record", files.class_names) as writer:
+        for i in range(len(files)):
+            entry = files.entry(i)
+            with open(files.path(i), "rb") as file:
+                writer.write(Record(entry.name, entry.labels, 25.0, 0, video=file.read()))
+    shards = data_config(source="array_record", root=str(tmp_path), train_list="train-*")
+    assert_equal(take(3, shards), take(3, config))
+
+
+# --------------------------------------------------------------------------------------- evaluation
+def test_every_example_is_evaluated_once(clips):
+    pipeline = make_pipeline(data_config(root=clips, eval_batch_size=4), "val")
+    assert pipeline.num_steps == 2
+    first, last = list(pipeline)
+    assert first["id"].tolist() == [0, 1, 2, 3] and last["id"].tolist() == [4, 5, 6, -1]
+    assert first["mask"].tolist() == [1, 1, 1, 1] and last["mask"].tolist() == [1, 1, 1, 0]
+    assert last["label"].tolist() == [1, 2, 2, 0] and not last["video"][3].any()
+    assert first["video"].shape == (4, 1, 4, 32, 32, 3)
+    assert list(pipeline) == []  # once
+    assert_equal(take(9, data_config(root=clips, eval_batch_size=4), "val", start_step=1), [last])
+    # More processes than rows are left: whole shares of padding.
+    assert take(2, data_config(root=clips, eval_batch_size=4), "val", process_index=3,
+                process_count=4)[1]["mask"].tolist() == [0]
+
+
+def test_views_are_crop_major(clips):
+    config = data_config(root=clips, sampling="dense", num_frames=3, frame_interval=2, test_clips=2,
+                         twice_sample=True, test_crop="three", test_short_side=32)
+    batch, = take(1, config, "val")
+    views = batch["video"][0]
+    assert views.shape == (12, 3, 32, 32, 3)
+    one_crop, = take(1, _changed(config, test_crop="center"), "val")
+    np.testing.assert_array_equal(views[8:], one_crop["video"][0])  # the third is the middle one
+    one_clip = _changed(config, test_clips=1, twice_sample=False)
+    assert take(1, one_clip, "val")[0]["video"].shape == (8, 3, 3, 32, 32, 3)
+
+
+def _changed(config, **changes):
+    copy = config.copy_and_resolve_references()
+    copy.update(changes)
+    return copy
+
+
+# ------------------------------------------------------------------------------------- broken clips
+def test_broken_clips_are_replaced_in_training(damaged):
+    config = data_config(root=damaged, max_broken_share=0.25)
+    pipeline = make_pipeline(config, "train")
+    batches = list(itertools.islice(pipeline, 6))
+    pipeline.close()
+    names = sorted(os.path.relpath(name, damaged) for name in pipeline.broken.names)
+    assert names == ["train/a/0.mp4", "train/b/3.mp4", "train/b/5.mp4"]
+    assert pipeline.broken.count == len(pipeline.broken) == 3 == pipeline.broken.allowed
+    assert any("empty file" in reason for reason in pipeline.broken.reasons)
+    for batch in batches:
+        assert (batch["mask"] == 1).all() and batch["video"].any(axis=(1, 2, 3, 4)).all()
+        assert not set(batch["id"].tolist()) & {0, 9, 11}
+        assert (batch["label"] == (batch["id"] >= 6)).all()  # label and id of the replacement
+    assert_equal(take(6, config), batches)
+    assert_equal(take(2, config, start_step=4), batches[4:])
+
+
+def test_broken_clips_do_not_count_in_evaluation(damaged):
+    config = data_config(root=damaged, max_broken_share=0.4, eval_batch_size=3)
+    pipeline = make_pipeline(config, "val")
+    masks, ids = zip(*[(b["mask"], b["id"]) for b in pipeline])
+    assert np.concatenate(masks).tolist() == [1, 0, 1, 0, 1, 0]
+    assert np.concatenate(ids).tolist() == [0, 1, 2, 3, 4, -1]
+    assert pipeline.broken.names == [damaged + "/val/a/1.mp4", damaged + "/val/b/0.mp4"]
+
+
+@pytest.mark.parametrize("split, share, allowed",
+                         [("train", 0.1, 2), ("val", 0.01, 1), ("val", 0, 0)])
+def test_too_many_broken_clips_end_the_run_by_name(damaged, split, share, allowed):
+    pipeline = make_pipeline(data_config(root=damaged, max_broken_share=share), split)
+    with pytest.raises(DataError) as caught:
+        for _ in itertools.islice(pipeline, 20):
+            pass
+    pipeline.close()
+    message = str(caught.value)
+    print(message)
+    total = 12 if split == "train" else 5
+    assert f"{allowed + 1} of the {total} clips" in message or f"{allowed + 2} of the" in message
+    for expected in (".mp4: empty file (0 bytes)", f"data.max_broken_share={share}",
+                     f"({allowed} clips)", "python -m data_pipelines.check_videos"):
+        assert expected in message
+    assert "\n" not in message
+
+
+def test_a_split_without_a_single_good_clip_ends(tmp_path):
+    for i in range(20):
+        path = tmp_path / f"train/{'ab'[i % 2]}/{i}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    config = data_config(root=str(tmp_path), max_broken_share=1.0, val_share=0.1)
+    os.makedirs(tmp_path / "val")
+    with pytest.raises(DataError, match="20 of the 20 clips .*100.0%.*The first ones: .*/train/"):
+        next(make_pipeline(config, "train"))
+
+
+# ---------------------------------------------------------------------------------------- the cache
+def test_cached_clips_are_decoded_once(clips):
+    FRAMES.clear()
+    config = data_config(root=clips, cache="memory", num_threads=0, test_short_side=40)
+    pipeline = make_pipeline(config, "train")
+    opened = count_opened(pipeline)
+    expected = list(itertools.islice(pipeline, 12))
+    assert sorted(opened) == list(range(23))
+    print(f"cache of 23 clips: {FRAMES.num_bytes} bytes")
+    assert FRAMES.num_bytes == sum((12 + seed % 5) * 36 * 48 * 3 for seed in range(23))
+    again = make_pipeline(config, "train")  # another pipeline of the process reads nothing
+    opened = count_opened(again)
+    assert_equal(list(itertools.islice(again, 12)), expected)
+    assert opened == []
+    validation = make_pipeline(config, "val")
+    opened = count_opened(validation)
+    list(validation)
+    assert opened == list(range(7))
+    FRAMES.clear()
+
+
+def test_a_full_cache_stops_growing(clips):
+    FRAMES.clear()
+    limit = 200_000
+    config = data_config(root=clips, cache="memory", cache_gib=limit / 2**30)
+    take(9, config)
+    assert limit / 2 < FRAMES.num_bytes <= limit
+    FRAMES.clear()
+
+
+# ------------------------------------------------------------------------------------ configuration
+@pytest.mark.parametrize("changes, message", [
+    (dict(sampling="segment"), "unknown data.sampling='segment': did you mean 'segments'"),
+    (dict(train_crop="multiscale"), "data.train_crop='multiscale': did you mean 'multi_scale'"),
+    (dict(test_crop="four"), "unknown data.test_crop='four'.*Known: center, three"),
+    (dict(list_format="rawframes"), "data.list_format='rawframes': did you mean 'frames'"),
+    (dict(cache="ram"), "unknown data.cache='ram'.*none, memory"),
+    (dict(source="array-record"), "data.source='array-record': did you mean 'array_record'"),
+    (dict(num_frames=0), "data.num_frames=0 must be at least 1"),
+    (dict(crop=64), "data.crop=64 is larger than data.short_side=36"),
+    (dict(test_crop_size=64), "data.test_crop_size=64 is larger than data.test_short_side=36"),
+    (dict(test_crop="three"), "test_crop_size=32 must equal data.test_short_side=36"),
+    (dict(test_clips=3), "data.test_clips=3 has no meaning with data.sampling='segments'"),
+    (dict(frame_interval=2), "data.frame_interval=2 has no meaning"),
+    (dict(batch_size=9), "data.batch_size=9 is the global batch and must be divisible by the 2 "
+                         "processes, e.g. 8"),
+    (dict(eval_batch_size=1), "data.eval_batch_size=1 .* e.g. 2"),
+    (dict(max_broken_share=3), "data.max_broken_share=3 is a share"),
+    (dict(seed=2**32), "data.seed=4294967296 must be below"),
+])
+def test_values_that_cannot_work(changes, message):
+    with pytest.raises(DataError, match=message) as caught:
+        make_pipeline(data_config(root="unused", **changes), "train", process_count=2)
+    assert "\n" not in str(caught.value)
+
+
+def test_labels_out_of_range_in_records(tmp_path):
+    with ShardWriter(tmp_path / "train-0", ["a", "b"]) as writer:
+        writer.write(Record("x", (2,), 25.0, 1, video=b"?"))
+    config = data_config(source="array_record", root=str(tmp_path), train_list="train-*")
+    with pytest.raises(DataError, match=r"clip x has labels \[2\], .* 2 classes"):
+        make_pipeline(config, "train")
+
+
+def test_several_labels_need_multi_label(tmp_path):
+    path = write_video(tmp_path / "a.mp4", numbered_frames(5))
+    with ShardWriter(tmp_path / "train-0", ["a", "b"]) as writer:
+        writer.write(Record("x", (0, 1), 25.0, 5, video=open(path, "rb").read()))
+    config = data_config(source="array_record", root=str(tmp_path), train_list="train-*")
+    with pytest.raises(DataError, match=r"x has the labels \[0, 1\], but data.multi_label=False"):
+        take(1, config)
+
+
+def test_clip_functions_agree_with_batches(clips):
+    options = plain_options(data_config(root=clips))
+    pipeline = make_pipeline(data_config(root=clips), "train")
+    batch = next(pipeline)
+    pipeline.close()
+    index = int(batch["id"][5])  # position 5 of the stream
+    video, label = train_clip(pipeline.source, options, index, np.random.default_rng([0, 5]))
+    np.testing.assert_array_equal(video, batch["video"][5])
+    assert label == batch["label"][5]
+    views, labels = eval_clip(pipeline.source, options, 3)
+    batch = EvalBatches(pipeline.source, options, 8, 0, 1)(0)
+    np.testing.assert_array_equal(views, batch["video"][3])
+    assert labels == [batch["label"][3]]
+
+
+def test_jax_is_not_imported():
+    """grain imports jax if it is installed; nothing else here does, so the tools start fast."""
+    code = ("import sys, data_pipelines.sources, data_pipelines.batches, data_pipelines.cache; "
+            "assert not {'jax', 'grain', 'tensorflow', 'effvid_jax'} & set(sys.modules)")
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_embedded_benchmark_is_read_like_any_list(tmp_path, monkeypatch):
+    from data_pipelines import synthetic
+    write_video(tmp_path / "a.mp4", numbered_frames(6))
+    for name, text in (("train.txt", "a.mp4 1"), ("val.txt", "a.mp4 0"), ("classes.txt", "x\ny")):
+        (tmp_path / name).write_text(text)
+    built = [str(tmp_path / name) for name in ("train.txt", "val.txt", "classes.txt")]
+    monkeypatch.setattr(synthetic, "ensure_built", lambda config: (*built, str(tmp_path)),
+                        raising=False)
+    pipeline = make_pipeline(data_config(source="synthetic", list_format="frames"), "val")
+    batch, = list(pipeline)
+    assert pipeline.source.class_names == ["x", "y"] and batch["mask"].sum() == 1

@@ -1,0 +1,106 @@
+import json
+import pathlib
+from collections import Counter
+
+import cv2
+import numpy as np
+import pytest
+
+from data_pipelines import transforms
+from tests.data.clip_files import data_config
+from tests.parity import pipelines
+
+CASES = pathlib.Path(__file__).parents[1] / "parity" / "cases"
+
+
+def ramp(frames=2, height=48, width=64):
+    """Every pixel is unique within its frame: (row, column, frame number)."""
+    t, y, x = np.meshgrid(range(frames), range(height), range(width), indexing="ij")
+    return np.stack([y, x, t], axis=-1).astype(np.uint8)
+
+
+def test_reference_rows():
+    case = json.loads((CASES / "pipe_geometry.json").read_text())
+    error, message = pipelines.check_geometry(case)
+    print(f"largest difference {error:.1e}")
+    assert message == "" and error < 1e-6  # resized pixels are equal, too
+
+
+def test_resizing_is_per_frame_opencv():
+    video = np.random.default_rng(0).integers(0, 256, (3, 20, 30, 3), dtype=np.uint8)
+    ours = transforms.resize_short_side(video, 11)
+    assert ours.shape == (3, 11, 17, 3)
+    for frame, expected in zip(ours, video, strict=True):
+        np.testing.assert_array_equal(frame, cv2.resize(expected, (17, 11)))
+    assert transforms.resize(video, 20, 30) is video
+
+
+def test_multi_scale_draws_every_size_and_place_equally_often():
+    rng = np.random.default_rng(0)
+    count = Counter(transforms.multi_scale_box(256, 340, 224, rng) for _ in range(13000))
+    sizes = Counter()
+    for box, hits in count.items():
+        assert 0 <= box[0] <= 340 - box[2] and 0 <= box[1] <= 256 - box[3]
+        sizes[box[2:]] += hits
+    assert sizes.keys() == set(transforms.multi_scale_sizes(256, 340)) and len(sizes) == 10
+    assert min(sizes.values()) > 1150 and max(sizes.values()) < 1450
+
+
+def test_sizes_near_the_target_snap_to_it():
+    assert transforms.snap_size((222, 256), 224) == (224, 256)
+    assert transforms.snap_size((221, 227), 224) == (221, 227)
+
+
+def test_random_resized_boxes_fit_and_vary():
+    rng = np.random.default_rng(0)
+    boxes = np.array([transforms.random_resized_box(100, 140, rng) for _ in range(3000)])
+    areas, aspects = boxes[:, 2] * boxes[:, 3] / 14000, boxes[:, 2] / boxes[:, 3]
+    assert (boxes[:, :2] >= 0).all() and (boxes[:, 0] + boxes[:, 2] <= 140).all()
+    assert (boxes[:, 1] + boxes[:, 3] <= 100).all()
+    assert areas.min() < 0.1 and areas.max() > 0.9
+    assert 0.7 < aspects.min() < 0.8 and 1.25 < aspects.max() < 1.4
+    # A strip in which no draw fits: the centred square.
+    assert transforms.random_resized_box(2, 1000, rng) == (499, 0, 2, 2)
+
+
+def test_three_crops_are_first_last_middle():
+    options = data_config(test_crop="three", test_short_side=48, test_crop_size=48)
+    lefts = [crop[0, 0, 0, 1] for crop in transforms.crops_for_test(options, ramp())]
+    upright = ramp(height=64, width=48)
+    tops = [crop[0, 0, 0, 0] for crop in transforms.crops_for_test(options, upright)]
+    assert lefts == [0, 16, 8] and tops == [0, 16, 8]
+
+
+def test_train_order_is_resize_then_crop_then_resize_then_flip():
+    options = data_config(short_side=36, crop=32, flip=True)
+    video = np.random.default_rng(1).integers(0, 256, (2, 48, 64, 3), dtype=np.uint8)
+    flips = 0
+    for seed in range(20):
+        ours = transforms.augment_train(options, video, np.random.default_rng(seed))
+        rng = np.random.default_rng(seed)
+        left, top, width, height = transforms.multi_scale_box(36, 48, 32, rng)
+        flip = rng.random() < 0.5
+        flips += flip
+        for frame, source in zip(ours, video, strict=True):
+            small = cv2.resize(source, (48, 36))[top:top + height, left:left + width]
+            expected = cv2.resize(small, (32, 32))
+            np.testing.assert_array_equal(frame, expected[:, ::-1] if flip else expected)
+    assert 4 < flips < 16
+
+
+@pytest.mark.parametrize("train_crop", ["multi_scale", "random_resized", "center"])
+def test_one_decision_for_all_frames(train_crop):
+    options = data_config(train_crop=train_crop)
+    video = np.repeat(ramp(frames=1), 5, axis=0)
+    for seed in range(5):
+        ours = transforms.augment_train(options, video, np.random.default_rng(seed))
+        assert ours.shape == (5, 32, 32, 3) and (ours == ours[:1]).all()
+        np.testing.assert_array_equal(  # the generator alone decides
+            ours, transforms.augment_train(options, video, np.random.default_rng(seed)))
+
+
+def test_no_flip_when_switched_off():
+    options = data_config(train_crop="center", flip=False)
+    for seed in range(8):
+        columns = transforms.augment_train(options, ramp(), np.random.default_rng(seed))[0, 0, :, 1]
+        assert (np.diff(columns.astype(int)) >= 0).all()
