@@ -1,0 +1,1 @@
+"""One file per benchmark; `common.py` holds what they share."""

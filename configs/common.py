@@ -1,0 +1,329 @@
+"""What recipes share: every field with its default, the data sets, and `:tiny`, `:demo`, `key=value`.
+
+A config file says how its benchmark differs from here. Sources of the numbers: the released configs of
+CVMI-Lab/ResKD (configs/myconfig/**, configs/_base_/**), commit c6b85a3.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import ml_collections
+
+
+def base() -> ml_collections.ConfigDict:
+    """Every field of a config, with its default and what it means."""
+    config = ml_collections.ConfigDict()
+    config.name = ""
+    config.note = ""  # printed at the start: what :tiny and :demo shrink
+    config.seed = 0  # weights, dropout; the data has its own
+
+    config.data = ml_collections.ConfigDict(dict(
+        source="list",  # list | folder | array_record | tfds | synthetic (the embedded benchmark)
+        root="",  # folder that paths are relative to; folder source: the folder of classes
+        train_list="", val_list="",  # list files, shard patterns (array_record), splits (tfds)
+        tfds_name="",
+        list_format="video",  # video: "path label ..." | frames: "dir num_frames label ..."
+        frame_template="img_{:05}.png", start_index=1,
+        classes_file="",
+        num_classes=0,  # 0: count the folders (folder source)
+        multi_label=False,  # train on one randomly drawn label, evaluate mAP on all of them
+        val_share=0.2, split_seed=0,  # folder source without train/ and val/
+        sampling="segments",  # segments (TSN, TSM: one frame each) | dense (a clip at frame_interval)
+        num_frames=8, frame_interval=1,
+        test_clips=1, twice_sample=False,
+        short_side=256, train_crop="multi_scale",  # multi_scale | random_resized | center
+        crop=224, flip=True,
+        test_short_side=256, test_crop="center", test_crop_size=224,  # center | three
+        batch_size=64, eval_batch_size=64,  # global; the reference has 8 GPUs x 8 clips
+        seed=0, num_threads=16, num_workers=0, prefetch=8,
+        max_broken_share=0.01,  # more broken files than this end the run, by name
+        cache="none", cache_gib=4.0,  # memory: keep decoded clips in RAM
+        synthetic=dict(),  # parameters of the embedded benchmark, see data_pipelines/synthetic.py
+    ))
+    config.model = ml_collections.ConfigDict(dict(
+        backbone="resnet50",
+        resolution=0,  # side of the network's input, resized on the device; 0: as the pipeline crops
+        dropout=0.5,
+        dtype="float32",  # bfloat16: compute type; parameters stay float32
+        bn_groups=0,  # statistics per part of the batch: 0 = per device (the reference), 1 = global
+        options=dict(),  # further fields of the backbone, such as width
+    ))
+    config.method = ml_collections.ConfigDict(dict(name="supervised"))
+    config.optim = ml_collections.ConfigDict(dict(
+        name="sgd", lr=0.01, momentum=0.9, weight_decay=1e-4,
+        groups="single",  # single | tsm | swin, see effvid_jax/optim.py
+        clip_norm=20.0, accumulate=1,
+        schedule="cosine_epoch", milestones=(), warmup_epochs=0.0, warmup_ratio=0.1,
+    ))
+    config.train = ml_collections.ConfigDict(dict(
+        num_epochs=50.0, num_steps=0,  # steps win over epochs if not 0
+        log_every_steps=20, eval_every_epochs=5.0, checkpoint_every_steps=1000, keep=2,
+        min_reference_ratio=2.0,  # a frozen teacher below this times chance is refused
+    ))
+    config.init = ml_collections.ConfigDict(dict(
+        checkpoint="",  # workdir whose weights to start from (ImageNet weights: torch_import)
+        skip="",  # regular expression of arrays to leave at their initial values
+        step=0,  # checkpoint step to restore; 0 = the newest
+    ))
+    config.bench = ml_collections.ConfigDict(dict(
+        seconds=60.0,  # to spend on measuring; compiling comes on top
+        batch_size=0,  # 0: that of the data, on a CPU less where clips are large
+        threads=(),  # reading threads to try; (): 1, 2, 4, ... up to twice the cores
+        workers=(1, 2),  # worker processes to try, beside none
+        resolutions=(),  # of inference, in pixels; (): 224, 144, 112, 96, 72, 56, scaled to data.crop
+    ))
+    # Stages of one run: 'teacher,baseline,student' trains them in this order, each in its own folder of
+    # the workdir. A stage is this config with the fields of `stages.<name>` changed; 'student' is the
+    # config itself. Empty: one run, directly in the workdir.
+    config.run = ""
+    config.stages = ml_collections.ConfigDict()
+    return config
+
+
+DATASETS: dict[str, dict[str, Any]] = {
+    "actnet": dict(
+        num_classes=200, num_frames=16, list_format="frames", multi_label=True, root="data/actnet/imgs",
+        train_list="data/actnet/actnet_png_img_train_split.txt",
+        val_list="data/actnet/actnet_png_img_val_split.txt"),
+    # 239 classes; the released configs say 200 in the data, which cannot be evaluated.
+    "fcvid": dict(
+        num_classes=239, num_frames=16, list_format="frames", multi_label=True, root="data/fcvid",
+        train_list="data/fcvid/fcvid_png_img_train_split.txt",
+        val_list="data/fcvid/fcvid_png_img_val_split.txt"),
+    "minik": dict(
+        num_classes=200, num_frames=8, root="data/kinetics400",
+        train_list="data/kinetics400/mini-kinetics/minik_train_videofolder.txt",
+        val_list="data/kinetics400/mini-kinetics/minik_val_videofolder.txt"),
+    "sthv2": dict(
+        num_classes=174, num_frames=8, flip=False, root="data/sthv2/videos",
+        train_list="data/sthv2/sthv2_train_list_videos.txt",
+        val_list="data/sthv2/sthv2_val_list_videos.txt"),
+}
+
+DATASETS["folder"] = dict(source="folder", num_frames=8, flip=False)
+
+# Short side before cropping, by resolution: the released configs' RS(n).
+SHORT_SIDES = {224: 256, 160: 180, 144: 160, 112: 128, 96: 108, 72: 80, 56: 64}
+
+
+def dataset(config, name: str) -> None:
+    """Sets the fields of a data set; paths are the released layout, relative to the project."""
+    config.data.update(DATASETS[name])
+
+
+def pixels(config, resolution: int) -> None:
+    """Clips of one resolution, from the short side that the released configs crop it from."""
+    short_side = SHORT_SIDES.get(resolution, round(resolution * 8 / 7))
+    config.data.update(dict(short_side=short_side, test_short_side=short_side, crop=resolution,
+                            test_crop_size=resolution))
+
+
+# ------------------------------------------------------------------------------------------- recipes
+def supervised_tsn(dataset_name: str, backbone: str, resolution: int) -> ml_collections.ConfigDict:
+    """Teachers and baselines on segments: SGD, 50 epochs, cosine per epoch, batch 8 x 8."""
+    config = base()
+    config.name = f"supervised_{dataset_name}"
+    dataset(config, dataset_name)
+    pixels(config, resolution)
+    config.model.backbone = backbone
+    config.optim.groups = "tsm"
+    if backbone == "resnet50" and resolution < 224:  # tsn_r50_{160,112,96,72}p_*
+        config.optim.update(dict(groups="single", clip_norm=40.0))
+    return config
+
+
+def reskd(dataset_name: str, supervised, args, num_epochs: int, options=None):
+    """The ResKD recipe on segments, with its teacher and baseline as stages.
+
+    Args:
+        dataset_name: key of `DATASETS`, or 'folder'.
+        supervised: `get_config` of the supervised config of this data set.
+        args: parsed arguments: tiny, demo, backbone, teacher, resolution, distill.
+        num_epochs: of the student.
+        options: further fields of the student's backbone.
+    """
+    if args.distill not in ("both", "model", "resolution"):
+        raise ValueError(f"config argument distill={args.distill!r}: expected both, model or resolution.")
+    teacher = args.backbone if args.distill == "resolution" else args.teacher
+    high = args.resolution if args.distill == "model" else 224
+    size = "tiny," if args.tiny else "demo," if args.demo else ""
+    teacher_config = supervised(f"{size}backbone={teacher},resolution={high}")
+    baseline_config = supervised(f"{size}backbone={args.backbone},resolution={args.resolution}")
+
+    config = base()
+    config.name = f"reskd_{dataset_name}"
+    dataset(config, dataset_name)
+    pixels(config, high)
+    config.model.update(dict(backbone=args.backbone, resolution=args.resolution))
+    config.model.options = ml_collections.ConfigDict(options or {})
+    config.train.num_epochs = float(num_epochs)
+    reskd_method(config, teacher_resolution=high)
+    if dataset_name == "folder":
+        folder(config, args)
+    finish(config, args)
+    add_stages(config, teacher=teacher_config, baseline=baseline_config)
+    if size:
+        config.run = "teacher,baseline,student"
+    return config
+
+
+def folder(config, args) -> ml_collections.ConfigDict:
+    """Settings of a user's own clips, which are few: shorter epochs, and `:small` for a CPU."""
+    config.data.update(dict(batch_size=16, eval_batch_size=16, max_broken_share=0.1))
+    config.optim.lr = 0.0025  # 0.01 at batch 64, scaled with the batch
+    config.train.update(dict(num_epochs=30.0 if config.method.name == "supervised" else 60.0,
+                             checkpoint_every_steps=200))
+    if args.small:
+        config.note = "small: 64 pixels stand for 224 and 32 for 112, a ResNet of width 16."
+        crop = _small(config.data.crop)
+        pixels(config, crop)
+        if config.method.name == "reskd":
+            config.model.resolution = _small(config.model.resolution)
+            config.method.teacher_resolution = _small(config.method.teacher_resolution)
+        small_network(config)
+        config.optim.lr = 0.05
+    return config
+
+
+def reskd_method(config, teacher_resolution: int) -> None:
+    """Adds `config.method` of ResKD with the released settings."""
+    config.method = ml_collections.ConfigDict(dict(
+        name="reskd",
+        teacher="",  # workdir of the trained or imported teacher
+        teacher_resolution=teacher_resolution,  # Table 6, "model distillation": the student's
+        loss="feature",  # feature | position_kl | frame_kl | clip_kl (Table 5)
+        weight=100.0,
+        temperature=2.0,  # of the KL losses
+        kl_mean="element",  # element: divide by positions x classes, as torch does | row
+        teacher_bn="batch",  # batch: as the released code executes | running: evaluation mode
+    ))
+
+
+WHOLE = ("method", "options")
+
+
+def add_stages(config, **others) -> None:
+    """Adds `config.stages`: for each other config the fields in which it differs from this one.
+
+    Differences rather than whole configs, so that `--config.data.root=...` reaches every stage. The
+    dicts of `WHOLE` are replaced, not merged: their fields depend on the method or backbone.
+    """
+    for name, other in others.items():
+        config.stages[name] = _difference(config, other)
+
+
+def _difference(ours, other) -> ml_collections.ConfigDict:
+    out = ml_collections.ConfigDict()
+    for key, value in other.items():
+        if key in ("name", "note", "run", "stages"):
+            continue
+        if isinstance(value, ml_collections.ConfigDict) and key in ours and key not in WHOLE:
+            nested = _difference(ours[key], value)
+            if nested:
+                out[key] = nested
+        elif key not in ours or ours[key] != value:
+            out[key] = value
+    return out
+
+
+# ------------------------------------------------------------------------------ `config.py:arguments`
+def parse_arg(arg: str, **defaults) -> ml_collections.ConfigDict:
+    """`'tiny,backbone=resnet50,resolution=112'` -> the values, typed like their defaults.
+
+    A bare word stands for `word=True`.
+
+    Raises:
+        ValueError: an unknown argument (lists the known ones) or a value of another type.
+    """
+    values = dict(defaults)
+    for item in filter(None, (arg or "").split(",")):
+        key, given, text = item.partition("=")
+        key = key.strip()
+        if key not in defaults:
+            close = difflib.get_close_matches(key, defaults)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"unknown config argument {key!r} in {arg!r}.{hint} Known: "
+                             f"{', '.join(f'{k}={v!r}' for k, v in defaults.items())}.")
+        kind = type(defaults[key])
+        try:
+            values[key] = _parse_bool(text) if kind is bool and given else kind(text) if given else True
+        except ValueError as error:
+            raise ValueError(f"config argument {item!r}: expected {kind.__name__}.") from error
+        if not given and kind is not bool:
+            raise ValueError(f"config argument {key!r} needs a value: {key}={defaults[key]!r}.")
+    return ml_collections.ConfigDict(values)
+
+
+def _parse_bool(text: str) -> bool:
+    if text.lower() not in ("1", "true", "0", "false"):
+        raise ValueError(text)
+    return text.lower() in ("1", "true")
+
+
+# ------------------------------------------------------------------------------------- tiny and demo
+def finish(config, args) -> ml_collections.ConfigDict:
+    """Applies `:tiny` and `:demo`; both replace data set, resolution, network and length."""
+    if args.tiny and args.demo:
+        raise ValueError("config arguments 'tiny' and 'demo' exclude each other.")
+    if args.demo:
+        demo(config)
+    if args.tiny:
+        tiny(config)
+    return config
+
+
+def demo(config) -> None:
+    """The same recipe on the embedded benchmark, shrunk to what two cores train in minutes."""
+    config.name += "_demo"
+    config.note = (
+        "demo: the code path of the recipe on the embedded benchmark (16 classes of synthetic clips): 64 "
+        "pixels stand for 224 and 32 for 112, ResNets of width 16 with temporal shift for the published "
+        "ones (the classes need motion), 400 steps. Its numbers compare with each other only.")
+    _embed(config, train_clips=3000, val_clips=800)
+    config.data.update(dict(batch_size=32, eval_batch_size=80, cache="memory", num_threads=4))
+    config.train.update(dict(num_steps=400, log_every_steps=20, checkpoint_every_steps=100))
+
+
+def tiny(config) -> None:
+    """20 steps of the same code path, under a minute on a CPU: a smoke run, not a result."""
+    config.name += "_tiny"
+    config.note = "tiny: 20 steps on 48 synthetic clips, to see that everything runs. Not a result."
+    _embed(config, train_clips=48, val_clips=16)
+    config.data.update(dict(num_frames=4, batch_size=8, eval_batch_size=8, num_threads=2, prefetch=2))
+    config.train.update(dict(num_steps=20, log_every_steps=5, checkpoint_every_steps=10,
+                             min_reference_ratio=0.0))  # a teacher of 20 steps is at chance
+    config.bench.update(dict(seconds=10.0, workers=(1,)))
+
+
+def _embed(config, **synthetic) -> None:
+    """The embedded benchmark for the data set, a small network of the family for the published one."""
+    crop = _small(config.data.crop)
+    config.data.update(dict(
+        source="synthetic", root="", train_list="", val_list="", list_format="video", num_classes=0,
+        sampling="segments", num_frames=8, max_broken_share=0.0,
+        crop=crop, short_side=round(crop * 9 / 8), test_crop="center", test_crop_size=crop,
+        test_short_side=round(crop * 9 / 8), twice_sample=False, test_clips=1,
+        flip=False))  # a mirrored clip that moves left is one that moves right: another class
+    config.data.synthetic = ml_collections.ConfigDict(synthetic)
+    small_network(config)
+    if config.model.resolution:
+        config.model.resolution = _small(config.model.resolution)
+    if config.method.name == "reskd":
+        config.method.teacher_resolution = _small(config.method.teacher_resolution)
+    config.optim.update(dict(lr=0.05, schedule="cosine", groups="single"))
+    config.train.eval_every_epochs = 1.0e6  # only at the end
+
+
+def small_network(config) -> None:
+    """A TSM-ResNet of width 16 with one block per stage, two where the published net is deep."""
+    deep = config.model.backbone.endswith(("101", "152"))
+    config.model.update(dict(backbone="tsm_resnet18", dropout=0.0))
+    config.model.options = ml_collections.ConfigDict(dict(
+        width=16, stem="small", stage_sizes=(2, 2, 2, 2) if deep else (1, 1, 1, 1)))
+
+
+def _small(resolution: int) -> int:
+    """224 -> 64, 112 -> 32, and so on in between, in multiples of 4."""
+    return max(16, round(resolution * 64 / 224 / 4) * 4)

@@ -1,0 +1,18 @@
+"""Teachers and baselines on FCVID: TSN, 16 frames, 50 epochs, mAP.
+
+    python main.py --config=configs/supervised_fcvid.py:backbone=resnet152 --workdir=runs/fcvid_teacher
+    python main.py --config=configs/supervised_fcvid.py:resolution=112 --workdir=runs/fcvid_baseline
+
+Reference config: tsn_r152_1x1x16_50e_fcvid; there is none for low resolution, ours follows ActivityNet.
+Frames: 4 per second as png (`python -m data_pipelines.extract_frames`).
+They start from ImageNet weights: `--config.init.checkpoint=DIR --config.init.skip=fc/`, where DIR comes
+from `python -m effvid_jax.torch_import --backbone resnet152 --checkpoint resnet152.pth --out DIR`.
+"""
+
+from configs import common
+
+
+def get_config(arg: str = ""):
+    """Arguments: tiny, demo, backbone, resolution."""
+    args = common.parse_arg(arg, tiny=False, demo=False, backbone="resnet50", resolution=224)
+    return common.finish(common.supervised_tsn("fcvid", args.backbone, args.resolution), args)

@@ -1,0 +1,23 @@
+"""Plain training on your own clips: a folder per class, no annotation file.
+
+    python main.py --config=configs/supervised_folder.py --config.data.root=my_videos --workdir=runs/mine
+
+`my_videos/<class>/*.mp4` (a share of `config.data.val_share` of every class is held out, by seed), or
+`my_videos/train/<class>/*.mp4` and `my_videos/val/<class>/*.mp4`. Fine-tuning from imported weights:
+
+    python -m effvid_jax.torch_import --backbone tsm_resnet50 --checkpoint tsm.pth --out runs/imported
+    python main.py --config=configs/supervised_folder.py --config.data.root=my_videos \
+        --config.init.checkpoint=runs/imported --config.init.skip=fc/ --workdir=runs/mine
+
+`:small` trains a network of width 16 on 64 pixels, for a CPU. Recipe: ours, TSM's shortened.
+"""
+
+from configs import common
+
+
+def get_config(arg: str = ""):
+    """Arguments: tiny, demo, small, backbone, resolution."""
+    args = common.parse_arg(arg, tiny=False, demo=False, small=False, backbone="tsm_resnet50",
+                            resolution=224)
+    config = common.supervised_tsn("folder", args.backbone, args.resolution)
+    return common.finish(common.folder(config, args), args)

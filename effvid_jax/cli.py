@@ -1,0 +1,223 @@
+"""What `main.py` does in each mode, stages of a run included, and how errors reach a user."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+import sys
+import time
+
+import jax
+import ml_collections
+from absl import flags
+
+from effvid_jax import checkpoint, console, writers
+
+
+class UserError(ValueError):
+    """Something a user can put right; printed as one message, without a traceback."""
+
+
+def run(start) -> int:
+    """Calls `start`; turns a user's mistakes into one message and a non-zero exit code."""
+    from effvid_jax.train import Interrupted, TrainingError
+
+    try:
+        start()
+        return 0
+    except Interrupted as error:
+        print(f"\ninterrupted: {error}", file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    except (ValueError, TrainingError, FileNotFoundError) as error:
+        if os.environ.get("EFFVID_TRACEBACK"):
+            raise
+        print(f"\nerror: {error}\n(EFFVID_TRACEBACK=1 shows where it came from)", file=sys.stderr)
+        return 1
+
+
+def parse_flags(argv):
+    """absl's flag parsing, with errors of configs as messages.
+
+    Raises:
+        UserError: unknown flag or config field (with close matches), wrong type, broken config file.
+    """
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        raise UserError(str(error)) from error
+    except (AttributeError, KeyError, TypeError, ValueError, FileNotFoundError) as error:
+        raise UserError(f"--config: {error}") from error
+
+
+def train(config, workdir: str) -> dict:
+    """Trains every stage of the config, or the one run it is; ends with an evaluation."""
+    from effvid_jax.train import train as train_one
+
+    config = prepare(config, workdir)
+    if config.note:
+        console.say(config.note)
+    names = stage_names(config)
+    if not names:
+        return train_one(config, workdir)
+    save_config(config, workdir)
+    start, results = time.monotonic(), {}
+    for i, name in enumerate(names):
+        console.say(f"stage {i + 1} of {len(names)}: {name}")
+        results[name] = train_one(stage_config(config, name, workdir), os.path.join(workdir, name))
+    final = results[names[-1]] | {
+        f"{name}/{metric}": value for name in names[:-1] for metric, value in results[name].items()
+        if metric.startswith("val/")}
+    final["seconds"] = round(time.monotonic() - start, 1)
+    if jax.process_index() == 0:
+        gather_stages(workdir, names, final)
+        report(None, workdir)
+    return final
+
+
+def eval(config, workdir: str) -> dict:  # the mode's name, as a user types it
+    """Restores the newest checkpoint and scores the validation split."""
+    from effvid_jax import evaluate
+
+    config, stage = trained(config, workdir)
+    result = evaluate.evaluate_workdir(config, stage)
+    if stage != workdir and jax.process_index() == 0:
+        writers.update_json(os.path.join(workdir, "metrics.json"), result)
+    return result
+
+
+def predict(config, workdir: str, video: str | None, as_json: bool) -> None:
+    """Top-5 of a video file, or of every video in a folder."""
+    from effvid_jax import predict as predicting
+
+    if not video:
+        raise UserError("--mode=predict needs --video=FILE or --video=FOLDER.")
+    config, workdir = trained(config, workdir)
+    predicting.predict(config, workdir, video, as_json)
+
+
+def bench(config, workdir: str) -> dict:
+    """Speed of decoding, loading, training and inference."""
+    from effvid_jax import bench as benching
+
+    config = prepare(config, workdir) if config is not None else trained(config, workdir)[0]
+    return benching.bench(config, workdir)
+
+
+def report(config, workdir: str) -> dict:
+    """The table and plots of a finished run, again."""
+    from effvid_jax import report as reporting
+
+    del config
+    return reporting.report(workdir)
+
+
+def export(config, workdir: str) -> dict:
+    """The trained network as a `jax.export` artefact that needs none of this code."""
+    from effvid_jax import export as exporting
+
+    config, stage = trained(config, workdir)
+    return exporting.export(config, stage, os.path.join(workdir, "export"))
+
+
+def prepare(config, workdir: str) -> ml_collections.ConfigDict:
+    """The config of a run: given, with the embedded benchmark placed inside the workdir.
+
+    Raises:
+        UserError: no config.
+    """
+    if config is None:
+        raise UserError("--config=FILE is missing, for example --config=configs/reskd_minik.py:demo. "
+                        "Configs: " + ", ".join(known_configs()) + ".")
+    config = config.copy_and_resolve_references()
+    if config.data.source == "synthetic" and not config.data.root:
+        config.data.root = os.path.join(workdir, "benchmark")
+    return config
+
+
+def trained(config, workdir: str) -> tuple[ml_collections.ConfigDict, str]:
+    """(config, workdir) of something trained: the config that was saved with it unless one is given.
+
+    A run of several stages stands for its last one.
+    """
+    names = stage_names(config) if config is not None else []
+    saved = os.path.join(workdir, "config.json")
+    if not os.path.isdir(workdir):
+        raise UserError(f"--workdir={workdir} does not exist: give the folder of a training run.")
+    directory = os.path.dirname(checkpoint.checkpoint_directory(workdir))
+    if config is not None:
+        config = prepare(config, workdir)
+        return (stage_config(config, names[-1], workdir) if names else config), directory
+    saved = os.path.join(directory, "config.json")
+    if not os.path.exists(saved):
+        raise UserError(f"{saved} is missing: give --config as well.")
+    with open(saved) as f:
+        config = ml_collections.ConfigDict(json.load(f))
+    if "data" not in config:
+        raise UserError(f"{saved} names a model but no data (imported weights): give --config=... with "
+                        f"the data to use.")
+    return config, directory
+
+
+def stage_names(config) -> list[str]:
+    """Stages of `config.run`, checked.
+
+    Raises:
+        UserError: a stage that the config does not have.
+    """
+    names = [name.strip() for name in config.run.split(",") if name.strip()]
+    known = [*config.stages, "student"]
+    for name in names:
+        if name not in known:
+            raise UserError(f"config.run={config.run!r}: no stage {name!r}; this config has {known}.")
+    return names
+
+
+def stage_config(config, name: str, workdir: str) -> ml_collections.ConfigDict:
+    """The whole config of one stage of a run."""
+    stage = config.copy_and_resolve_references()
+    changes = stage.stages.get(name, ml_collections.ConfigDict())
+    stage.run, stage.stages = "", ml_collections.ConfigDict()
+    stage.name = f"{config.name} {name}"
+    with stage.unlocked():
+        if "method" in changes:
+            stage.method = ml_collections.ConfigDict()
+        if "options" in changes.get("model", {}):
+            stage.model.options = ml_collections.ConfigDict()
+        stage.update(changes)
+    if name == "student" and "teacher" in stage.method and not stage.method.teacher:
+        stage.method.teacher = os.path.join(workdir, "teacher")
+    return stage
+
+
+def gather_stages(workdir: str, names: list[str], final: dict) -> None:
+    """The files of a single run for a run of several stages: result, history, class names."""
+    writers.write_json(os.path.join(workdir, "metrics.json"), final)
+    shutil.copy(os.path.join(workdir, names[-1], "classes.txt"), os.path.join(workdir, "classes.txt"))
+    rows = []
+    for name in names:
+        with open(os.path.join(workdir, name, "metrics.csv"), newline="") as f:
+            rows += [{"stage": name, **row} for row in csv.DictReader(f)]
+    writers.write_csv(os.path.join(workdir, "metrics.csv"), rows)
+
+
+def save_config(config, workdir: str) -> None:
+    """`config.json` of a run of several stages."""
+    if jax.process_index() == 0:
+        os.makedirs(workdir, exist_ok=True)
+        with open(os.path.join(workdir, "config.json"), "w") as f:
+            json.dump(checkpoint.to_json(config), f, indent=2)
+
+
+def known_configs() -> list[str]:
+    """Config files beside `main.py`, as a user names them."""
+    folder = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "configs")
+    if not os.path.isdir(folder):
+        return []
+    return sorted(f"configs/{name}" for name in os.listdir(folder)
+                  if re.fullmatch(r"[a-z]+_\w+\.py", name))

@@ -1,0 +1,35 @@
+"""The papers, one file each; `make_method` picks by `config.method.name`."""
+
+from __future__ import annotations
+
+import difflib
+
+from effvid_jax.methods import reskd, supervised
+from effvid_jax.methods.base import Method, Prediction, Variables
+
+METHODS = {"supervised": supervised.make, "reskd": reskd.make}
+
+# What a trained network of a method is when it only predicts, where that is something simpler: a
+# distilled student needs no teacher any more.
+AT_INFERENCE = {"reskd": "supervised"}
+
+
+def make_method(config, class_names, inference: bool = False) -> Method:
+    """The `Method` of a config.
+
+    Args:
+        config: a resolved config.
+        class_names: K names, in the order of the labels.
+        inference: only `predict` is wanted; frozen networks are not loaded.
+
+    Raises:
+        ValueError: unknown name, with close matches; or what the method itself refuses.
+    """
+    name = config.method.name
+    if name not in METHODS:
+        raise ValueError(f"config.method.name={name!r} is unknown. Close matches: "
+                         f"{difflib.get_close_matches(name, METHODS)}. All: {sorted(METHODS)}.")
+    return METHODS[AT_INFERENCE.get(name, name) if inference else name](config, class_names)
+
+
+__all__ = ["METHODS", "Method", "Prediction", "Variables", "make_method"]

@@ -1,0 +1,51 @@
+"""effvid_jax: train, evaluate, predict, benchmark, report and export efficient video networks.
+
+    python main.py --config=configs/reskd_minik.py:demo --workdir=runs/demo
+    python main.py --mode=eval --workdir=runs/demo
+    python main.py --mode=predict --workdir=runs/demo --video=clip.mp4
+"""
+
+import json
+import os
+import sys
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from effvid_jax import cli
+
+MODES = ("train", "eval", "predict", "bench", "report", "export")
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file with arguments: configs/<method>_<dataset>.py[:tiny|demo|key=value,...]",
+    lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything a run writes.")
+_MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do; train ends with an evaluation.")
+_VIDEO = flags.DEFINE_string("video", None, "predict: a video file, or a folder of them.")
+_MULTIHOST = flags.DEFINE_bool(
+    "multihost", False, "One process per host: TPU pods and SLURM are detected, elsewhere set "
+    "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.")
+_JSON = flags.DEFINE_bool("json", False, "predict: print nothing but one json object per video.")
+
+
+def main(argv):
+    """Runs one mode; see `effvid_jax/cli.py` for what each mode does."""
+    if len(argv) > 1:
+        raise cli.UserError(f"unexpected arguments {argv[1:]}: flags look like --config=..., --workdir=...")
+    logging.set_verbosity(logging.WARNING)  # orbax narrates every file at INFO
+    if not _WORKDIR.value:
+        raise cli.UserError("--workdir=DIR is missing: the folder for everything a run writes.")
+    if _MULTIHOST.value:
+        jax.distributed.initialize()
+    workdir = os.path.abspath(_WORKDIR.value)
+    if _MODE.value == "predict":
+        cli.predict(_CONFIG.value, workdir, _VIDEO.value, _JSON.value)
+        return
+    result = getattr(cli, _MODE.value)(_CONFIG.value, workdir)
+    if result and jax.process_index() == 0:
+        print(json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(lambda: app.run(main, flags_parser=cli.parse_flags)))

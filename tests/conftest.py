@@ -1,0 +1,31 @@
+"""Settings of every test: CPU, two virtual devices."""
+
+import os
+import tempfile
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+
+# Programs are compiled once for all tests, subprocesses included.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR",
+                      os.path.join(tempfile.gettempdir(), f"effvid_jax_tests_{os.getuid()}"))
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from absl import flags  # noqa: E402
+
+flags.FLAGS.mark_as_parsed()  # grain's worker processes read flags
+
+
+@pytest.fixture
+def rng():
+    """A numpy generator with a fixed seed."""
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def benchmark_root(tmp_path_factory):
+    """The embedded benchmark in the size of `:tiny`, built once: many tests train on it."""
+    return str(tmp_path_factory.mktemp("benchmark"))

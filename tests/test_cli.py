@@ -1,0 +1,53 @@
+"""Errors of a user: one message, a non-zero exit code, before any training step."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def main(*args, cwd=ROOT, **env):
+    """Runs main.py as a user would: (exit code, standard output, standard error)."""
+    done = subprocess.run([sys.executable, os.path.join(ROOT, "main.py"), *args], cwd=cwd, check=False,
+                          capture_output=True, text=True, env=os.environ | env)
+    return done.returncode, done.stdout, done.stderr
+
+
+def message(stderr: str) -> str:
+    """What a user reads: everything from 'error:' on; no traceback may come with it."""
+    assert "Traceback" not in stderr, stderr
+    assert "error: " in stderr, stderr
+    return stderr[stderr.index("error: "):]
+
+
+@pytest.mark.parametrize(("args", "wanted"), [
+    (["--config=configs/reskd_minik.py", "--workdir=W"],
+     ["minik_train_videofolder.txt", "make_list", ":demo"]),
+    (["--config=configs/reskd_minik.py:tiny", "--config.optm.lr=1", "--workdir=W"], ["optm", "optim"]),
+    (["--config=configs/reskd_minik.py:tny", "--workdir=W"], ["tny", "tiny"]),
+    (["--config=configs/reskd_minik.py:backbone", "--workdir=W"], ["backbone", "needs a value"]),
+    (["--config=configs/nothing.py", "--workdir=W"], ["nothing.py"]),
+    (["--workdir=W"], ["--config", "configs/reskd_minik.py"]),
+    (["--config=configs/reskd_minik.py:tiny"], ["--workdir"]),
+    (["--mode=eval", "--workdir=W/nothing"], ["does not exist"]),
+    (["--mode=predict", "--workdir=W"], ["--video"]),
+    (["--mode=trian", "--workdir=W"], ["trian", "train"]),
+    (["--config=configs/supervised_folder.py", "--config.data.root=W/nowhere", "--workdir=W"],
+     ["W/nowhere"]),
+    (["--config=configs/supervised_folder.py", "--config.data.root=W/empty", "--workdir=W"],
+     ["W/empty"]),
+    (["--config=configs/reskd_minik.py:tiny", "--config.run=teacher,studnt", "--workdir=W"],
+     ["studnt", "student"]),
+], ids=lambda x: "_".join(x)[:60] if isinstance(x, list) else None)
+def test_mistakes(args, wanted, tmp_path):
+    (tmp_path / "empty").mkdir()
+    args = [a.replace("W/", f"{tmp_path}/").replace("=W", f"={tmp_path}") for a in args]
+    code, out, err = main(*args)
+    text = message(err)
+    print(text)
+    assert code != 0 and not out
+    for part in wanted:
+        assert part.replace("W/", f"{tmp_path}/") in text

@@ -1,0 +1,98 @@
+"""Every config that is shipped: it loads, and `:tiny` goes through training, checkpoint and evaluation."""
+
+import glob
+import importlib
+import json
+import os
+
+import pytest
+
+from configs import common
+from effvid_jax import cli
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+NAMES = sorted(os.path.basename(path)[:-3] for path in glob.glob(f"{ROOT}/configs/*_*.py")
+               if not os.path.basename(path).startswith("__"))
+
+
+def load(name, arg=""):
+    return importlib.import_module(f"configs.{name}").get_config(arg)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_loads_in_every_form(name):
+    full, tiny, demo = load(name), load(name, "tiny"), load(name, "demo")
+    assert set(full) == set(tiny) == set(demo) == set(common.base())
+    assert tiny.train.num_steps == 20 and tiny.data.source == demo.data.source == "synthetic"
+    assert "tiny" in tiny.note and "demo" in demo.note and not full.note
+    docstring = importlib.import_module(f"configs.{name}").__doc__
+    assert f"--config=configs/{name}.py" in docstring, "the docstring is the command line"
+    with pytest.raises(ValueError, match="unknown config argument 'dmo'.*Did you mean 'demo'.*Known: tiny"):
+        load(name, "dmo")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tiny_trains_and_evaluates(name, tmp_path, benchmark_root):
+    config = load(name, "tiny")
+    config.data.root = benchmark_root
+    config.train.update(dict(num_steps=2, checkpoint_every_steps=1))
+    if config.run:
+        config.run = "teacher,student"
+    config.lock()
+    metrics = cli.train(config, str(tmp_path))
+    print(metrics)
+    assert metrics["step"] == 2 and 0 <= metrics["val/top1"] <= 1 and metrics["val/gmacs"] > 0
+    with open(tmp_path / "metrics.json") as f:
+        assert json.load(f)["val/top1"] == metrics["val/top1"]
+    for file in ("metrics.csv", "classes.txt", "config.json"):
+        assert (tmp_path / file).exists(), file
+    again = cli.eval(None, str(tmp_path))
+    assert again["val/top1"] == metrics["val/top1"] and again["step"] == 2
+
+
+def test_recipes_are_the_released_ones():
+    """reskd.md's table of recipes: the numbers that decide results."""
+    def row(c):
+        return (c.data.num_frames, c.data.batch_size, c.optim.lr, c.optim.weight_decay, c.optim.clip_norm,
+                c.optim.groups, c.train.num_epochs, c.data.short_side, c.data.crop, c.data.flip)
+
+    assert row(load("supervised_actnet")) == (16, 64, 0.01, 1e-4, 20, "tsm", 50, 256, 224, True)
+    assert row(load("supervised_actnet", "backbone=resnet152,resolution=112"))[4:9] == (
+        20, "tsm", 50, 128, 112)
+    assert row(load("supervised_actnet", "resolution=96"))[4:9] == (40, "single", 50, 108, 96)
+    assert row(load("supervised_actnet", "resolution=160"))[7:9] == (180, 160)
+    assert row(load("supervised_minik", "backbone=resnet152")) == (
+        8, 64, 0.01, 1e-4, 20, "tsm", 50, 256, 224, True)
+    assert row(load("supervised_sthv2")) == (8, 96, 0.0075, 5e-4, 20, "tsm", 50, 256, 224, False)
+    assert row(load("reskd_minik")) == (8, 64, 0.01, 1e-4, 20, "single", 100, 256, 224, True)
+    assert row(load("reskd_actnet"))[:7] == (16, 64, 0.01, 1e-4, 20, "single", 200)
+    assert row(load("reskd_sthv2")) == (8, 64, 0.01, 1e-4, 20, "single", 100, 256, 224, False)
+    assert load("reskd_fcvid").data.num_classes == 239
+    assert load("reskd_minik").model.resolution == 112 and load("reskd_minik").method.weight == 100
+    teacher = load("supervised_sthv2").data
+    assert (teacher.test_crop, teacher.test_crop_size, teacher.twice_sample) == ("three", 256, True)
+    assert load("reskd_actnet").data.multi_label
+
+
+def test_stages_are_the_supervised_configs():
+    """A stage must equal the supervised config it stands for, field by field."""
+    for name, arg, stage, other in [
+        ("reskd_minik", "", "teacher", ("supervised_minik", "backbone=resnet152")),
+        ("reskd_minik", "", "baseline", ("supervised_minik", "resolution=112")),
+        ("reskd_minik", "distill=model", "teacher",
+         ("supervised_minik", "backbone=resnet152,resolution=112")),
+        ("reskd_sthv2", "demo", "teacher", ("supervised_sthv2", "demo")),
+        ("reskd_sthv2", "", "teacher", ("supervised_sthv2", "")),
+    ]:
+        got = cli.stage_config(load(name, arg), stage, "w")
+        wanted = load(*other)
+        for config in (got, wanted):
+            config.name = config.note = ""
+        assert got.to_json_best_effort(sort_keys=True) == wanted.to_json_best_effort(sort_keys=True)
+
+
+def test_overrides_reach_every_stage():
+    config = load("reskd_folder")
+    config.data.root = "elsewhere"
+    assert cli.stage_config(config, "teacher", "w").data.root == "elsewhere"
+    assert cli.stage_config(config, "student", "w").method.teacher == "w/teacher"

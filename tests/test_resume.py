@@ -1,0 +1,124 @@
+"""Killed runs continue bit for bit; several processes and devices give the same run."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from effvid_jax import checkpoint
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+STEPS = 16
+
+
+def start(workdir, root, *args, devices=2, **env):
+    """The command of a user; log and checkpoints often enough to be killed anywhere."""
+    command = [sys.executable, f"{ROOT}/main.py", "--config=configs/supervised_minik.py:tiny",
+               f"--config.data.root={root}", f"--workdir={workdir}", f"--config.train.num_steps={STEPS}",
+               "--config.train.checkpoint_every_steps=3", "--config.train.log_every_steps=1",
+               "--config.model.dropout=0.5", "--config.model.bn_groups=2", *args]
+    env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"} | env
+    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            text=True)
+
+
+def finish(process):
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err
+    return json.loads(out.splitlines()[-1])
+
+
+def steps_logged(workdir) -> int:
+    path = os.path.join(workdir, "metrics.jsonl")
+    if not os.path.exists(path):
+        return -1
+    with open(path) as f:
+        return max([json.loads(line)["step"] for line in f if line.endswith("}\n")], default=-1)
+
+
+def arrays(workdir):
+    return checkpoint.read(os.path.join(workdir, "checkpoints"), STEPS)[0]
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory, benchmark_root):
+    workdir = str(tmp_path_factory.mktemp("whole"))
+    return workdir, finish(start(workdir, benchmark_root))
+
+
+def assert_equal(a, b, exactly=True):
+    a, b = checkpoint._flatten(a), checkpoint._flatten(b)
+    assert a.keys() == b.keys()
+    worst = max(float(np.abs(a[k].astype(np.float64) - b[k]).max(initial=0)) for k in a)
+    print(f"largest difference over {len(a)} arrays: {worst}")
+    for name in a:
+        if exactly:
+            assert a[name].tobytes() == b[name].tobytes(), name
+        else:
+            np.testing.assert_allclose(a[name], b[name], atol=2e-4, err_msg=name)
+
+
+def test_sigkill_at_several_points_with_workers(whole_run, tmp_path, benchmark_root):
+    """Kills at random points (seeded), with worker processes on; the uninterrupted run has none."""
+    points = sorted(np.random.default_rng(int(time.time())).integers(1, STEPS, size=3).tolist())
+    for point in points:
+        process = start(tmp_path, benchmark_root, "--config.data.num_workers=1")
+        while steps_logged(tmp_path) < point and process.poll() is None:
+            time.sleep(0.02)
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close(), process.stderr.close()
+    metrics = finish(start(tmp_path, benchmark_root, "--config.data.num_workers=1"))
+    print(f"killed after steps {points}")
+    assert_equal(arrays(whole_run[0]), arrays(tmp_path))
+    assert metrics["val/top1"] == whole_run[1]["val/top1"]
+    with open(tmp_path / "metrics.jsonl") as f:
+        logged = [json.loads(line) for line in f]
+    losses = [row["train/loss"] for row in logged if "train/loss" in row]
+    with open(os.path.join(whole_run[0], "metrics.jsonl")) as f:
+        wanted = [row["train/loss"] for row in map(json.loads, f) if "train/loss" in row]
+    assert losses == wanted, "the history is that of one uninterrupted run"
+
+
+def test_interrupt_saves_and_says_how_to_continue(whole_run, tmp_path, benchmark_root):
+    process = start(tmp_path, benchmark_root)
+    while steps_logged(tmp_path) < 4 and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 130 and "same command" in err and "SIGTERM" in err
+    finish(start(tmp_path, benchmark_root))
+    assert_equal(arrays(whole_run[0]), arrays(tmp_path))
+
+
+def test_two_processes_equal_one(whole_run, tmp_path, benchmark_root):
+    """Two processes of one device against one process of two; sums are taken in another order."""
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        port = s.getsockname()[1]
+    processes = [start(tmp_path, benchmark_root, "--multihost", devices=1,
+                       JAX_COORDINATOR_ADDRESS=f"localhost:{port}", JAX_NUM_PROCESSES="2",
+                       JAX_PROCESS_ID=str(i)) for i in range(2)]
+    outputs = [p.communicate(timeout=600) for p in processes]
+    assert [p.returncode for p in processes] == [0, 0], outputs[0][1] + outputs[1][1]
+    assert outputs[0][0] and not outputs[1][0], "the first process prints the result"
+    assert_equal(arrays(whole_run[0]), arrays(tmp_path), exactly=False)
+
+
+def test_evaluation_on_any_device_count(whole_run, tmp_path, benchmark_root):
+    results = []
+    for devices in (1, 4):
+        command = [sys.executable, f"{ROOT}/main.py", "--mode=eval", f"--workdir={whole_run[0]}"]
+        env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=True, cwd=ROOT)
+        results.append(json.loads(done.stdout.splitlines()[-1]))
+    print(results)
+    assert results[0]["val/top1"] == results[1]["val/top1"] == whole_run[1]["val/top1"]
+    assert results[0]["val/examples"] == 16

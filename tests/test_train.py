@@ -1,0 +1,141 @@
+"""The train loop: frozen teachers, refusals before the first step, fine-tuning, loud stops."""
+
+import json
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import reskd_minik, supervised_minik
+from effvid_jax import checkpoint, cli
+from effvid_jax.train import TrainingError, train
+
+
+def tiny(get_config, root, arg="", steps=2, **changes):
+    config = get_config(f"tiny,{arg}")
+    config.data.root = root
+    config.run = ""
+    config.train.update(dict(num_steps=steps, checkpoint_every_steps=steps))
+    config.update_from_flattened_dict(changes)
+    config.lock()
+    return config
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory, benchmark_root):
+    """A teacher of two steps."""
+    workdir = str(tmp_path_factory.mktemp("teacher"))
+    train(tiny(supervised_minik.get_config, benchmark_root, "backbone=resnet152"), workdir)
+    return workdir
+
+
+def student(root, teacher, **changes):
+    return tiny(reskd_minik.get_config, root, **{"method.teacher": teacher} | changes)
+
+
+def test_teacher_is_frozen_and_not_in_the_checkpoint(teacher, tmp_path, benchmark_root):
+    before = checkpoint.load_variables(teacher)[1]
+    metrics = train(student(benchmark_root, teacher), str(tmp_path))
+    nested, meta = checkpoint.read(str(tmp_path / "checkpoints"), 2)
+    assert set(nested) == {"params", "stats", "optimizer", "step"}
+    after = checkpoint.load_variables(teacher)[1]
+    jax.tree.map(np.testing.assert_array_equal, before, after)
+    with open(tmp_path / "metrics.jsonl") as f:
+        first = json.loads(f.readline())
+    assert first["step"] == 0 and "teacher/top1" in first, "the teacher is evaluated at step 0"
+    assert metrics["val/resolution"] == 32 and first["teacher/resolution"] == 64
+    assert meta["config"]["method"]["loss"] == "feature" and "jax" in meta["versions"]
+    for file in ("config.json", "run.json", "classes.txt", "parameters.txt", "predictions_val.csv"):
+        assert (tmp_path / file).exists(), file
+
+
+def test_frozen_variables_do_not_move_in_a_step(teacher, benchmark_root):
+    from effvid_jax import sharding
+    from effvid_jax.methods import make_method
+    from effvid_jax.optim import make_optimizer
+    from effvid_jax.train import init_state, jit_train_step
+
+    config = student(benchmark_root, teacher)
+    method = make_method(config, checkpoint.load_variables(teacher)[0].class_names)
+    tx = make_optimizer(config.optim, 6, 20)
+    mesh = sharding.make_mesh()
+    state = sharding.replicate(init_state(method, tx, config, (8, 4, 64, 64, 3)), mesh)
+    frozen = jax.tree.map(np.array, state.frozen)
+    params = jax.tree.map(np.array, state.params)
+    step = jit_train_step(method, tx, 0, mesh)
+    batch = {"video": np.random.default_rng(0).integers(0, 256, (8, 4, 64, 64, 3), dtype=np.uint8),
+             "label": np.arange(8), "mask": np.ones(8, np.float32), "id": np.arange(8)}
+    for _ in range(3):
+        state, scalars = step(state, sharding.shard_batch(batch, mesh))
+    assert np.isfinite(float(scalars["loss"])) and int(state.step) == 3
+    jax.tree.map(np.testing.assert_array_equal, frozen, jax.tree.map(np.array, state.frozen))
+    moved = jax.tree.map(lambda a, b: bool((a != np.array(b)).any()), params, state.params)
+    assert all(jax.tree.leaves(moved)), "every trained array moves"
+
+
+@pytest.mark.parametrize(("changes", "wanted"), [
+    ({"method.teacher": "/nowhere"}, "no checkpoint here"),
+    ({"method.loss": "mse"}, "config.method.loss='mse'"),
+    ({"model.resolution": 8}, "resolution 8x8 is too small.*16x16"),
+    ({"model.backbone": "tsm_resnet19"}, "unknown backbone 'tsm_resnet19'.*tsm_resnet18"),
+    ({"model.options.width": 8}, "64 channels.*128.*position_kl"),
+    ({"data.batch_size": 7}, "batch_size"),
+    ({"optim.groups": "tms"}, "config.optim.groups='tms'"),
+    ({"train.min_reference_ratio": 30.0}, "teacher at step 0 has top-1 .*min_reference_ratio"),
+    ({"init.checkpoint": "/nowhere"}, "no checkpoint here"),
+])
+def test_refusals_before_the_first_step(teacher, tmp_path, benchmark_root, changes, wanted):
+    config = student(benchmark_root, teacher, **changes)
+    with pytest.raises((ValueError, TrainingError), match=f"(?s){wanted}") as error:
+        train(config, str(tmp_path))
+    print(error.value)
+    assert not os.path.exists(tmp_path / "checkpoints" / "1")
+
+
+def test_teacher_of_other_classes(tmp_path, benchmark_root):
+    variables = {"params": {}, "batch_stats": {}}
+    model = supervised_minik.get_config("tiny").model
+    checkpoint.save_imported(str(tmp_path / "t"), variables, {"model": model.to_dict()}, list("abc"))
+    with pytest.raises(ValueError, match="3 classes, the data has 16"):
+        train(student(benchmark_root, str(tmp_path / "t")), str(tmp_path / "s"))
+    names = [f"other_{i}" for i in range(16)]
+    checkpoint.save_imported(str(tmp_path / "u"), variables, {"model": model.to_dict()}, names)
+    with pytest.raises(ValueError, match="other_0.*same order"):
+        train(student(benchmark_root, str(tmp_path / "u")), str(tmp_path / "s"))
+
+
+def test_fine_tuning_from_a_checkpoint(teacher, tmp_path, benchmark_root):
+    config = tiny(supervised_minik.get_config, benchmark_root, "backbone=resnet152",
+                  **{"init.checkpoint": teacher, "optim.lr": 0.0})
+    train(config, str(tmp_path / "a"))
+    ours, theirs = (checkpoint.load_variables(str(p))[1]["params"] for p in (tmp_path / "a", teacher))
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)  # lr 0: nothing moved since
+    with pytest.raises(ValueError, match="(?s)does not fit the model.*fc/kernel"):
+        from effvid_jax.train import merge
+        merge({"fc": {"kernel": jnp.zeros((4, 3))}}, {"fc": {"kernel": jnp.zeros((4, 2))}}, "", "x")
+
+
+def test_not_finite_stops_with_step_and_clips(tmp_path, benchmark_root):
+    config = tiny(supervised_minik.get_config, benchmark_root, steps=6,
+                  **{"optim.lr": 1e30, "optim.clip_norm": 0.0, "train.checkpoint_every_steps": 6})
+    with pytest.raises(TrainingError, match=r"not finite at step \d of 6.*Clips of that batch: .*mp4"):
+        train(config, str(tmp_path))
+    assert not os.path.exists(tmp_path / "checkpoints" / "6")
+
+
+@pytest.mark.parametrize("changes", [
+    {"model.dtype": "bfloat16"}, {"optim.accumulate": 2}, {"optim.name": "adamw", "optim.lr": 1e-3},
+    {"model.bn_groups": 4}, {"method.loss": "position_kl"}, {"method.teacher_bn": "running"},
+], ids=str)
+def test_options_train(teacher, tmp_path, benchmark_root, changes):
+    metrics = train(student(benchmark_root, teacher, **changes), str(tmp_path))
+    assert metrics["step"] == 2 and np.isfinite(metrics["val/top1"])
+
+
+def test_a_finished_run_is_only_evaluated_again(teacher, benchmark_root):
+    config = tiny(supervised_minik.get_config, benchmark_root, "backbone=resnet152")
+    first = json.load(open(os.path.join(teacher, "metrics.json")))
+    assert train(config, teacher) == first
+    assert cli.eval(None, teacher)["val/top1"] == first["val/top1"]
