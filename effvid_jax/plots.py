@@ -1,0 +1,154 @@
+"""Pictures of a run, as PNG bytes. Drawn without pyplot: no window, no state."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")
+MARKERS = ("o", "s", "D", "^", "v", "P")
+GOOD, BAD = "#228833", "#cc3311"
+MAX_CLASSES = 40  # that can be told apart in a picture
+
+
+def accuracy_against_cost(points: Mapping[str, tuple[float, float]], metric: str) -> bytes:
+    """Accuracy over GMACs per video, one point a network: {name: (gmacs, accuracy)}."""
+    figure, axes = _figure(6, 4)
+    for i, (name, (gmacs, accuracy)) in enumerate(points.items()):
+        axes.scatter(gmacs, 100 * accuracy, s=80, color=_colour(i), marker=MARKERS[i % len(MARKERS)],
+                     label=f"{name} {100 * accuracy:.1f}", zorder=3)
+    costs = [gmacs for gmacs, _ in points.values()]
+    if max(costs) > 3 * min(costs):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.margins(x=0.25, y=0.25)
+    axes.set_xlabel("GMACs per video")
+    axes.set_ylabel(f"{metric} (%)")
+    axes.legend(frameon=False, ncols=min(3, len(points)), loc="lower left", bbox_to_anchor=(0, 1.0))
+    return _png(figure)
+
+
+def curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> bytes:
+    """Loss and accuracy while training: {name: rows of metrics.csv}."""
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    loss, accuracy = figure.subplots(1, 2)
+    for i, (name, rows) in enumerate(histories.items()):
+        parts = any("train/loss_cls" in row for row in rows)  # a sum of which only this compares
+        loss.plot(*_series(rows, "train/loss_cls" if parts else "train/loss"), color=_colour(i),
+                  label=name)
+        if parts:
+            loss.plot(*_series(rows, "train/loss"), ":", color=_colour(i), label=f"{name}, all terms")
+        x, y = _series(rows, "train/top1")
+        accuracy.plot(x, 100 * y, color=_colour(i))
+        x, y = _series(rows, "val/top1")
+        accuracy.plot(x, 100 * y, MARKERS[i % len(MARKERS)], color=_colour(i), markersize=8)
+    for axes in (loss, accuracy):
+        _frame(axes)
+        axes.set_xlabel("step")
+    loss.set_title("cross-entropy on training batches")
+    loss.set_yscale("log")
+    loss.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    loss.legend(frameon=False)
+    accuracy.set_title("top-1 (%): lines on training batches, marks on validation")
+    accuracy.set_ylim(bottom=0)
+    return _png(figure)
+
+
+def per_class(class_names: Sequence[str], accuracies: Mapping[str, np.ndarray]) -> bytes:
+    """Share of each class's videos that are right, per network; of many classes, the worst ones.
+
+    Args:
+        class_names: K names.
+        accuracies: {network: (K,)}, NaN for classes without videos; the last one is the subject.
+    """
+    subject = list(accuracies.values())[-1]
+    order = [k for k in np.argsort(subject, kind="stable") if not np.isnan(subject[k])][:MAX_CLASSES]
+    figure, axes = _figure(max(6, 0.45 * len(order) + 2), 4.2)
+    width = 0.8 / len(accuracies)
+    for i, (name, values) in enumerate(accuracies.items()):
+        x = np.arange(len(order)) + (i - (len(accuracies) - 1) / 2) * width
+        axes.bar(x, 100 * values[order], width, color=_colour(i), label=name)
+    axes.set_xticks(np.arange(len(order)), [class_names[k] for k in order], rotation=60, ha="right",
+                    rotation_mode="anchor")
+    axes.set_ylabel("right (%)")
+    axes.set_ylim(0, 105)
+    axes.legend(frameon=False, ncols=len(accuracies), loc="lower left", bbox_to_anchor=(0, 1.0))
+    return _png(figure)
+
+
+def confusion(class_names: Sequence[str], counts_KK: np.ndarray) -> bytes:
+    """Rows: true class; columns: predicted class; in percent of the row."""
+    few = len(class_names) <= MAX_CLASSES
+    size = min(12.0, max(4.0, 0.42 * len(class_names) + 1.5)) if few else 9.0
+    figure, axes = _figure(size, size)
+    percent = 100 * counts_KK / np.maximum(counts_KK.sum(axis=1, keepdims=True), 1)
+    image = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
+    axes.grid(False)
+    if few:
+        ticks = np.arange(len(class_names))
+        axes.set_xticks(ticks, class_names, rotation=60, ha="right", rotation_mode="anchor")
+        axes.set_yticks(ticks, class_names)
+        for i, j in np.argwhere(percent > 0):
+            axes.text(j, i, f"{percent[i, j]:.0f}", ha="center", va="center", fontsize=7,
+                      color="white" if percent[i, j] > 50 else "black")
+    else:
+        figure.colorbar(image, label="% of the true class", shrink=0.6)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    return _png(figure)
+
+
+def examples(clips: Sequence[tuple[np.ndarray, str, Mapping[str, tuple[str, bool]]]]) -> bytes:
+    """Frames of a few clips beside what each network says.
+
+    Args:
+        clips: (frames uint8 (N, H, W, 3), true label, {network: (its words, right?)}).
+    """
+    figure = Figure(figsize=(10, 1.25 * len(clips)), layout="constrained")
+    grid = figure.subplots(len(clips), 2, squeeze=False, width_ratios=(2.6, 1))
+    for (strip_axes, text_axes), (frames, label, words) in zip(grid, clips, strict=True):
+        frames = np.pad(frames, ((0, 0), (0, 0), (0, max(2, frames.shape[2] // 30)), (0, 0)),
+                        constant_values=255)
+        strip_axes.imshow(np.concatenate(list(frames), axis=1))
+        for axes in (strip_axes, text_axes):
+            axes.set_axis_off()
+        lines = [(f"true: {label}", "black")]
+        lines += [(f"{name}: {said}", GOOD if right else BAD) for name, (said, right) in words.items()]
+        for i, (line, colour) in enumerate(lines):
+            text_axes.text(0, 1 - (i + 0.5) / len(lines), line, color=colour, va="center", fontsize=9,
+                           transform=text_axes.transAxes)
+    return _png(figure)
+
+
+def _series(rows, name: str) -> tuple[np.ndarray, np.ndarray]:
+    points = [(row["step"], row[name]) for row in rows if name in row]
+    return tuple(np.array(points, float).reshape(-1, 2).T)
+
+
+def _figure(width: float, height: float):
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    _frame(axes)
+    return figure, axes
+
+
+def _frame(axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(True, axis="y", color="#dddddd", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def _colour(i: int) -> str:
+    return COLOURS[i % len(COLOURS)]
+
+
+def _png(figure: Figure) -> bytes:
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=110)
+    return out.getvalue()

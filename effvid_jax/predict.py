@@ -1,0 +1,183 @@
+"""Top-5 of new clips: `--mode=predict --workdir=DIR --video=FILE_OR_FOLDER [--json]`, or from Python:
+
+    predictor = Predictor("runs/demo")
+    predictor("clip.mp4")["top5"]        # [{"label": "waving", "prob": 0.93}, ...]
+
+Frames, crops and views are chosen as in evaluation, by the config that the network was trained with, so
+every clip is an array of the same shape and the network is compiled once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import jax
+import numpy as np
+
+from data_pipelines import VideoError
+from data_pipelines.clips import eval_views
+from data_pipelines.decode import ArrayFrames, FrameFolder, open_video
+from data_pipelines.file_sources import VIDEO_ENDINGS
+from data_pipelines.options import check_options, plain_options
+from data_pipelines.reader import VideoReader
+from effvid_jax import cli, console, evaluate
+
+
+class Predictor:
+    """A trained network that takes one clip at a time.
+
+    Args:
+        workdir: of a training run; a run of several stages stands for its last one, the student.
+        config: how clips are read; what the run was trained with by default.
+
+    Raises:
+        ValueError: no checkpoint there, or a damaged one.
+    """
+
+    def __init__(self, workdir: str, config=None):
+        config, directory = cli.trained(config, os.path.abspath(workdir))
+        self.options = plain_options(config.data)
+        check_options(self.options)
+        method, variables, saved = evaluate.restore_for_inference(config, directory)
+        self.class_names = saved.class_names
+        self._variables = jax.device_put(variables)
+        self._predict = jax.jit(method.predict)
+
+    def __call__(self, video) -> dict:
+        """Classifies a clip.
+
+        Args:
+            video: path of a video file, its bytes, path of a folder of frames named like
+                `config.data.frame_template`, or frames uint8 (N, H, W, 3) in RGB.
+
+        Returns:
+            `{"top5": [{"label": ..., "prob": ...}, ...], "gmacs": ...}`, most probable class first;
+            gmacs of all views together.
+
+        Raises:
+            VideoError: the clip cannot be read.
+        """
+        return self.classify(self.read(video))
+
+    def read(self, video) -> np.ndarray:
+        """All test views of a clip, uint8 (V, T, H, W, 3); see `__call__` for what `video` can be."""
+        with self._open(video) as reader:
+            return eval_views(reader, self.options)
+
+    def classify(self, views_VTHWC: np.ndarray) -> dict:
+        """As `__call__`, for views that are read already."""
+        prediction = self._predict(self._variables, {"video": views_VTHWC[None]})
+        probabilities = evaluate.softmax(prediction.logits)[0]
+        best = np.argsort(-probabilities, kind="stable")[:5]
+        return {"top5": [{"label": self.class_names[k], "prob": round(float(probabilities[k]), 6)}
+                         for k in best],
+                "gmacs": float(f"{float(prediction.gmacs[0]):.6g}")}
+
+    def find(self, path: str) -> list[str]:
+        """Clips at `path`: itself, or all video files and folders of frames below it, sorted.
+
+        Raises:
+            FileNotFoundError: nothing there.
+            VideoError: a folder without clips.
+        """
+        if not os.path.exists(path):
+            raise FileNotFoundError(f"--video={path} does not exist.")
+        if not os.path.isdir(path) or self._is_frame_folder(path):
+            return [path]
+        clips = []
+        for folder, subfolders, files in os.walk(path):
+            frame_folders = [f for f in subfolders if self._is_frame_folder(os.path.join(folder, f))]
+            subfolders[:] = [f for f in subfolders
+                             if f not in frame_folders and not f.startswith(".")]
+            clips += [os.path.join(folder, f) for f in frame_folders]
+            clips += [os.path.join(folder, f) for f in files
+                      if f.lower().endswith(VIDEO_ENDINGS) and not f.startswith(".")]
+        if not clips:
+            raise VideoError(f"--video={path}", "no videos in this folder (known endings: "
+                                                f"{' '.join(VIDEO_ENDINGS)})")
+        return sorted(clips)
+
+    def _open(self, video) -> VideoReader:
+        if isinstance(video, np.ndarray):
+            if video.dtype != np.uint8 or video.ndim != 4 or video.shape[-1] != 3 or not len(video):
+                raise VideoError("frames", f"{video.dtype} {video.shape}; expected uint8 (N, H, W, 3) "
+                                           f"with N > 0")
+            return ArrayFrames(video)
+        if not isinstance(video, bytes) and self._is_frame_folder(video):
+            return FrameFolder(video, self._count_frames(video), self.options.frame_template,
+                               self.options.start_index)
+        return open_video(video)
+
+    def _frame(self, folder, index: int) -> str:
+        name = self.options.frame_template.format(index + self.options.start_index)
+        return os.path.join(folder, name)
+
+    def _is_frame_folder(self, path) -> bool:
+        return os.path.isdir(path) and os.path.exists(self._frame(path, 0))
+
+    def _count_frames(self, folder) -> int:
+        count = 0
+        while os.path.exists(self._frame(folder, count)):
+            count += 1
+        return count
+
+
+def predict(config, workdir: str, video: str, as_json: bool) -> None:
+    """Prints one JSON object per clip on standard output, and unless `as_json` a readable line before it.
+
+    Args:
+        config: how clips are read.
+        workdir: of a trained network.
+        video: a file, or a folder of them.
+        as_json: nothing but JSON on standard output.
+
+    Raises:
+        VideoError: nothing could be read. In a folder, single broken files are named on standard error
+            and left out.
+    """
+    predictor = Predictor(workdir, config)
+    paths = predictor.find(video)
+    if len(paths) == 1:
+        _show(paths[0], predictor(paths[0]), as_json)
+        return
+    errors = []
+    with console.bar(len(paths), "predict", "video") as progress:
+        for path, reading in _read_ahead(predictor, paths):
+            try:
+                result = predictor.classify(reading.result())
+            except VideoError as error:
+                errors.append(error)
+                console.say(f"skipped: {error}")
+            else:
+                with progress.external_write_mode(file=sys.stdout):
+                    _show(path, result, as_json)
+            progress.update()
+    if len(errors) == len(paths):
+        raise VideoError(f"--video={video}", f"none of the {len(paths)} videos can be read; the first: "
+                                             f"{errors[0]}")
+    if errors:
+        console.say(f"{len(errors)} of {len(paths)} videos were skipped")
+
+
+def _read_ahead(predictor: Predictor, paths: list[str]):
+    """Yields (path, future of its views) in order, a few clips being read at any time."""
+    threads = max(1, predictor.options.num_threads)
+    waiting: deque[tuple[str, Future]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for path in paths:
+            waiting.append((path, pool.submit(predictor.read, path)))
+            if len(waiting) > 2 * threads:
+                yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()
+
+
+def _show(path: str, result: dict, as_json: bool) -> None:
+    if not as_json:
+        guesses = ", ".join(f"{guess['label']} {guess['prob']:.1%}" for guess in result["top5"])
+        print(f"{path}: {guesses} ({result['gmacs']:.3g} GMACs)")
+    print(json.dumps({"video": path, **result}), flush=True)

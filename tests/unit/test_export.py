@@ -1,0 +1,76 @@
+"""Exported networks: read by a fresh process that has jax and numpy only."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from effvid_jax import cli
+from effvid_jax import export as exporting
+from effvid_jax.predict import Predictor
+
+STRANGER = """
+import importlib.util, sys
+for name in ("flax", "orbax", "optax", "grain", "effvid_jax", "data_pipelines", "ml_collections", "absl"):
+    sys.modules[name] = None  # as if it were not installed
+import numpy as np
+file, folder, clips, out = sys.argv[1:]
+spec = importlib.util.spec_from_file_location("reader", file)
+reader = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(reader)
+model, clips = reader.load(folder), np.load(clips)
+results = {n: model(clips[:n]) for n in (1, len(clips))}
+np.savez(out, **{f"{name}{n}": x for n, r in results.items() for name, x in zip(("p", "g"), r)})
+"""
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_run):
+    result = cli.export(None, tiny_run)
+    print(result)
+    assert result["export"] == os.path.join(tiny_run, "export")
+    return result["export"]
+
+
+def test_fresh_process_gives_equal_numbers(tiny_run, exported, tmp_path, rng):
+    clips = rng.integers(0, 256, (3, 4, 64, 64, 3), np.uint8)
+    np.save(tmp_path / "clips.npy", clips)
+    subprocess.run([sys.executable, "-c", STRANGER, exporting.__file__, exported,
+                    str(tmp_path / "clips.npy"), str(tmp_path / "out.npz")], check=True)
+    out = np.load(tmp_path / "out.npz")
+    here = exporting.load(exported)
+    predictor = Predictor(tiny_run)
+    for n in (1, 3):
+        probabilities, gmacs = map(np.asarray, here(clips[:n]))
+        assert probabilities.shape == (n, 16) and probabilities.dtype == np.float32
+        np.testing.assert_allclose(out[f"p{n}"], probabilities, rtol=0, atol=1e-6)
+        np.testing.assert_array_equal(out[f"g{n}"], gmacs)
+        for clip, row in zip(clips, probabilities, strict=False):
+            best = predictor.classify(clip[None])["top5"][0]
+            assert best["label"] == here.class_names[row.argmax()]
+            assert best["prob"] == pytest.approx(row.max(), abs=2e-6)
+    print("largest difference between processes:", np.abs(out["p3"] - probabilities).max())
+
+
+def test_what_it_says_about_itself(exported, tiny_run):
+    assert sorted(os.listdir(exported)) == ["model.jaxexport", "model.json", "weights.npz"]
+    with open(os.path.join(exported, "model.json")) as f:
+        info = json.load(f)
+    with open(os.path.join(tiny_run, "student", "metrics.json")) as f:
+        metrics = json.load(f)
+    assert info["platforms"] == ["cpu", "cuda", "tpu"]
+    assert info["input"]["shape"] == ["batch", 4, 64, 64, 3]
+    assert info["gmacs_per_clip"] == pytest.approx(metrics["val/gmacs"], rel=1e-5)
+    assert info["params"] == metrics["params"] and info["step"] == 6 and len(info["class_names"]) == 16
+    assert "resize to 32 pixels" in info["preprocessing"]["inside_the_program"]
+
+
+def test_wrong_clips_are_refused(exported):
+    model = exporting.load(os.path.join(exported, "model.jaxexport"))
+    for clips in (np.zeros((1, 4, 32, 32, 3), np.uint8), np.zeros((4, 64, 64, 3), np.uint8),
+                  np.zeros((1, 4, 64, 64, 3), np.float32)):
+        with pytest.raises(ValueError, match=r"takes uint8 \(B, 4, 64, 64, 3\)"):
+            model(clips)

@@ -1,0 +1,78 @@
+"""Tables generated from docs/results.csv."""
+
+import csv
+
+import pytest
+
+from effvid_jax import results
+
+
+def row(**values):
+    return dict.fromkeys(results.COLUMNS, "") | values
+
+
+ROWS = [
+    row(what="demo: teacher: top-1 (%)", value="97.1", spread="0.3", config="demo"),
+    row(what="demo: teacher: GMACs", value="0.14", config="demo"),
+    row(what="demo: student: top-1 (%)", value="92.0", paper="80.0", config="demo"),
+    row(what="speed: decode, 2 threads", value="1.9", command="bench", hardware="laptop"),
+    row(what="speed: decode, 2 threads", value="1.8", command="bench", hardware="server"),
+]
+
+
+def table(text):
+    """Cells of the markdown table in a text."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for i, line in enumerate(lines) if i != 1]
+
+
+def test_table_with_columns_of_numbers():
+    text = results.fill("a\n<!-- results: demo -->\nold\n<!-- /results -->\nb\n", ROWS)
+    assert table(text) == [["", "top-1 (%)", "GMACs"], ["teacher", "97.1 ± 0.3", "0.14"],
+                           ["student", "92.0 (80.0)", ""]]
+    assert text.startswith("a\n<!-- results: demo -->\n") and text.endswith("<!-- /results -->\nb\n")
+    assert "old" not in text and results.fill(text, ROWS) == text
+
+
+def test_chosen_rows_and_columns():
+    text = results.fill("<!-- results: speed hardware=*top columns=what,value,command -->\n"
+                        "<!-- /results -->", ROWS)
+    assert table(text) == [["what", "value", "command"], ["decode, 2 threads", "1.9", "`bench`"]]
+
+
+@pytest.mark.parametrize(("text", "wanted"), [
+    ("<!-- results: demo -->\n", "needs a '<!-- /results -->'"),
+    ("<!-- results: demo -->\n<!-- results: demo -->\n<!-- /results -->", "needs a '<!-- /results -->'"),
+    ("<!-- /results -->", "needs a"),
+    ("<!-- results: dmeo -->\n<!-- /results -->", "dmeo.*no row"),
+    ("<!-- results: demo columns=what,vlaue -->\n<!-- /results -->", "vlaue"),
+    ("<!-- results: columns=what -->\n<!-- /results -->", "expected a table's name"),
+])
+def test_mistakes(text, wanted):
+    with pytest.raises(ValueError, match=f"(?s)page.*{wanted}"):
+        results.fill(text, ROWS, "page")
+
+
+def test_update_and_check(tmp_path, capsys):
+    (tmp_path / "docs").mkdir()
+    with open(tmp_path / "docs" / "results.csv", "w", newline="") as f:
+        writer = csv.DictWriter(f, results.COLUMNS)
+        writer.writeheader()
+        writer.writerows(ROWS)
+    (tmp_path / "README.md").write_text("<!-- results: demo -->\n<!-- /results -->\n")
+    (tmp_path / "docs" / "a.md").write_text("nothing generated\n")
+    with pytest.raises(SystemExit):
+        results.main(["--check", f"--root={tmp_path}"])
+    assert "97.1" not in (tmp_path / "README.md").read_text()
+    results.main([f"--root={tmp_path}"])
+    assert "97.1" in (tmp_path / "README.md").read_text()
+    results.main(["--check", f"--root={tmp_path}"])
+    assert capsys.readouterr().out.splitlines() == [
+        f"out of date: {tmp_path}/README.md", f"updated: {tmp_path}/README.md"]
+    (tmp_path / "docs" / "results.csv").write_text("what,value\n")
+    with pytest.raises(SystemExit, match="columns"):
+        results.main([f"--root={tmp_path}"])
+
+
+def test_tables_of_this_project_are_up_to_date():
+    assert results.update(check=True) == [], "run: python -m effvid_jax.results"
