@@ -1,0 +1,479 @@
+"""Layers that every backbone is built from, with PyTorch's geometry and statistics.
+
+Why not `flax.linen.Conv` and `BatchNorm`: weights of this field come from PyTorch, so padding is
+explicit and symmetric (never `SAME`), the running variance is the unbiased one, and statistics can be
+taken per group of the batch (`BatchNorm.groups`), which is what un-synchronised multi-GPU training did.
+
+Every layer notes what it computes on a *tape* (see `recording`), from which `effvid_jax.cost` reads
+multiply-adds in each paper's convention without compiling anything. Backbones therefore use the
+functions of this file (`relu`, `max_pool`, ...) in place of `jax.nn`'s.
+
+Axes: B batch, T frames, H W space, C channels; public arrays are (B, T, H, W, C).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+ModuleDef = Callable[..., nn.Module]
+
+
+# --------------------------------------------------------------------------------------------- tape
+@dataclasses.dataclass(frozen=True)
+class Op:
+    """One operation of a traced forward pass.
+
+    Attributes:
+        kind: 'conv', 'linear', 'matmul' (a product of two activations), 'norm' (batch norm),
+            'layer_norm', 'relu' (and ReLU6), 'act' (any other activation), 'max_pool', 'avg_pool'
+            (a window), 'global_avg_pool' (PyTorch's adaptive pooling) or 'correlation' (elementwise
+            products of neighbouring frames). The conventions of `effvid_jax.cost` treat each
+            differently.
+        path: module path, such as 'layer1_0/conv1' ('' for functions outside a module).
+        in_shape: shape of the (first) input.
+        out_shape: shape of the output.
+        macs: multiply-adds of the products alone; 0 for everything that is no product.
+        bias: whether a bias is added.
+        kernel: kernel size of a convolution or pooling, else ().
+        strides: stride per kernel axis of a convolution or pooling, else ().
+    """
+
+    kind: str
+    path: str
+    in_shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
+    macs: int = 0
+    bias: bool = False
+    kernel: tuple[int, ...] = ()
+    strides: tuple[int, ...] = ()
+
+
+_tapes: list[list[Op]] = []
+
+
+@contextlib.contextmanager
+def recording():
+    """Collects the `Op`s of everything traced inside, in order: `with recording() as tape: ...`."""
+    tape: list[Op] = []
+    _tapes.append(tape)
+    try:
+        yield tape
+    finally:
+        _tapes.remove(tape)
+
+
+@contextlib.contextmanager
+def silence():
+    """Nothing traced inside is noted: for what is no part of a reference's forward pass."""
+    tapes, _tapes[:] = _tapes[:], []
+    try:
+        yield
+    finally:
+        _tapes[:] = tapes
+
+
+def note(kind: str, path, x, y, macs: int = 0, bias: bool = False, kernel=(), strides=()) -> None:
+    """Adds an operation to the tapes that are recording; does nothing otherwise."""
+    if _tapes:
+        op = Op(kind, "/".join(path), tuple(x.shape), tuple(y.shape), int(macs), bias, tuple(kernel),
+                tuple(strides))
+        for tape in _tapes:
+            tape.append(op)
+
+
+# -------------------------------------------------------------------------------------- parameters
+def kaiming_normal(key, shape, dtype=jnp.float32):
+    """He initialisation on the fan-out, the reference's for convolutions without pretraining."""
+    return nn.initializers.variance_scaling(2.0, "fan_out", "normal")(key, shape, dtype)
+
+
+def _tuple(value: int | Sequence[int], n: int) -> tuple[int, ...]:
+    return (value,) * n if isinstance(value, int) else tuple(value)
+
+
+# ------------------------------------------------------------------------------------------ layers
+class Conv(nn.Module):
+    """Convolution over (B, T, H, W, C), per frame (2 kernel axes) or over time too (3 kernel axes).
+
+    This is also the contract for a convolution that replaces it (a gated one, say): constructed with
+    these fields, called with `(x, train)`, returning an array of `features` channels.
+
+    Attributes:
+        features: output channels.
+        kernel_size: (kH, kW) or (kT, kH, kW).
+        strides: stride per kernel axis, or one for all.
+        padding: zeros added on both sides per kernel axis, or one number for all.
+        groups: channel groups; `groups == C` is depthwise.
+        use_bias: whether to add a bias.
+        dilation: distance of neighbouring kernel positions per kernel axis, or one for all.
+        dtype: computation type; None takes the one of input and kernel.
+        factor_on_cpu: compute 3-D kernels by 2-D convolutions and depthwise kernels by shifted products
+            on a CPU, where XLA's own 3-D and depthwise convolutions are 2 to 500 times slower; the
+            values are the same up to rounding.
+    """
+
+    features: int
+    kernel_size: tuple[int, ...]
+    strides: int | tuple[int, ...] = 1
+    padding: int | tuple[int, ...] = 0
+    groups: int = 1
+    use_bias: bool = False
+    dilation: int | tuple[int, ...] = 1
+    dtype: Any = None
+    kernel_init: Callable = kaiming_normal
+    factor_on_cpu: bool = True
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        del train  # part of the contract: gated convolutions normalise inside
+        n = len(self.kernel_size)
+        strides, padding = _tuple(self.strides, n), _tuple(self.padding, n)
+        shape = (*self.kernel_size, x.shape[-1] // self.groups, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
+        dtype = self.dtype or jnp.result_type(x, kernel)
+        y = convolve(x.astype(dtype), kernel.astype(dtype), strides, padding, self.groups,
+                     factor=self.factor_on_cpu and jax.default_backend() == "cpu",
+                     dilation=_tuple(self.dilation, n))
+        note("conv", self.path, x, y, math.prod(y.shape) * math.prod(shape[:-1]),
+             self.use_bias, self.kernel_size, strides)
+        return y if bias is None else y + bias.astype(dtype)
+
+
+def convolve(x, kernel, strides, padding, groups: int = 1, factor: bool = False, dilation=None):
+    """`x` (B, [T,] H, W, C) with `kernel` (kH, kW, I, O) or (kT, kH, kW, I, O); see `Conv`."""
+    n = len(strides)
+    dilation = dilation or (1,) * n
+    fits = all(size + 2 * p >= k for size, p, k in zip(x.shape[-1 - n:-1], padding, kernel.shape))
+    if factor and fits and dilation == (1,) * n:
+        if groups == x.shape[-1] == kernel.shape[-1]:
+            return _shifted_products(x, kernel, strides, padding)
+        if n == 3 and kernel.shape[0] == 1 and strides[0] == 1 and padding[0] == 0:
+            return convolve(x, kernel[0], strides[1:], padding[1:], groups)
+        if n == 3 and kernel.shape[1:3] == (1, 1) and strides[1:] == (1, 1) and padding[1:] == (0, 0):
+            b, t, h, w, c = x.shape
+            y = convolve(x.reshape(b, t, h * w, c), kernel[:, 0], (strides[0], 1), (padding[0], 0),
+                         groups)
+            return y.reshape(b, y.shape[1], h, w, y.shape[-1])
+        if n == 3 and groups == 1:
+            # The frames that meet in one output frame become channels of a 2-D convolution.
+            x = jnp.concatenate(_taps(_pad(x, 1, padding[:1]), 1, kernel.shape[0], strides[0]), axis=-1)
+            kernel = jnp.moveaxis(kernel, 0, 2).reshape(*kernel.shape[1:3], -1, kernel.shape[-1])
+            return convolve(x, kernel, strides[1:], padding[1:])
+    lead = x.shape[: x.ndim - n - 1]
+    x = x.reshape(math.prod(lead), *x.shape[len(lead):])
+    space = "THW"[3 - n:]
+    y = jax.lax.conv_general_dilated(
+        x, kernel, strides, [(p, p) for p in padding], rhs_dilation=dilation,
+        feature_group_count=groups,
+        dimension_numbers=("N" + space + "C", space + "IO", "N" + space + "C"))
+    return y.reshape(*lead, *y.shape[1:])
+
+
+def _taps(x, axis: int, size: int, stride: int) -> list[jax.Array]:
+    """What each of `size` kernel positions reads along `axis` of padded `x`, one array per position."""
+    span = (x.shape[axis] - size) // stride * stride + 1
+    return [jax.lax.slice_in_dim(x, i, i + span, stride, axis) for i in range(size)]
+
+
+def _pad(x, axis: int, padding: Sequence[int]):
+    """Zeros on both sides of the axes from `axis` on."""
+    width = [(0, 0)] * x.ndim
+    width[axis:axis + len(padding)] = [(p, p) for p in padding]
+    return jnp.pad(x, width)
+
+
+def _shifted_products(x, kernel, strides, padding):
+    """Depthwise convolution of the last `len(strides)` axes before the channels."""
+    first, wide = x.ndim - 1 - len(strides), jnp.promote_types(jnp.float32, x.dtype)
+    taps = [_pad(x, first, padding)]
+    for i, stride in enumerate(strides):
+        taps = [t for tap in taps for t in _taps(tap, first + i, kernel.shape[i], stride)]
+    weights = kernel.reshape(-1, kernel.shape[-1]).astype(wide)
+    return sum(tap.astype(wide) * w for tap, w in zip(taps, weights)).astype(x.dtype)
+
+
+class Dense(nn.Module):
+    """Linear layer on the last axis; `kernel` (in, features), optional `bias`."""
+
+    features: int
+    use_bias: bool = True
+    dtype: Any = None
+    kernel_init: Callable = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(self, x):
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        dtype = self.dtype or jnp.result_type(x, kernel)
+        y = _product(x.astype(dtype), kernel.astype(dtype))
+        note("linear", self.path, x, y, math.prod(y.shape) * x.shape[-1], self.use_bias)
+        if self.use_bias:
+            y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(dtype)
+        return y
+
+
+def _product(x, kernel):
+    """`x @ kernel`. A single row gets company on a CPU: XLA's matrix-vector product loses a digit."""
+    if math.prod(x.shape[:-1]) != 1 or jax.default_backend() != "cpu":
+        return x @ kernel
+    y = jnp.pad(x.reshape(-1, x.shape[-1]), ((0, 1), (0, 0))) @ kernel
+    return y[:1].reshape(*x.shape[:-1], -1)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over all axes but the last, as `torch.nn.BatchNorm*d`.
+
+    Attributes:
+        momentum: share of the old running statistics that is kept (torch's momentum is 1 minus it).
+        eps: added to the variance.
+        groups: the batch axis is cut into this many equal parts, each normalised with its own
+            statistics. 1 = statistics of the global batch (SyncBN under sharding); the number of
+            devices = statistics per device, as un-synchronised data-parallel training has them.
+        dtype: output type; statistics are float32 or wider.
+    """
+
+    momentum: float = 0.9
+    eps: float = 1e-5
+    groups: int = 1
+    dtype: Any = None
+    scale_init: Callable = nn.initializers.ones
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        c = x.shape[-1]
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (c,), jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, (c,), jnp.float32)
+        scale = self.param("scale", self.scale_init, (c,))
+        bias = self.param("bias", nn.initializers.zeros, (c,))
+        note("norm", self.path, x, x)
+        wide = jnp.promote_types(jnp.float32, x.dtype)
+        x_wide = x.astype(wide)
+        if not train:
+            y = _normalise(x_wide, running_mean.value, running_var.value, self.eps, scale, bias)
+            return y.astype(self.dtype or x.dtype)
+        groups = self.groups
+        if x.shape[0] % groups:
+            raise ValueError(
+                f"BatchNorm groups={groups} do not divide the batch of {x.shape[0]}: choose "
+                f"model.bn_groups as a divisor of the batch size.")
+        # Reducing over the original axes, not over one flattened axis: XLA's CPU backward pass of the
+        # latter is eight times slower.
+        x_grouped = x_wide.reshape(groups, x.shape[0] // groups, *x.shape[1:])
+        axes = tuple(range(1, x_grouped.ndim - 1))
+        mean = x_grouped.mean(axes, keepdims=True)  # (G, 1, ..., 1, C)
+        # Two passes: E[x^2] - E[x]^2 loses all digits when the mean is large against the spread.
+        var = jnp.square(x_grouped - mean).mean(axes, keepdims=True)
+        y = _normalise(x_grouped, mean, var, self.eps, scale, bias).reshape(x.shape)
+        if not self.is_initializing():
+            n = x.size // (groups * c)
+            unbiased = var * (n / max(n - 1, 1))  # torch stores the unbiased variance
+            keep = self.momentum
+            running_mean.value = keep * running_mean.value + (1 - keep) * mean.reshape(groups, c).mean(0)
+            running_var.value = keep * running_var.value + (1 - keep) * unbiased.reshape(groups, c).mean(0)
+        return y.astype(self.dtype or x.dtype)
+
+
+def _normalise(x, mean, var, eps, scale, bias):
+    return (x - mean) * (jax.lax.rsqrt(var + eps) * scale) + bias
+
+
+class ConvBN(nn.Module):
+    """Convolution, batch norm and ReLU; children `conv` and `bn` (as mmcv's ConvModule).
+
+    Attributes:
+        features, kernel_size, strides, padding, groups, use_bias: see `Conv`.
+        relu: whether ReLU follows.
+        conv, norm: module classes.
+    """
+
+    features: int
+    kernel_size: tuple[int, ...]
+    strides: int | tuple[int, ...] = 1
+    padding: int | tuple[int, ...] = 0
+    groups: int = 1
+    use_bias: bool = False
+    relu: bool = True
+    conv_type: ModuleDef = Conv
+    norm: ModuleDef = BatchNorm
+
+    def setup(self):
+        self.conv = self.conv_type(self.features, self.kernel_size, self.strides, self.padding,
+                                   self.groups, self.use_bias)
+        self.bn = self.norm()
+
+    def __call__(self, x, train: bool = False):
+        x = self.bn(self.conv(x, train), train)
+        return relu(x) if self.relu else x
+
+
+class LayerNorm(nn.Module):
+    """Normalisation over the last axis, as `torch.nn.LayerNorm`; `scale` and `bias` (C,).
+
+    Attributes:
+        eps: added to the variance.
+        dtype: output type; statistics are float32 or wider.
+    """
+
+    eps: float = 1e-5
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x):
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        note("layer_norm", self.path, x, x)
+        x_wide = x.astype(jnp.promote_types(jnp.float32, x.dtype))
+        mean = x_wide.mean(axis=-1, keepdims=True)
+        var = jnp.square(x_wide - mean).mean(axis=-1, keepdims=True)
+        return _normalise(x_wide, mean, var, self.eps, scale, bias).astype(self.dtype or x.dtype)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (arXiv 1603.09382): drops a residual branch for whole examples while training.
+
+    Attributes:
+        rate: probability per example (axis 0); survivors are divided by 1 - rate.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        if not train or self.rate == 0:
+            return x
+        keep = 1 - self.rate
+        shape = (x.shape[0],) + (1,) * (x.ndim - 1)
+        mask = jax.random.bernoulli(self.make_rng("dropout"), keep, shape)
+        return jnp.where(mask, x / keep, 0).astype(x.dtype)
+
+
+class Mlp(nn.Module):
+    """Linear, exact GELU, linear: the feed-forward part of a transformer block.
+
+    Attributes:
+        hidden, features: width inside and of the output.
+        dense: class of the linear layers.
+    """
+
+    hidden: int
+    features: int
+    dense: ModuleDef = Dense
+
+    def setup(self):
+        self.fc1 = self.dense(self.hidden)
+        self.fc2 = self.dense(self.features)
+
+    def __call__(self, x):
+        return self.fc2(gelu(self.fc1(x)))
+
+
+# --------------------------------------------------------------------------------------- functions
+def relu(x):
+    """max(x, 0)."""
+    note("relu", (), x, x)
+    return jax.nn.relu(x)
+
+
+def relu6(x):
+    """min(max(x, 0), 6)."""
+    note("relu", (), x, x)
+    return jnp.clip(x, 0, 6)
+
+
+def sigmoid(x):
+    """1 / (1 + exp(-x))."""
+    note("act", (), x, x)
+    return jax.nn.sigmoid(x)
+
+
+def swish(x):
+    """x * sigmoid(x)."""
+    note("act", (), x, x)
+    return jax.nn.silu(x)
+
+
+def gelu(x):
+    """x times the Gaussian distribution function of x (erf, no tanh approximation)."""
+    note("act", (), x, x)
+    return jax.nn.gelu(x, approximate=False)
+
+
+def softmax(x):
+    """Softmax over the last axis, computed in float32 or wider."""
+    return jax.nn.softmax(x.astype(jnp.promote_types(jnp.float32, x.dtype)), axis=-1).astype(x.dtype)
+
+
+def einsum(spec: str, x, y):
+    """`jnp.einsum` of two activations, such as 'bqc,bkc->bqk': attention's products."""
+    z = jnp.einsum(spec, x, y)
+    names = spec.split("->")[0].split(",")
+    sizes = {**dict(zip(names[0], x.shape)), **dict(zip(names[1], y.shape))}
+    note("matmul", (), x, z, math.prod(sizes.values()))
+    return z
+
+
+def max_pool(x, window: Sequence[int], strides: Sequence[int], padding: Sequence[int]):
+    """Max-pool over the last `len(window)` axes before the channels, padded with -inf.
+
+    `padding` holds one number per axis for both sides, or pairs (before, after).
+    """
+    return _pool(x, "max_pool", -jnp.inf, jax.lax.max, window, strides, padding)
+
+
+def avg_pool(x, window: Sequence[int], strides: Sequence[int], padding: Sequence[int]):
+    """Mean over windows of the last `len(window)` axes before the channels; padded zeros count."""
+    return _pool(x, "avg_pool", 0.0, jax.lax.add, window, strides, padding) / math.prod(window)
+
+
+def _pool(x, kind, init, reducer, window, strides, padding):
+    lead = x.ndim - 1 - len(window)
+    # A numpy constant: with a traced one JAX does not recognise the pooling and cannot differentiate.
+    pairs = tuple(_tuple(p, 2) for p in padding)
+    y = jax.lax.reduce_window(
+        x, np.asarray(init, x.dtype), reducer, (1,) * lead + (*window, 1),
+        (1,) * lead + (*strides, 1), ((0, 0),) * lead + pairs + ((0, 0),))
+    note(kind, (), x, y, kernel=window, strides=strides)
+    return y
+
+
+def global_avg_pool(x, axes: Sequence[int] = (-3, -2)):
+    """Mean over `axes` (space by default), accumulated in float32 or wider: (..., H, W, C) -> (..., C)."""
+    y = x.mean(axis=tuple(axes), dtype=jnp.promote_types(jnp.float32, x.dtype)).astype(x.dtype)
+    note("global_avg_pool", (), x, y, kernel=tuple(x.shape[a] for a in axes))
+    return y
+
+
+def clip_avg_pool(x_BTHWC):
+    """Means over space (B, T, C), and over space and time (B, C); noted as one adaptive pooling."""
+    with silence():
+        frames_BTC = global_avg_pool(x_BTHWC)
+    return frames_BTC, global_avg_pool(x_BTHWC, (-4, -3, -2))
+
+
+def temporal_shift(x, div: int = 8):
+    """Offline temporal shift (TSM, arXiv 1811.08383 §3): mixes neighbouring frames at no cost.
+
+    Channels [0, C//div) come from frame t+1, [C//div, 2*(C//div)) from frame t-1, zeros beyond the
+    clip's ends, the rest stays.
+
+    Args:
+        x: (B, T, H, W, C).
+        div: a 1/div share of the channels moves in each direction.
+
+    Returns:
+        (B, T, H, W, C).
+    """
+    fold = x.shape[-1] // div
+    zeros = jnp.zeros_like(x[:, :1, ..., :fold])
+    ahead = jnp.concatenate([x[:, 1:, ..., :fold], zeros], axis=1)
+    behind = jnp.concatenate([zeros, x[:, :-1, ..., fold:2 * fold]], axis=1)
+    return jnp.concatenate([ahead, behind, x[..., 2 * fold:]], axis=-1)
