@@ -1,0 +1,175 @@
+"""Decodes every clip of a data set once and lists the broken ones.
+
+    python -m data_pipelines.check_videos my_videos
+    python -m data_pipelines.check_videos --list=train.txt --root=data/kinetics400
+    python -m data_pipelines.check_videos --list=train.txt --root=imgs --list_format=frames
+    python -m data_pipelines.check_videos --shards='shards/train-*'
+    python -m data_pipelines.check_videos --tfds=ucf101_frames --root=tfds --split=train
+
+Writes one line `path<tab>reason` per broken clip to --out; `make_list` and `to_array_record` leave
+those out with --exclude. Interrupted, the same command continues: finished clips are in a journal
+beside --out, which is removed at the end. Exit code: 0 every clip is fine, 1 some are broken.
+"""
+
+import argparse
+import json
+import os
+import sys
+import types
+from pathlib import Path
+
+import av
+
+from data_pipelines.decode import FrameFolder, open_video
+from data_pipelines.errors import VideoError
+from data_pipelines.reader import VideoReader
+from data_pipelines.tools import (
+    files_below, list_items, parallel, reason_of, run_tool, write_broken)
+
+_AT_ONCE = 32  # frames decoded before the next ones are
+
+
+def check_file(path: str) -> None:
+    """Decodes a video file from beginning to end.
+
+    Raises:
+      VideoError: the pipelines could not open it, or damage that a decoder conceals was found.
+    """
+    with open_video(path) as reader:
+        expected = reader.num_frames
+    count = damaged = 0
+    size = None
+    try:
+        with av.open(path, metadata_errors="replace") as container:
+            container.streams.video[0].thread_count = 1
+            for frame in container.decode(video=0):
+                count += 1
+                damaged += frame.is_corrupt
+                if size not in (None, (frame.width, frame.height)):
+                    raise VideoError(path, f"the picture size changes at frame {count - 1}")
+                size = frame.width, frame.height
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise VideoError(path, f"decoding failed after {count} of {expected} frames "
+                               f"({getattr(error, 'strerror', None) or error})") from None
+    if damaged:
+        raise VideoError(path, f"damage in {damaged} of {count} frames")
+    if expected - count > max(2, expected // 50):  # as the reader tolerates
+        raise VideoError(path, f"truncated: {count} of {expected} frames")
+
+
+def check_reader(reader: VideoReader) -> None:
+    """Reads every frame of a clip that is not a video file.
+
+    Raises:
+      VideoError: as the reader does.
+    """
+    with reader:
+        for start in range(0, reader.num_frames, _AT_ONCE):
+            reader.get(range(start, min(start + _AT_ONCE, reader.num_frames)))
+
+
+def _clips(args):
+    """(names, function that checks the clip of an index) of what the arguments name."""
+    if args.shards or args.tfds:
+        from data_pipelines.record_sources import ArrayRecordSource, TfdsSource
+
+        pattern = args.shards or args.split
+        config = types.SimpleNamespace(source="array_record" if args.shards else "tfds",
+                                       root=args.root or "", tfds_name=args.tfds, num_classes=0,
+                                       train_list=pattern)
+        source = (ArrayRecordSource if args.shards else TfdsSource)(config, "train")
+        names = ([source.entry(i).name for i in range(len(source))] if args.shards else
+                 [f"{args.tfds}/{args.split}[{i}]" for i in range(len(source))])
+        return names, lambda index: check_reader(source.open(index))
+    if not args.list:
+        root = args.folder or args.root
+        names = files_below(root)
+        return names, lambda index: check_file(os.path.join(root, names[index]))
+    root = args.root or os.path.dirname(args.list)
+    items = list_items(args.list, root, args.list_format)
+    names = [item.path for item in items]
+
+    def check(index):
+        path = os.path.join(root, names[index])
+        if args.list_format == "frames":
+            check_reader(FrameFolder(path, items[index].num_frames, args.frame_template,
+                                     args.start_index))
+        else:
+            check_file(path)
+
+    return names, check
+
+
+class _Journal:
+    """What was found so far, one JSON line per clip, for an interrupted check."""
+
+    def __init__(self, path: Path, task: dict):
+        self.path, self.found = path, {}
+        lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
+        if lines and lines[0] == json.dumps(task):
+            for line in lines[1:-1]:  # what follows the last newline was cut off by a kill
+                name, reason = json.loads(line)
+                self.found[name] = reason
+            text = "\n".join(lines[:-1]) + "\n"
+        else:
+            text = json.dumps(task) + "\n"
+        path.write_text(text, encoding="utf-8")
+        self._file = open(path, "a", encoding="utf-8")
+
+    def add(self, name, reason):
+        self.found[name] = reason
+        self._file.write(json.dumps([name, reason]) + "\n")
+        self._file.flush()
+
+    def remove(self):
+        self._file.close()
+        self.path.unlink()
+
+
+def main(argv=None) -> int:
+    """Command line; see the top of this file."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data_pipelines.check_videos", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", help="check all videos below this folder")
+    parser.add_argument("--list", help="check the clips of this list file")
+    parser.add_argument("--root", help="folder that the paths of the list are relative to "
+                                       "(default: its own); alone: like FOLDER")
+    parser.add_argument("--list_format", choices=("video", "frames"), default="video")
+    parser.add_argument("--frame_template", default="img_{:05}.png")
+    parser.add_argument("--start_index", type=int, default=1, help="number of the first frame")
+    parser.add_argument("--shards", help="pattern of ArrayRecord shards")
+    parser.add_argument("--tfds", help="name of a TFDS data set prepared under --root")
+    parser.add_argument("--split", default="train", help="its split")
+    parser.add_argument("--out", default="broken.txt", help="default: %(default)s")
+    parser.add_argument("--workers", type=int, help="threads; default: the number of cores")
+    args = parser.parse_args(argv)
+    if args.folder and (args.list or args.root) or not (
+            args.folder or args.list or args.root or args.shards):
+        parser.error("give either a folder, or --list, --root, --shards or --tfds with --root")
+    if args.folder and os.path.isfile(args.folder):
+        args.folder, args.list = None, args.folder
+
+    names, check = _clips(args)
+    out = Path(args.out)
+    task = {key: value for key, value in vars(args).items() if key not in ("out", "workers")}
+    journal = _Journal(out.with_name(out.name + ".journal"), task)
+    rest = [i for i, name in enumerate(names) if name not in journal.found]
+    if len(rest) < len(names):
+        print(f"continuing: {len(names) - len(rest)} clips were checked before", file=sys.stderr)
+
+    reasons = parallel(lambda index: reason_of(check, index), rest, args.workers, "checking",
+                       "clip", done=len(names) - len(rest))
+    for index, reason in zip(rest, reasons, strict=True):
+        journal.add(names[index], reason)
+    broken = {name: journal.found[name] for name in names if journal.found[name]}
+    write_broken(out, broken)
+    journal.remove()
+    for name in list(broken)[:5]:
+        print(f"broken: {name}: {broken[name]}")
+    print(f"{len(broken)} of {len(names)} clips are broken; the list is {out}")
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    run_tool(main)
