@@ -20,7 +20,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -30,6 +30,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from effvid_jax import checkpoint
 from effvid_jax.backbones import make_backbone
+from effvid_jax.backbones.swin3d import inflate_position_table
 from effvid_jax.torch_files import TorchFileError, read_torch_file
 from effvid_jax.torch_naming import CLASSIFIER, DROPPED, NAMING, PARTS, best_naming, select_part
 
@@ -94,8 +95,13 @@ def load_torch_state(path: str | os.PathLike) -> dict[str, np.ndarray]:
 def count_classes(state: State) -> int | None:
     """Number of classes of the file's classifier; None if it has none that is known."""
     sources = best_naming(state)[1]
-    key = sources.get(f"{CLASSIFIER}/kernel", sources.get(f"{CLASSIFIER}/bias"))
-    return None if key is None else state[key].shape[0]
+    heads = _classifier_leaves(sources)
+    return state[sources[heads[0]]].shape[0] if heads else None
+
+
+def _classifier_leaves(paths: Iterable[str]) -> list[str]:
+    """Those of `paths` that belong to a classifier: 'fc/kernel', or one per exit, 'classifier_0/fc/bias'."""
+    return [path for path in paths if path.split("/")[-2:-1] == [CLASSIFIER]]
 
 
 def convert(backbone_name: str, state: State, template: Mapping[str, Any], *,
@@ -178,6 +184,8 @@ def convert_with_report(
 
 def _to_our_layout(array: np.ndarray, path: str, shape: Sequence[int], inflate: bool) -> np.ndarray:
     """`array` transposed, and inflated; of another shape than `shape` if it cannot fit."""
+    if inflate and path.endswith("relative_position_bias_table") and len(array) != shape[0]:
+        return inflate_position_table(array, shape[0])
     if not path.endswith("kernel") or array.ndim < 2:
         return array
     array = np.moveaxis(array, (0, 1), (-1, -2))  # (O, I, *k) -> (*k, I, O)
@@ -200,7 +208,9 @@ def _matcher(skip: Sequence[str]) -> Callable[[str], bool]:
 # ----------------------------------------------------------------------------------------- messages
 def _explain(backbone_name, convention, state, wanted, sources, problems, notes, inflate) -> str:
     """The message of `ImportMismatch`: everything that does not fit, and what to do about it."""
-    head = wanted.get(f"{CLASSIFIER}/bias")
+    heads = _classifier_leaves(wanted)
+    skip = f"{CLASSIFIER}/.*" if f"{CLASSIFIER}/bias" in heads else f".*/{CLASSIFIER}/.*"
+    head = next((wanted[path] for path in heads if path.endswith("bias")), None)
     model = backbone_name + (f" (num_classes={head.shape[0]})" if head is not None else "")
     if not sources:
         return (f"weights do not fit {model}: not one name of the file is known. Its first names: "
@@ -214,12 +224,12 @@ def _explain(backbone_name, convention, state, wanted, sources, problems, notes,
             hint = f"        <- {advice[kind]}" if kind in advice else ""
             lines.append(f"  {kind} ({len(names)}): {', '.join(names)}{hint}")
     classes = count_classes(state)
-    if classes is None and f"{CLASSIFIER}/kernel" in problems["missing here"]:
-        lines.append(f"  The file has no classifier: --skip '{CLASSIFIER}/.*' starts a new one.")
+    if classes is None and not set(heads).isdisjoint(problems["missing here"]):
+        lines.append(f"  The file has no classifier: --skip '{skip}' starts a new one.")
     elif head is not None and classes not in (None, head.shape[0]):
         lines.append(
             f"  The file's classifier has {classes} classes, the model {head.shape[0]}: --classes "
-            f"{classes} keeps it, --skip '{CLASSIFIER}/.*' starts a new one (fine-tuning).")
+            f"{classes} keeps it, --skip '{skip}' starts a new one (fine-tuning).")
     if not inflate and any(len(wanted[path].shape) == 5 and state[key].ndim == 4
                            for path, key in sources.items()):
         lines.append("  2-D kernels for a 3-D network: --inflate repeats them along time.")
@@ -270,6 +280,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--classes", type=int, help="number of classes (default: those of the file's classifier)")
     add("--class_names", help="text file with one class name a line (default: numbers)")
     add("--resolution", type=int, default=224, help="pixels the network sees (default 224)")
+    add("--frames", type=int, default=8,
+        help="frames of a clip, for networks with parameters per frame (CorrNet; default 8)")
     add("--skip", action="append", nargs="+", default=[], metavar="REGEX",
         help="tensors that need not fit: 'fc/.*' starts a new classifier; may be repeated")
     add("--part", choices=sorted(PARTS), help="which network of a ResKD student file")
@@ -302,7 +314,7 @@ def _run(args) -> str:
     options = {k: tuple(v) if isinstance(v, list) else v for k, v in args.options.items()}
     model = make_backbone(args.backbone, num_classes=classes, **options)
     variables, report = convert_with_report(
-        args.backbone, state, _template(model, args.resolution, _matcher(skip)), skip=skip,
+        args.backbone, state, _template(model, args.frames, args.resolution, _matcher(skip)), skip=skip,
         part=args.part, inflate=args.inflate)
     config = {"name": f"imported {os.path.basename(args.checkpoint)}", "model": {
         "backbone": args.backbone, "resolution": args.resolution, "dropout": 0.5,
@@ -313,10 +325,11 @@ def _run(args) -> str:
             f"written to {args.out}: main.py --mode=eval --workdir={args.out} evaluates it")
 
 
-def _template(model, resolution: int, waives: Callable[[str], bool]) -> dict[str, Any]:
+def _template(model, frames: int, resolution: int,
+              waives: Callable[[str], bool]) -> dict[str, Any]:
     """Shapes of a model's variables, with initial values where `waives` says that they are kept."""
     def init(key, keep=lambda path: True):
-        flat = flatten_dict(model.init(key, jnp.zeros((1, 8, resolution, resolution, 3))))
+        flat = flatten_dict(model.init(key, jnp.zeros((1, frames, resolution, resolution, 3))))
         return {path: leaf for path, leaf in flat.items() if keep("/".join(path[1:]))}
 
     key = jax.random.key(0)

@@ -39,17 +39,132 @@ def _mobilenet_blocks(prefix: str, first: dict[str, str], others: dict[str, str]
             for theirs, ours in (first if n == 1 else others).items()]
 
 
+def _swin_stages(block: str, merging: str, mlp: tuple[str, str]) -> Rules:
+    """Four stages; `block` and `merging` are patterns with %d for the stage from 0 (or twice it)."""
+    rules = []
+    for s in range(4):
+        n = 2 * s if merging.startswith("features") else s
+        rules += [(block % n + rf"\.{theirs}", rf"layer{s + 1}_\1/{ours}") for theirs, ours in (
+            ("(norm1|norm2|attn)", r"\2"), (r"attn\.(qkv|proj)", r"attn/\2"),
+            (mlp[0], "mlp/fc1"), (mlp[1], "mlp/fc2"))]
+        n = n + 1 if merging.startswith("features") else s
+        rules.append((merging % n + r"\.(norm|reduction)", rf"downsample{s + 1}/\1"))
+    return rules
+
+
+_MMACTION_BLOCKS: Rules = [  # residual blocks, with the halves of R(2+1)D's convolutions
+    (r"(?:backbone\.)?layer(\d)\.(\d+)\.conv(\d)\.conv(?:\.net)?", r"layer\1_\2/conv\3"),
+    (r"(?:backbone\.)?layer(\d)\.(\d+)\.conv(\d)\.bn", r"layer\1_\2/bn\3"),
+    (r"(?:backbone\.)?layer(\d)\.(\d+)\.downsample\.(conv|bn)", r"layer\1_\2/downsample_\3"),
+    (r"(?:backbone\.)?layer(\d)\.(\d+)\.conv(\d)\.conv\.((?:conv|bn)_[st])", r"layer\1_\2/conv\3/\4"),
+    (r"(?:backbone\.)?layer(\d)\.(\d+)\.downsample\.conv\.((?:conv|bn)_[st])",
+     r"layer\1_\2/downsample_conv/\3"),
+]
+
+# The modules of I3D by their number in torchvision's S3D, which counts the max-pools too.
+S3D_NUMBERS = {
+    0: "Conv3d_1a_7x7", 2: "Conv3d_2b_1x1", 3: "Conv3d_2c_3x3", 5: "Mixed_3b", 6: "Mixed_3c",
+    8: "Mixed_4b", 9: "Mixed_4c", 10: "Mixed_4d", 11: "Mixed_4e", 12: "Mixed_4f", 14: "Mixed_5b",
+    15: "Mixed_5c"}
+_MIXED = [name for name in S3D_NUMBERS.values() if name.startswith("Mixed")]
+_SEPARABLE = ((r"\.0\.0", "conv"), (r"\.0\.1", "bn"), (r"\.1\.0", "conv_t"), (r"\.1\.1", "bn_t"))
+
+
+def _branches(first: int) -> list[tuple[str, str]]:
+    """Branches of an Inception block, numbered from `first`, and their names here."""
+    return [(f"{first + n}{rest}", f"b{n}{ours}") for n, rest, ours in (
+        (0, "", ""), (1, r"\.0", "a"), (1, r"\.1", "b"), (2, r"\.0", "a"), (2, r"\.1", "b"),
+        (3, r"\.1", "b"))]
+
+
+_S3D_UNITS = [  # our unit, its number in torchvision, whether it has two halves
+    *((name, str(n), name != "Conv3d_2b_1x1") for n, name in S3D_NUMBERS.items() if name not in _MIXED),
+    *((f"{name}/{ours}", rf"{n}\.branch{theirs}", ours in ("b1b", "b2b"))
+      for n, name in S3D_NUMBERS.items() if name in _MIXED for theirs, ours in _branches(0))]
+
+
 NAMING: dict[str, Rules] = {
-    "mmaction2 ResNet": [  # TSN, SlowOnly, I3D; TSM wraps the first convolution: `.net`
+    "mmaction2 ResNet": [  # TSN, TSM (which wraps the first convolution: `.net`) and all 3-D ResNets
         (r"(?:backbone\.)?conv1\.conv", "conv1"),
         (r"(?:backbone\.)?conv1\.bn", "bn1"),
-        (r"(?:backbone\.)?layer(\d)\.(\d+)\.conv(\d)\.conv(?:\.net)?", r"layer\1_\2/conv\3"),
-        (r"(?:backbone\.)?layer(\d)\.(\d+)\.conv(\d)\.bn", r"layer\1_\2/bn\3"),
-        (r"(?:backbone\.)?layer(\d)\.(\d+)\.downsample\.(conv|bn)", r"layer\1_\2/downsample_\3"),
+        *_MMACTION_BLOCKS,
+        (r"(?:backbone\.)?conv1\.conv\.((?:conv|bn)_[st])", r"conv1/\1"),  # R(2+1)D
+        (r"neck\.spatial_modulation\.spatial_modulation\.(\d)\.(\d)\.(conv|bn)",  # TPN
+         r"neck/spatial_modulation_\1_\2/\3"),
+        (r"neck\.(temporal_modulation|downsample)_ops\.(\d)\.conv\.conv", r"neck/\1_ops_\2"),
+        (r"neck\.level_fusion_(\d)\.downsamples\.(\d)\.conv\.(conv|bn)",
+         r"neck/level_fusion_\1/downsamples_\2/\3"),
+        (r"neck\.level_fusion_(\d)\.fusion_conv\.(conv|bn)", r"neck/level_fusion_\1/fusion_conv/\2"),
+        (r"neck\.pyramid_fusion\.(conv|bn)", r"neck/pyramid_fusion/\1"),
+        (r"neck\.aux_head\.conv\.(conv|bn)", r"auxiliary/conv/\1"),
+        (r"neck\.aux_head\.fc", "auxiliary/fc"),
         (r"cls_head\.fc_cls", "fc"),
     ],
+    "mmaction2 X3D": [
+        (r"(?:backbone\.)?(conv1_[st]|conv5)\.conv", r"\1"),
+        (r"(?:backbone\.)?conv1_t\.bn", "bn1"), (r"(?:backbone\.)?conv5\.bn", "bn5"),
+        *_MMACTION_BLOCKS,
+        (r"(?:backbone\.)?layer(\d)\.(\d+)\.se_module\.(fc\d)", r"layer\1_\2/se_module/\3"),
+        (r"cls_head\.fc1", "fc1"), (r"cls_head\.fc2", "fc"),
+    ],
+    "PySlowFast X3D": [
+        (r"s1\.pathway0_stem\.conv_xy", "conv1_s"), (r"s1\.pathway0_stem\.conv", "conv1_t"),
+        (r"s1\.pathway0_stem\.bn", "bn1"),
+        *((rf"s{s + 1}\.pathway0_res(\d+)\.{theirs}", rf"layer{s}_\1/{ours}")
+          for s in range(1, 5) for theirs, ours in (
+              ("branch1", "downsample_conv"), ("branch1_bn", "downsample_bn"),
+              (r"branch2\.a", "conv1"), (r"branch2\.a_bn", "bn1"), (r"branch2\.b", "conv2"),
+              (r"branch2\.b_bn", "bn2"), (r"branch2\.c", "conv3"), (r"branch2\.c_bn", "bn3"),
+              (r"branch2\.se\.(fc\d)", r"se_module/\2"))),
+        (r"head\.conv_5", "conv5"), (r"head\.conv_5_bn", "bn5"), (r"head\.lin_5", "fc1"),
+        (r"head\.projection", "fc"),
+    ],
+    "torchvision VideoResNet": [  # R3D, MC3
+        (r"stem\.0", "conv1"), (r"stem\.1", "bn1"), ("fc", "fc"),
+        (r"layer(\d)\.(\d+)\.conv(\d)\.0", r"layer\1_\2/conv\3"),
+        (r"layer(\d)\.(\d+)\.conv(\d)\.1", r"layer\1_\2/bn\3"),
+        (r"layer(\d)\.(\d+)\.downsample\.0", r"layer\1_\2/downsample_conv"),
+        (r"layer(\d)\.(\d+)\.downsample\.1", r"layer\1_\2/downsample_bn"),
+    ],
+    "torchvision R(2+1)D": [
+        *((rf"stem\.{i}", path) for i, path in (
+            (0, "conv1/conv_s"), (1, "conv1/bn_s"), (3, "conv1/conv_t"), (4, "bn1"))),
+        *((rf"layer(\d)\.(\d+)\.conv(\d)\.0\.{i}", rf"layer\1_\2/conv\3/{name}")
+          for i, name in ((0, "conv_s"), (1, "bn_s"), (3, "conv_t"))),
+        (r"layer(\d)\.(\d+)\.conv(\d)\.1", r"layer\1_\2/bn\3"),
+        (r"layer(\d)\.(\d+)\.downsample\.0", r"layer\1_\2/downsample_conv"),
+        (r"layer(\d)\.(\d+)\.downsample\.1", r"layer\1_\2/downsample_bn"),
+        ("fc", "fc"),
+    ],
+    "pytorch-i3d": [
+        (r"(Conv3d_\w+)\.conv3d", r"\1/conv"), (r"(Conv3d_\w+)\.bn", r"\1/bn"),
+        (r"(Mixed_\w+)\.(b\d\w?)\.conv3d", r"\1/\2/conv"), (r"(Mixed_\w+)\.(b\d\w?)\.bn", r"\1/\2/bn"),
+        (r"logits\.conv3d", "fc"),
+    ],
+    "IBM I3D": [  # IBM/action-recognition-pytorch
+        *((rf"conv{i}\.(conv|bn)", rf"{name}/\1")
+          for i, name in ((1, "Conv3d_1a_7x7"), (2, "Conv3d_2b_1x1"), (3, "Conv3d_2c_3x3"))),
+        *((rf"inception{mixed[-2]}{chr(ord(mixed[-1]) - 1)}\.branch{theirs}\.(conv|bn)",
+           rf"{mixed}/{ours}/\1") for mixed in _MIXED for theirs, ours in _branches(1)),  # 3a: Mixed_3b
+        ("fc", "fc"),
+    ],
+    "torchvision S3D": [
+        *((rf"features\.{i}{theirs}", rf"{unit}/{ours}") for unit, i, separable in _S3D_UNITS
+          for theirs, ours in (_SEPARABLE if separable else ((r"\.0", "conv"), (r"\.1", "bn")))),
+        (r"classifier\.1", "fc"),
+    ],
+    "tefandasy/CorrNet": [
+        (r"conv1\.0", "conv1"), (r"conv1\.1", "bn1"), ("fc", "fc"),
+        *((rf"res{s + 1}\.(\d+)\.{theirs}", rf"layer{s}_\1/{ours}")
+          for s in range(1, 5) for theirs, ours in (
+              (r"conv(\d)\.0", r"conv\2"), (r"conv(\d)\.1", r"bn\2"),
+              (r"conv(\d)\.0\.spatial_conv", r"conv\2/conv_s"), (r"conv(\d)\.0\.bn", r"conv\2/bn_s"),
+              (r"conv(\d)\.0\.temporal_conv", r"conv\2/conv_t"),
+              (r"(encode|decode|downsample)_conv\.0", r"\2_conv"),
+              (r"(encode|decode|downsample)_conv\.1", r"\2_bn"), ("correlation", "correlation"))),
+    ],
     "torchvision ResNet": [
-        (r"(conv1|bn1|fc)", r"\1"),
+        (r"(?:conv|bn)[123]|fc", r"\g<0>"),  # 2 and 3: the deep stem of CSAILVision's dilated ones
         (r"layer(\d)\.(\d+)\.((?:conv|bn)\d)", r"layer\1_\2/\3"),
         (r"layer(\d)\.(\d+)\.downsample\.0", r"layer\1_\2/downsample_conv"),
         (r"layer(\d)\.(\d+)\.downsample\.1", r"layer\1_\2/downsample_bn"),
@@ -91,6 +206,43 @@ NAMING: dict[str, Rules] = {
             {"0": "depthwise_conv", "1": "depthwise_bn", "3": "project_conv", "4": "project_bn"},
             {r"0(?:\.net)?": "expand_conv", "1": "expand_bn", "3": "depthwise_conv",
              "4": "depthwise_bn", "6": "project_conv", "7": "project_bn"}),
+    ],
+    "Video Swin": [  # mmaction2 and Video-Swin-Transformer; 2-D Swin files have `head`
+        (r"(?:backbone\.)?patch_embed\.(proj|norm)", r"patch_embed/\1"),
+        (r"(?:backbone\.)?norm", "norm"),
+        (r"cls_head\.fc_cls|head", "fc"),
+        *_swin_stages(r"(?:backbone\.)?layers\.%d\.blocks\.(\d+)",
+                      r"(?:backbone\.)?layers\.%d\.downsample", (r"mlp\.fc1", r"mlp\.fc2")),
+    ],
+    "torchvision Video Swin": [
+        (r"patch_embed\.(proj|norm)", r"patch_embed/\1"),
+        (r"norm", "norm"),
+        (r"head", "fc"),
+        *_swin_stages(r"features\.%d\.(\d+)", r"features\.%d", (r"mlp\.0", r"mlp\.3")),
+    ],
+    "torchvision MViT": [
+        (r"pos_encoding", ""),
+        (r"conv_proj|norm", r"\g<0>"),
+        (r"head\.1", "fc"),
+        (r"blocks\.(\d+)\.(norm1|norm2|attn|project)", r"blocks_\1/\2"),
+        (r"blocks\.(\d+)\.attn\.qkv", r"blocks_\1/attn/qkv"),
+        (r"blocks\.(\d+)\.attn\.project\.0", r"blocks_\1/attn/project"),
+        (r"blocks\.(\d+)\.attn\.pool_([qkv])\.pool", r"blocks_\1/attn/pool_\2"),
+        (r"blocks\.(\d+)\.attn\.pool_([qkv])\.norm_act\.0", r"blocks_\1/attn/norm_\2"),
+        (r"blocks\.(\d+)\.mlp\.0", r"blocks_\1/mlp/fc1"),
+        (r"blocks\.(\d+)\.mlp\.3", r"blocks_\1/mlp/fc2"),
+    ],
+    "MSDNet-PyTorch": [
+        *[(pattern + rf"\.{n}", rf"{path}/{ours}")
+          for pattern, path in (
+              (r"blocks\.0\.0\.layers\.(\d+)(?:\.net)?", r"blocks_0_0/layers_\1"),
+              (r"blocks\.(\d+)\.(\d+)\.m\.(\d+)\.net", r"blocks_\1_\2/m_\3"),
+              (r"classifier\.(\d+)\.m\.(\d+)\.net", r"classifier_\1/m_\2"))
+          for n, ours in enumerate(("conv", "bn"))],
+        *[(rf"blocks\.(\d+)\.(\d+)\.layers\.(\d+)\.(conv_normal|conv_down)\.net\.{n}",
+           rf"blocks_\1_\2/layers_\3/\4/{ours}")
+          for n, ours in ((0, "conv1"), (1, "bn1"), (3, "conv2"), (4, "bn2"))],
+        (r"classifier\.(\d+)\.linear", r"classifier_\1/fc"),
     ],
 }
 

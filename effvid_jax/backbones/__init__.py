@@ -1,0 +1,82 @@
+"""Backbones by name: pure Flax definitions that know no config, file or loss.
+
+    model = make_backbone("tsm_resnet50", num_classes=174)
+    variables = model.init(jax.random.key(0), clip_BTHWC)
+    logits_BK, features = model.apply(variables, clip_BTHWC)
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from functools import partial
+
+import flax.linen as nn
+
+from effvid_jax.backbones import (
+    corrnet,
+    dilated_resnet,
+    i3d,
+    mobilenet_v2,
+    msdnet,
+    mvit,
+    resnet,
+    resnet3d,
+    s3d,
+    swin3d,
+    tpn,
+    x3d,
+)
+
+BACKBONES: dict[str, Callable[..., nn.Module]] = {
+    **{f"resnet{d}": partial(resnet.resnet, d) for d in resnet.DEPTHS},
+    **{f"tsm_resnet{d}": partial(resnet.resnet, d, shift=True) for d in (18, 50, 101)},
+    "mobilenet_v2": mobilenet_v2.mobilenet_v2,
+    "tsm_mobilenet_v2": partial(mobilenet_v2.mobilenet_v2, shift=True),
+    "slowonly_resnet50": resnet3d.slowonly,
+    "i3d_resnet50": resnet3d.i3d_resnet,
+    "r2plus1d_18": resnet3d.r2plus1d_18,
+    "r2plus1d_34": resnet3d.r2plus1d_mmaction,
+    "r2plus1d_18_vared": resnet3d.r2plus1d_18_vared,
+    "r3d_18": resnet3d.r3d_18,
+    "mc3_18": resnet3d.mc3_18,
+    "i3d": i3d.i3d,
+    "i3d_tp": i3d.i3d_tp,
+    "s3d": s3d.s3d,
+    **{f"x3d_{size}": partial(x3d.x3d, size) for size in x3d.DEPTHS},
+    "tpn_slowonly_resnet50": tpn.tpn_slowonly,
+    "tpn_tsm_resnet50": tpn.tpn_tsm,
+    "tpn_r2plus1d_18": tpn.tpn_r2plus1d_18,
+    "corrnet_26": partial(corrnet.corrnet, 26),
+    "corrnet_50": partial(corrnet.corrnet, 50),
+    "corrnet_r2plus1d_18": corrnet.corrnet_r2plus1d_18,
+    **{f"swin3d_{v}": partial(swin3d.swin3d, v) for v in swin3d.VARIANTS},
+    "mvit_v2_s": mvit.mvit_v2_s,
+    "msdnet_38": msdnet.msdnet,
+    "msdnet_b4_s4": partial(msdnet.msdnet, base=4, step=4),
+    "dilated_resnet18": dilated_resnet.dilated_resnet18,
+}
+
+
+def make_backbone(name: str, num_classes: int, **options) -> nn.Module:
+    """The Linen module called `name` with a classifier of `num_classes`.
+
+    Args:
+        name: a key of `BACKBONES`.
+        num_classes: K.
+        **options: fields of the module, such as `dtype`, `dropout`, `width`, `conv`.
+
+    Returns:
+        A module with `(logits_BK, features) = module.apply(variables, clip_BTHWC, train=False)`.
+
+    Raises:
+        ValueError: unknown name (with close matches) or unknown option.
+    """
+    if name not in BACKBONES:
+        close = difflib.get_close_matches(name, BACKBONES)
+        raise ValueError(f"unknown backbone {name!r}. Close matches: {close}. All: {sorted(BACKBONES)}")
+    try:
+        return BACKBONES[name](num_classes=num_classes, **options)
+    except TypeError as error:
+        raise ValueError(f"backbone {name!r} does not take these options {sorted(options)}: {error}"
+                         ) from error

@@ -1,0 +1,149 @@
+"""Dilated ResNet-18: the segmentation encoder of VA-RED2 (arXiv 2102.07887), output stride 8.
+
+Sources: `mit_semseg/models/resnet.py` and `ResnetDilated` (dilate_scale=8) in `models.py` of
+CSAILVision/semantic-segmentation-pytorch. Against torchvision's ResNet-18: a stem of three 3x3
+convolutions (64, 64, 128 channels), and stages 3 and 4 dilated instead of strided. Which encoder
+VA-RED2 used is not published; this one's cost at 224 pixels is the paper's 10.6.
+
+    clip (B,T,H,W,3) ─ stem (1/4) ─ stage 1 (1/4) ─ 2 (1/8) ─ 3, 4 dilated (1/8) = features (512)
+
+Frames are independent. Logits come from the mean over space and frames, as for the classifier that
+the encoder is pretrained with; `classify(features)` gives logits per position.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+
+from effvid_jax.backbones import blocks
+
+STAGES = (  # channels, stride of the first block, dilation of its first convolution, of all others
+    (64, 1, 1, 1),
+    (128, 2, 1, 1),
+    (256, 1, 1, 2),
+    (512, 1, 2, 4),
+)
+
+
+class DilatedBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut; `(B,T,H,W,C)` in and out.
+
+    Attributes:
+        width: channels of the output.
+        stride: of the first convolution.
+        dilations: of the first and of the second convolution.
+        project: whether the shortcut is a 1x1 convolution.
+        conv, norm: module classes.
+    """
+
+    width: int
+    stride: int = 1
+    dilations: tuple[int, int] = (1, 1)
+    project: bool = False
+    conv: blocks.ModuleDef = blocks.Conv
+    norm: blocks.ModuleDef = blocks.BatchNorm
+
+    def setup(self):
+        first, second = self.dilations
+        self.conv1 = self.conv(self.width, (3, 3), self.stride, first, dilation=first)
+        self.bn1 = self.norm()
+        self.conv2 = self.conv(self.width, (3, 3), 1, second, dilation=second)
+        self.bn2 = self.norm()
+        if self.project:
+            self.downsample_conv = self.conv(self.width, (1, 1), self.stride)
+            self.downsample_bn = self.norm()
+
+    def __call__(self, x, train: bool = False):
+        y = blocks.relu(self.bn1(self.conv1(x, train), train))
+        y = self.bn2(self.conv2(y, train), train)
+        if self.project:
+            x = self.downsample_bn(self.downsample_conv(x, train), train)
+        return blocks.relu(x + y)
+
+
+class DilatedResNet18(nn.Module):
+    """See the module docstring for the flow.
+
+    Attributes:
+        num_classes: K.
+        dropout: rate before the classifier.
+        conv, norm: module classes; `conv` must keep the contract of `blocks.Conv`.
+        bn_groups: see `blocks.BatchNorm.groups`.
+        dtype: computation type (parameters stay float32).
+    """
+
+    num_classes: int
+    dropout: float = 0.5
+    conv: blocks.ModuleDef = blocks.Conv
+    norm: blocks.ModuleDef = blocks.BatchNorm
+    bn_groups: int = 1
+    dtype: Any = None
+
+    def setup(self):
+        conv = partial(self.conv, dtype=self.dtype)
+        norm = partial(self.norm, groups=self.bn_groups, dtype=self.dtype)
+        self.conv1, self.bn1 = conv(64, (3, 3), 2, 1), norm()
+        self.conv2, self.bn2 = conv(64, (3, 3), 1, 1), norm()
+        self.conv3, self.bn3 = conv(128, (3, 3), 1, 1), norm()
+        for s, (width, stride, first, others) in enumerate(STAGES, start=1):
+            setattr(self, f"layer{s}", [  # stage 1 projects too: the stem has 128 channels
+                DilatedBlock(width, stride, (first, others), True, conv, norm),
+                DilatedBlock(width, 1, (others, others), False, conv, norm)])
+        self.drop = nn.Dropout(self.dropout)
+        self.fc = blocks.Dense(self.num_classes, dtype=self.dtype,
+                               kernel_init=nn.initializers.normal(0.001))
+
+    @property
+    def num_stages(self) -> int:
+        """Number of stages that `run_stage` accepts, 1-based."""
+        return len(STAGES)
+
+    def run_stem(self, x_BTHWC, train: bool = False):
+        """Clip -> map after the stem, at 1/4 of the resolution."""
+        x = blocks.relu(self.bn1(self.conv1(x_BTHWC, train), train))
+        x = blocks.relu(self.bn2(self.conv2(x, train), train))
+        x = blocks.relu(self.bn3(self.conv3(x, train), train))
+        return blocks.max_pool(x, (3, 3), (2, 2), (1, 1))
+
+    def run_stage(self, stage: int, x, train: bool = False):
+        """Runs residual stage `stage` (1-based) on the map before it."""
+        for block in getattr(self, f"layer{stage}"):
+            x = block(x, train)
+        return x
+
+    def run_head(self, features_BTHWC, train: bool = False):
+        """Last map -> (logits (B,K), frame features (B,T,C))."""
+        pooled_BTC = blocks.global_avg_pool(features_BTHWC)
+        return self.fc(self.drop(pooled_BTC.mean(axis=1), deterministic=not train)), pooled_BTC
+
+    def classify(self, features):
+        """The classifier alone, on any (..., C): for logits per position or per frame."""
+        return self.fc(features)
+
+    def __call__(self, x_BTHWC, train: bool = False):
+        """Forward pass.
+
+        Args:
+            x_BTHWC: normalised clip (B, T, H, W, 3).
+            train: batch statistics and dropout on; needs the 'dropout' rng and mutable
+                'batch_stats'.
+
+        Returns:
+            logits (B, K), and a dict of named maps (B, T, h, w, C): 'stem', 'stage1'...'stage4',
+            'features' (the last one), and 'pooled' (B, T, C).
+        """
+        out = {"stem": self.run_stem(x_BTHWC, train)}
+        x = out["stem"]
+        for s in range(1, self.num_stages + 1):
+            x = out[f"stage{s}"] = self.run_stage(s, x, train)
+        out["features"] = x
+        logits, out["pooled"] = self.run_head(x, train)
+        return logits, out
+
+
+def dilated_resnet18(**options):
+    """Dilated ResNet-18 with output stride 8."""
+    return DilatedResNet18(**options)
