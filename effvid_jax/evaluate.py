@@ -40,6 +40,10 @@ def evaluate(predict, variables, config, mesh, class_names, *, split: str = "val
     """
     pipeline = data_pipelines.make_pipeline(
         config.data, split, process_index=jax.process_index(), process_count=jax.process_count())
+    if len(pipeline.source.class_names) != len(class_names):
+        raise ValueError(
+            f"the network has {len(class_names)} classes, split {split!r} of config.data has "
+            f"{len(pipeline.source.class_names)}: give the data it was trained for.")
     multi_label = config.data.multi_label
     keep = ("label", "mask", "id") + (("labels",) if multi_label else ())
     found: dict[str, list] = {name: [] for name in (*keep, "scores", "gmacs")}

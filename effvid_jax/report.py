@@ -55,11 +55,13 @@ class Network:
 
     @property
     def architecture(self) -> str:
-        """Backbone, with the options that make it another network."""
-        model = self.config.model
-        options = [f"{k} {'-'.join(map(str, v)) if isinstance(v, (list, tuple)) else v}"
-                   for k, v in model.options.items()]
-        return f"{model.backbone} ({', '.join(options)})" if options else model.backbone
+        """Backbone, with the width and depth that make it another network."""
+        model, size = self.config.model, []
+        if "width" in model.options:
+            size.append(f"width {model.options.width}")
+        if "stage_sizes" in model.options:
+            size.append("blocks " + "-".join(map(str, model.options.stage_sizes)))
+        return f"{model.backbone} ({', '.join(size)})" if size else model.backbone
 
     def row(self) -> dict[str, Any]:
         """The network's line of the table."""

@@ -100,7 +100,7 @@ def count_classes(state: State) -> int | None:
 
 
 def _classifier_leaves(paths: Iterable[str]) -> list[str]:
-    """Those of `paths` that belong to a classifier: 'fc/kernel', or one per exit, 'classifier_0/fc/bias'."""
+    """Those of `paths` that belong to a classifier: 'fc/kernel', or 'classifier_0/fc/kernel'."""
     return [path for path in paths if path.split("/")[-2:-1] == [CLASSIFIER]]
 
 

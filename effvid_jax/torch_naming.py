@@ -40,7 +40,7 @@ def _mobilenet_blocks(prefix: str, first: dict[str, str], others: dict[str, str]
 
 
 def _swin_stages(block: str, merging: str, mlp: tuple[str, str]) -> Rules:
-    """Four stages; `block` and `merging` are patterns with %d for the stage from 0 (or twice it)."""
+    """Four stages; `block` and `merging` are patterns with %d for the stage (or its list index)."""
     rules = []
     for s in range(4):
         n = 2 * s if merging.startswith("features") else s

@@ -78,9 +78,9 @@ def test_frozen_variables_do_not_move_in_a_step(teacher, benchmark_root):
 @pytest.mark.parametrize(("changes", "wanted"), [
     ({"method.teacher": "/nowhere"}, "no checkpoint here"),
     ({"method.loss": "mse"}, "config.method.loss='mse'"),
-    ({"model.resolution": 8}, "resolution 8x8 is too small.*16x16"),
+    ({"model.resolution": 8}, "resolution 8x8 is too small.*config.model.resolution.*9x9"),
     ({"model.backbone": "tsm_resnet19"}, "unknown backbone 'tsm_resnet19'.*tsm_resnet18"),
-    ({"model.options.width": 8}, "64 channels.*128.*position_kl"),
+    ({"model.options.width": 8}, "32 channels.*64.*position_kl"),
     ({"data.batch_size": 7}, "batch_size"),
     ({"optim.groups": "tms"}, "config.optim.groups='tms'"),
     ({"train.min_reference_ratio": 30.0}, "teacher at step 0 has top-1 .*min_reference_ratio"),
@@ -95,7 +95,7 @@ def test_refusals_before_the_first_step(teacher, tmp_path, benchmark_root, chang
 
 
 def test_teacher_of_other_classes(tmp_path, benchmark_root):
-    variables = {"params": {}, "batch_stats": {}}
+    variables = {"params": {"fc": {"bias": np.zeros(3)}}, "batch_stats": {}}
     model = supervised_minik.get_config("tiny").model
     checkpoint.save_imported(str(tmp_path / "t"), variables, {"model": model.to_dict()}, list("abc"))
     with pytest.raises(ValueError, match="3 classes, the data has 16"):

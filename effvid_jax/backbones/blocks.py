@@ -338,7 +338,7 @@ class LayerNorm(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (arXiv 1603.09382): drops a residual branch for whole examples while training.
+    """Stochastic depth (arXiv 1603.09382): in training, drops a residual branch for whole examples.
 
     Attributes:
         rate: probability per example (axis 0); survivors are divided by 1 - rate.
@@ -409,7 +409,8 @@ def gelu(x):
 
 def softmax(x):
     """Softmax over the last axis, computed in float32 or wider."""
-    return jax.nn.softmax(x.astype(jnp.promote_types(jnp.float32, x.dtype)), axis=-1).astype(x.dtype)
+    wide = jnp.promote_types(jnp.float32, x.dtype)
+    return jax.nn.softmax(x.astype(wide), axis=-1).astype(x.dtype)
 
 
 def einsum(spec: str, x, y):

@@ -19,6 +19,7 @@ from typing import Any
 import flax.linen as nn
 
 from effvid_jax.backbones import blocks
+from effvid_jax.backbones.backbone import Backbone
 
 STAGES = (  # channels, stride of the first block, dilation of its first convolution, of all others
     (64, 1, 1, 1),
@@ -64,7 +65,7 @@ class DilatedBlock(nn.Module):
         return blocks.relu(x + y)
 
 
-class DilatedResNet18(nn.Module):
+class DilatedResNet18(Backbone):
     """See the module docstring for the flow.
 
     Attributes:
@@ -118,30 +119,6 @@ class DilatedResNet18(nn.Module):
         """Last map -> (logits (B,K), frame features (B,T,C))."""
         pooled_BTC = blocks.global_avg_pool(features_BTHWC)
         return self.fc(self.drop(pooled_BTC.mean(axis=1), deterministic=not train)), pooled_BTC
-
-    def classify(self, features):
-        """The classifier alone, on any (..., C): for logits per position or per frame."""
-        return self.fc(features)
-
-    def __call__(self, x_BTHWC, train: bool = False):
-        """Forward pass.
-
-        Args:
-            x_BTHWC: normalised clip (B, T, H, W, 3).
-            train: batch statistics and dropout on; needs the 'dropout' rng and mutable
-                'batch_stats'.
-
-        Returns:
-            logits (B, K), and a dict of named maps (B, T, h, w, C): 'stem', 'stage1'...'stage4',
-            'features' (the last one), and 'pooled' (B, T, C).
-        """
-        out = {"stem": self.run_stem(x_BTHWC, train)}
-        x = out["stem"]
-        for s in range(1, self.num_stages + 1):
-            x = out[f"stage{s}"] = self.run_stage(s, x, train)
-        out["features"] = x
-        logits, out["pooled"] = self.run_head(x, train)
-        return logits, out
 
 
 def dilated_resnet18(**options):

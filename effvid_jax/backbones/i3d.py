@@ -19,6 +19,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from effvid_jax.backbones import blocks
+from effvid_jax.backbones.backbone import Backbone
 from effvid_jax.backbones.mobilenet_v2 import round_channels
 
 Axes = tuple[int, int, int]  # time, height, width
@@ -67,7 +68,7 @@ class Mixed(nn.Module):
             self.b2b(self.b2a(x, train), train), self.b3b(pooled, train)], axis=-1)
 
 
-class Inception3D(nn.Module):
+class Inception3D(Backbone):
     """3-D Inception-v1; see the module docstring for the flow.
 
     Attributes:
@@ -170,29 +171,6 @@ class Inception3D(nn.Module):
         window = tuple(min(k, n) for k, n in zip(self.head_pool, features_BTHWC.shape[1:4]))
         pooled = blocks.avg_pool(features_BTHWC, window, (1, 1, 1), (0, 0, 0))
         return self.fc(self.drop(pooled, deterministic=not train))
-
-    def classify(self, features):
-        """The classifier alone, on any (..., C): for logits per position or per frame."""
-        return self.fc(features)
-
-    def __call__(self, x_BTHWC, train: bool = False):
-        """Forward pass.
-
-        Args:
-            x_BTHWC: normalised clip (B, T, H, W, 3).
-            train: batch statistics and dropout on; needs the 'dropout' rng and mutable 'batch_stats'.
-
-        Returns:
-            logits (B, K), and a dict of named maps (B, T', h, w, C): 'stem', 'stage1'...'stage4',
-            'features' (the last one), and 'pooled' (B, T', C).
-        """
-        out = {"stem": self.run_stem(x_BTHWC, train)}
-        x = out["stem"]
-        for s in range(1, self.num_stages + 1):
-            x = out[f"stage{s}"] = self.run_stage(s, x, train)
-        out["features"] = x
-        logits, out["pooled"] = self.run_head(x, train)
-        return logits, out
 
 
 def i3d(**options) -> Inception3D:

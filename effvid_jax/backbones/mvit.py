@@ -135,7 +135,7 @@ class Attention(nn.Module):
 
 
 def _pool_tokens(tokens, size, pool):
-    """Applies `pool`, a function of (..., T, H, W, C), to all but the first of (..., 1 + THW, C)."""
+    """Applies `pool`, made for (..., T, H, W, C), to all but the first of (..., 1 + THW, C)."""
     lead, c = tokens.shape[:-2], tokens.shape[-1]
     grid = pool(tokens[..., 1:, :].reshape(*lead, *size, c))
     size = grid.shape[-4:-1]

@@ -16,6 +16,7 @@ from typing import Any
 import flax.linen as nn
 
 from effvid_jax.backbones import blocks
+from effvid_jax.backbones.backbone import FrameBackbone
 
 DEPTHS = {  # depth: (blocks per stage, bottleneck?)
     18: ((2, 2, 2, 2), False),
@@ -87,7 +88,7 @@ class Bottleneck(nn.Module):
         return blocks.relu(x + y)
 
 
-class ResNet(nn.Module):
+class ResNet(FrameBackbone):
     """ResNet applied to each frame; see the module docstring for the flow.
 
     Attributes:
@@ -169,38 +170,6 @@ class ResNet(nn.Module):
         for block in getattr(self, f"layer{stage}"):
             x = block(x, train)
         return x
-
-    def run_head(self, features_BTHWC, train: bool = False):
-        """Last map -> (logits (B,K), frame features (B,T,C))."""
-        pooled_BTC = blocks.global_avg_pool(features_BTHWC)
-        if self.consensus == "features":
-            logits = self.fc(self.drop(pooled_BTC.mean(axis=1), deterministic=not train))
-        else:
-            logits = self.fc(self.drop(pooled_BTC, deterministic=not train)).mean(axis=1)
-        return logits, pooled_BTC
-
-    def classify(self, features):
-        """The classifier alone, on any (..., C): for logits per position or per frame."""
-        return self.fc(features)
-
-    def __call__(self, x_BTHWC, train: bool = False):
-        """Forward pass.
-
-        Args:
-            x_BTHWC: normalised clip (B, T, H, W, 3).
-            train: batch statistics and dropout on; needs the 'dropout' rng and mutable 'batch_stats'.
-
-        Returns:
-            logits (B, K), and a dict of named maps (B, T, h, w, C): 'stem', 'stage1'...'stage4',
-            'features' (the last one), and 'pooled' (B, T, C).
-        """
-        out = {"stem": self.run_stem(x_BTHWC, train)}
-        x = out["stem"]
-        for s in range(1, self.num_stages + 1):
-            x = out[f"stage{s}"] = self.run_stage(s, x, train)
-        out["features"] = x
-        logits, out["pooled"] = self.run_head(x, train)
-        return logits, out
 
 
 def resnet(depth: int, shift: bool | Callable = False, **options):

@@ -16,6 +16,7 @@ from typing import Any
 import flax.linen as nn
 
 from effvid_jax.backbones import blocks, resnet
+from effvid_jax.backbones.backbone import Backbone
 
 Axes = tuple[int, int, int]  # time, height, width
 FACTORINGS = ("", "torchvision", "blocks", "mmaction", "each")
@@ -165,7 +166,7 @@ class Bottleneck(nn.Module):
         return blocks.relu(x + y)
 
 
-class ResNet3D(nn.Module):
+class ResNet3D(Backbone):
     """3-D ResNet; see the module docstring for the flow.
 
     Attributes:
@@ -289,29 +290,6 @@ class ResNet3D(nn.Module):
         """Last map -> (logits (B,K), frame features (B,T,C))."""
         frames_BTC, clip_BC = blocks.clip_avg_pool(features_BTHWC)
         return self.fc(self.drop(clip_BC, deterministic=not train)), frames_BTC
-
-    def classify(self, features):
-        """The classifier alone, on any (..., C): for logits per position or per frame."""
-        return self.fc(features)
-
-    def __call__(self, x_BTHWC, train: bool = False):
-        """Forward pass.
-
-        Args:
-            x_BTHWC: normalised clip (B, T, H, W, 3).
-            train: batch statistics and dropout on; needs the 'dropout' rng and mutable 'batch_stats'.
-
-        Returns:
-            logits (B, K), and a dict of named maps (B, T', h, w, C): 'stem', 'stage1'...'stage4',
-            'features' (the last one), and 'pooled' (B, T', C).
-        """
-        out = {"stem": self.run_stem(x_BTHWC, train)}
-        x = out["stem"]
-        for s in range(1, self.num_stages + 1):
-            x = out[f"stage{s}"] = self.run_stage(s, x, train)
-        out["features"] = x
-        logits, out["pooled"] = self.run_head(x, train)
-        return logits, out
 
 
 # ------------------------------------------------------------------------------------- the networks

@@ -190,8 +190,8 @@ class WindowAttention(nn.Module):
         scores = blocks.einsum("bqhc,bkhc->bhqk", q, k)
         scores = scores + self._position_bias(window).astype(scores.dtype)
         if any(shift):
-            # Behind a barrier: otherwise XLA unfolds this constant into one of (windows, N, N).
-            labels = jax.lax.optimization_barrier(jnp.asarray(region_labels(padded, window, shift)))
+            # Compared in the graph: as a constant the mask would have (windows, N, N) entries.
+            labels = jnp.asarray(region_labels(padded, window, shift))
             mask = jnp.where(labels[:, :, None] == labels[:, None, :], 0, -100).astype(scores.dtype)
             scores = scores.reshape(b, -1, *scores.shape[1:]) + mask[:, None]
             scores = scores.reshape(-1, self.heads, n, n)

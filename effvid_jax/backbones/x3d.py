@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from effvid_jax.backbones import blocks
+from effvid_jax.backbones.backbone import Backbone
 from effvid_jax.backbones.mobilenet_v2 import round_channels
 
 DEPTHS = {"s": (3, 5, 11, 7), "m": (3, 5, 11, 7), "l": (5, 10, 25, 15)}  # blocks per stage
@@ -78,7 +79,7 @@ class Block(nn.Module):
         return blocks.relu(x + y)
 
 
-class X3D(nn.Module):
+class X3D(Backbone):
     """X3D; see the module docstring for the flow.
 
     Attributes:
@@ -88,7 +89,8 @@ class X3D(nn.Module):
         expansion: channels inside a block against its output.
         head_pool: None for the mean over the whole map (mmaction2), or the window of PySlowFast's head:
             (frames, side, side) of the last map at *training* resolution. On a larger clip it has
-            several positions; the logits are then the log of their mean probabilities.
+            several positions; the logits are then the log of their mean probabilities. It is clipped to
+            a smaller map, where the reference fails.
         zero_init: start the last batch norm of every block at 0, as both references do.
         dropout: rate before the classifier.
         conv, norm: module classes; `conv` must keep the contract of `blocks.Conv`.
@@ -167,7 +169,7 @@ class X3D(nn.Module):
 
     def position_logits(self, features_BTHWC, train: bool = False):
         """Logits of every position of the head's window (B, T', h', w', K)."""
-        window = self.head_pool
+        window = tuple(min(k, n) for k, n in zip(self.head_pool, features_BTHWC.shape[1:4]))
         return self._classify(blocks.avg_pool(features_BTHWC, window, (1, 1, 1), (0, 0, 0)), train)
 
     def _classify(self, pooled, train: bool = False):
@@ -176,25 +178,6 @@ class X3D(nn.Module):
     def classify(self, features):
         """The head after pooling, on any (..., C): for logits per position or per frame."""
         return self._classify(features)
-
-    def __call__(self, x_BTHWC, train: bool = False):
-        """Forward pass.
-
-        Args:
-            x_BTHWC: normalised clip (B, T, H, W, 3).
-            train: batch statistics and dropout on; needs the 'dropout' rng and mutable 'batch_stats'.
-
-        Returns:
-            logits (B, K), and a dict of named maps (B, T, h, w, C): 'stem', 'stage1'...'stage5',
-            'features' (the last one), and 'pooled' (B, T, C).
-        """
-        out = {"stem": self.run_stem(x_BTHWC, train)}
-        x = out["stem"]
-        for s in range(1, self.num_stages + 1):
-            x = out[f"stage{s}"] = self.run_stage(s, x, train)
-        out["features"] = x
-        logits, out["pooled"] = self.run_head(x, train)
-        return logits, out
 
 
 def x3d(size: str = "m", **options) -> X3D:

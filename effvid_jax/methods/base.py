@@ -126,7 +126,9 @@ def init_backbone(model: nn.Module, rng, clip_shape_BTHWC) -> tuple[Any, Any]:
         ValueError: the clip is too small for the network.
     """
     shape = (1, *clip_shape_BTHWC[1:])
-    cost.check_resolution(model, shape[1:])
+    cost.check_resolution(
+        model, shape[1:], f"{type(model).__name__} (config.model.resolution, or config.data.crop if that "
+        f"is 0)")
     variables = jax.jit(lambda key: model.init(key, jnp.zeros(shape)))(rng)
     return variables["params"], variables.get("batch_stats", {})
 

@@ -76,7 +76,7 @@ def make_loss(student, teacher, settings, low_resolution: int):
     """The training loss: (params, variables, batch, rng) -> (loss, (stats, scalars)).
 
     Args:
-        student, teacher: backbones; any module that returns `(logits, {'features': ..., 'pooled': ...})`
+        student, teacher: backbones; any module that returns `(logits, {'features': ...})`
             and has a `classify` method will do.
         settings: config with `loss`, `weight`, `temperature`, `kl_mean`, `teacher_bn`,
             `teacher_resolution`.
@@ -117,7 +117,7 @@ def distillation_loss(settings, out_s, out_t, classify_s, classify_t):
 
     Args:
         settings: see `make_loss`.
-        out_s, out_t: named features of student and teacher, 'features' (B,T,h,w,C), 'pooled' (B,T,C).
+        out_s, out_t: named features of student and teacher; read here: 'features' (B,T,h,w,C).
         classify_s, classify_t: the classifiers, (..., C) -> (..., K).
     """
     if settings.loss == "feature":
@@ -128,10 +128,11 @@ def distillation_loss(settings, out_s, out_t, classify_s, classify_t):
         scores_s = classify_s(base.resize(out_s["features"], f_t.shape[-2]))
         scores_t = classify_t(f_t)
     elif settings.loss == "frame_kl":
-        scores_s, scores_t = classify_s(out_s["pooled"]), classify_t(out_t["pooled"])
+        scores_s = classify_s(out_s["features"].mean(axis=(-3, -2)))  # (B, T, K), without dropout
+        scores_t = classify_t(out_t["features"].mean(axis=(-3, -2)))
     else:
-        scores_s = classify_s(out_s["pooled"].mean(axis=1))  # as the head, but without dropout
-        scores_t = classify_t(out_t["pooled"].mean(axis=1))
+        scores_s = classify_s(out_s["features"].mean(axis=(1, -3, -2)))
+        scores_t = classify_t(out_t["features"].mean(axis=(1, -3, -2)))
     kl = soft_kl(scores_s, jax.lax.stop_gradient(scores_t), settings.temperature)
     kl_B = kl.mean(axis=tuple(range(1, kl.ndim)))
     return kl_B / scores_s.shape[-1] if settings.kl_mean == "element" else kl_B

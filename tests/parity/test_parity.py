@@ -1,0 +1,92 @@
+"""The golden cases of `cases/`, and that the runner would notice if they did not pass."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from tests.parity import golden, run
+
+FILES = {path.stem: path for path in sorted(run.CASES.glob("*.json"))}
+SINGLE_PRECISION = ["mm_tsn_r18_8x112", "mm_tsm_mobilenetv2_8x112", "mm_rkd_r50_r50_eval_4x160",
+                    "tv_resnet18_224", "step_reskd_r18_r34"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def free_compiled_programs():
+    """Full-size networks, each compiled once: of no use to other tests."""
+    yield
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_float64(name):
+    result = run.run_case(FILES[name])
+    print(result)
+    assert result.status == "PASS", result
+
+
+@pytest.mark.parametrize("name", SINGLE_PRECISION)
+def test_float32(name):
+    result = run.run_case(FILES[name], x64=False)
+    print(result)
+    assert result.status == "PASS", result
+
+
+def altered(tmp_path, name, change):
+    """A copy of a case with `change` applied to its content."""
+    case = golden.load_case(FILES[name])
+    change(case)
+    path = tmp_path / "altered.json"
+    path.write_text(json.dumps(case))
+    return path
+
+
+def test_a_wrong_output_fails(tmp_path):
+    def change(case):
+        case["outputs"]["logits"]["values"][3] += 1e-5
+        case["features"]["layer3"]["sample"][5] += 1e-4
+        case["params"]["trainable"] += 1
+
+    result = run.run_case(altered(tmp_path, "tv_resnet18_224", change))
+    assert result.status == "FAIL" and 1e-6 < result.error < 1e-3
+    assert result.reason.startswith("feature layer3")  # in the order of the network
+    assert "logits" in result.reason and "11,689,513" in result.reason
+
+
+@pytest.mark.parametrize("part,message", [("fill", "weights"), ("input", "input")])
+def test_other_weights_or_input_fail_before_the_network_runs(tmp_path, part, message):
+    result = run.run_case(altered(tmp_path, "mm_tsn_r18_8x112",
+                                  lambda case: case[part].update(crc32=1)))
+    assert result.status == "FAIL" and f"rebuilt {message}" in result.reason
+
+
+@pytest.mark.parametrize("change", [
+    lambda case: case["arch"].update(type="Recognizer9D"),
+    lambda case: case["arch"]["backbone"].update(style="caffe"),
+    lambda case: case["arch"]["backbone"].update(type="ResNeXt"),
+    lambda case: case.update(kind="detection"),
+])
+def test_unknown_architectures_are_skipped(tmp_path, change):
+    result = run.run_case(altered(tmp_path, "mm_tsn_r18_8x112", change))
+    assert result.status == "SKIP" and "not built here" in result.reason
+
+
+def test_exit_codes_and_lines(tmp_path, capsys):
+    unknown = altered(tmp_path, "mm_tsn_r18_8x112", lambda case: case.update(kind="detection"))
+    pipe = next(path for name, path in FILES.items() if name.startswith("pipe_metrics"))
+    assert run.main([str(pipe)]) == 0
+    assert run.main([str(pipe), str(unknown)]) == 1  # a case that was asked for and skipped
+    assert run.main([str(tmp_path / "none.json")]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["PASS", "PASS", "SKIP", "FAIL"]
+    assert lines[0].startswith("PASS pipe_metrics e=")
+
+
+def test_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.parity.run", str(FILES["tv_resnet18_224"]), "--no-x64", "--time"],
+        capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("PASS tv_resnet18_224 e="), done.stderr
