@@ -7,10 +7,10 @@ the papers' claims rest on is built in:
 * Fine detail. A texture has a period of a few pixels at the nominal short side. At half the
   resolution it loses contrast and partly aliases, but does not vanish (ResKD).
   Patches and clutter have the same dark or bright rim, so motion is visible at any resolution.
-* Motion and order. The row is periodic along its direction and starts at a uniform phase, so no
-  single frame, not even the first or the last, tells the direction; reversed in time, left becomes
-  right and up becomes down. So it does in a horizontal mirror: `ensure_built` refuses data.flip
-  while left or right is a class.
+* Motion and order. The row is periodic along its direction and starts at a uniform phase, so a
+  single frame, even the first or the last, shows the axis of the motion but not its sign: it is
+  right in half of the clips at best. Reversed in time, left becomes right and up becomes down; so
+  left and right do in a mirror, which is why `ensure_built` refuses data.flip with these classes.
 * Binding. Clutter is patches of a coarse texture that stand or drift in unrelated directions: what
   counts is the direction of the fine texture.
 * Difficulty. Every clip draws a difficulty that sets contrast, clutter, occlusion, camera shake,

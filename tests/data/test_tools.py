@@ -320,7 +320,9 @@ def test_an_interrupted_tool_says_so(tmp_path):
     """Ctrl-C: exit code 130, one line, and what is finished stays."""
     process = subprocess.Popen(
         [sys.executable, "-m", "data_pipelines.synthetic", f"--out={tmp_path}"], cwd=ROOT,
-        stderr=subprocess.PIPE, text=True)
+        stderr=subprocess.PIPE, text=True,
+        # A test run in the background of a script ignores Ctrl-C, and its children with it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     while not list(tmp_path.rglob("*.mp4")):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)

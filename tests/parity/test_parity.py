@@ -1,6 +1,7 @@
 """The golden cases of `cases/`, and that the runner would notice if they did not pass."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -9,6 +10,8 @@ import pytest
 
 from tests.parity import golden, run
 
+# The families of the main job, always; of the others one small case each, the rest is marked slow.
+ALWAYS = re.compile(r"mm_ts|mm_rkd|tv_resnet|step_reskd_(r|tsm)|pipe_|mm_slowonly|mm_x3d")
 FILES = {path.stem: path for path in sorted(run.CASES.glob("*.json"))}
 SINGLE_PRECISION = ["mm_tsn_r18_8x112", "mm_tsm_mobilenetv2_8x112", "mm_rkd_r50_r50_eval_4x160",
                     "tv_resnet18_224", "step_reskd_r18_r34"]
@@ -21,7 +24,8 @@ def free_compiled_programs():
     jax.clear_caches()
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [
+    name if ALWAYS.match(name) else pytest.param(name, marks=pytest.mark.slow) for name in FILES])
 def test_float64(name):
     result = run.run_case(FILES[name])
     print(result)
