@@ -34,10 +34,11 @@ def run(start) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
-    except (ValueError, TrainingError, FileNotFoundError) as error:
+    except (ValueError, TrainingError, OSError) as error:
         if os.environ.get("EFFVID_TRACEBACK"):
             raise
-        print(f"\nerror: {error}\n(EFFVID_TRACEBACK=1 shows where it came from)", file=sys.stderr)
+        late = "Configuration is not available" in str(error)  # the config file is read when asked for
+        print(f"\nerror: {_last_words(error) if late else error}\n(EFFVID_TRACEBACK=1 shows where it came from)", file=sys.stderr)
         return 1
 
 
@@ -50,9 +51,19 @@ def parse_flags(argv):
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
-        raise UserError(str(error)) from error
-    except (AttributeError, KeyError, TypeError, ValueError, FileNotFoundError) as error:
-        raise UserError(f"--config: {error}") from error
+        raise UserError(_last_words(error)) from error
+    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        raise UserError(f"--config: {_last_words(error)}") from error
+
+
+def _last_words(error: Exception) -> str:
+    """The message of the innermost error: ml_collections puts whole tracebacks into its own."""
+    text = str(error.args[0]) if error.args else str(error)
+    if "No such file" in text:
+        missing = re.findall(r"No such file or directory: '([^']+)'", text)
+        return f"{missing[-1] if missing else text} is not there. Configs: {', '.join(known_configs())}."
+    inner = re.findall(r"^(?:\w+\.)*\w*(?:Error|Exception): (.*)$", text, re.MULTILINE)
+    return " ".join((inner[-1] if inner else text).replace("\n", ". ").split())
 
 
 def train(config, workdir: str) -> dict:
