@@ -37,7 +37,10 @@ def main(argv):
     if not _WORKDIR.value:
         raise cli.UserError("--workdir=DIR is missing: the folder for everything a run writes.")
     if _MULTIHOST.value:
-        jax.distributed.initialize()
+        number = {key: int(os.environ[name]) for key, name in (
+            ("num_processes", "JAX_NUM_PROCESSES"), ("process_id", "JAX_PROCESS_ID"))
+            if name in os.environ}
+        jax.distributed.initialize(os.environ.get("JAX_COORDINATOR_ADDRESS"), **number)
     workdir = os.path.abspath(_WORKDIR.value)
     if _MODE.value == "predict":
         cli.predict(_CONFIG.value, workdir, _VIDEO.value, _JSON.value)

@@ -21,7 +21,10 @@ def my_videos(tmp_path_factory):
             path = line.split()[0]
             os.makedirs(root / os.path.dirname(path).split("/")[1], exist_ok=True)
             shutil.copy(os.path.join(built.root, path), root / "/".join(path.split("/")[1:]))
-    odd = synthetic.make_odd_files(root / sorted(os.listdir(root))[0])
+    elsewhere = tmp_path_factory.mktemp("odd")
+    odd = synthetic.make_odd_files(elsewhere)
+    for name in odd:
+        shutil.copy(elsewhere / name, root / sorted(os.listdir(root))[0] / name)
     return root, odd
 
 
