@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -156,7 +157,7 @@ def convolve(x, kernel, strides, padding, groups: int = 1, factor: bool = False,
     fits = all(size + 2 * p >= k for size, p, k in zip(x.shape[-1 - n:-1], padding, kernel.shape))
     if factor and fits and dilation == (1,) * n:
         if groups == x.shape[-1] == kernel.shape[-1]:
-            return _shifted_products(x, kernel, strides, padding)
+            return _shifted_products(x, kernel, tuple(strides), tuple(padding))
         if n == 3 and kernel.shape[0] == 1 and strides[0] == 1 and padding[0] == 0:
             return convolve(x, kernel[0], strides[1:], padding[1:], groups)
         if n == 3 and kernel.shape[1:3] == (1, 1) and strides[1:] == (1, 1) and padding[1:] == (0, 0):
@@ -192,6 +193,7 @@ def _pad(x, axis: int, padding: Sequence[int]):
     return jnp.pad(x, width)
 
 
+@functools.partial(jax.jit, static_argnums=(2, 3))  # traced once per shape: deep networks repeat it
 def _shifted_products(x, kernel, strides, padding):
     """Depthwise convolution of the last `len(strides)` axes before the channels."""
     first, wide = x.ndim - 1 - len(strides), jnp.promote_types(jnp.float32, x.dtype)
