@@ -5,7 +5,6 @@ import numpy as np
 from data_pipelines import sampling, transforms
 from data_pipelines.errors import DataError
 from data_pipelines.reader import VideoReader
-from data_pipelines.reader import VideoReader
 from data_pipelines.source import Entry, Source
 
 
@@ -57,6 +56,22 @@ def eval_views(reader: VideoReader, options) -> np.ndarray:
     indices = sampling.sample_test(options, reader.num_frames)
     crops = transforms.crops_for_test(options, reader.get(indices.reshape(-1)))
     return np.concatenate([frames.reshape(*indices.shape, *frames.shape[1:]) for frames in crops])
+
+
+def eval_frames(reader: VideoReader, options, positions) -> np.ndarray:
+    """Returns some frames of the only test view of an open video, uint8 (n, size, size, 3).
+
+    The frames `eval_views` would give at these positions of its T; others are not decoded.
+
+    Raises:
+      DataError: the configuration has several test views.
+      VideoError: a frame cannot be read.
+    """
+    if num_views(options) != 1:
+        raise DataError(f"{num_views(options)} test views a clip (data.test_clips, data.twice_sample, "
+                        f"data.test_crop): frames can be read in parts for a single view only.")
+    indices = sampling.sample_test(options, reader.num_frames)[0]
+    return transforms.crops_for_test(options, reader.get(indices[list(positions)]))[0]
 
 
 def num_views(options) -> int:

@@ -17,7 +17,7 @@ _AT_LEAST = {
     "num_frames": 1, "frame_interval": 1, "test_clips": 1, "short_side": 1, "crop": 1,
     "test_short_side": 1, "test_crop_size": 1, "batch_size": 1, "eval_batch_size": 1,
     "prefetch": 1, "num_threads": 0, "num_workers": 0, "num_classes": 0, "start_index": 0,
-    "seed": 0, "split_seed": 0, "max_broken_share": 0, "cache_gib": 0,
+    "seed": 0, "split_seed": 0, "max_broken_share": 0, "cache_gib": 0, "calib_share": 0,
 }
 
 

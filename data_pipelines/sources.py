@@ -5,6 +5,8 @@ Everything that can be wrong with a data set as a whole is found here, before an
 
 import types
 
+import numpy as np
+
 from data_pipelines.errors import DataError
 from data_pipelines.file_sources import FileSource, folder_source, list_source
 from data_pipelines.options import check_choice
@@ -20,14 +22,54 @@ def make_source(config, split: str) -> Source:
     Args:
       config: the data configuration (`config.data`) as `options.plain_options` returns it.
       split: 'train', 'val', or another name NAME for which the configuration has a field NAME_list.
+        With data.calib_share also 'calib': that share of 'train', which is then without it.
 
     Raises:
-      DataError: see the sources; unknown data.source or split.
+      DataError: see the sources; unknown data.source or split; nothing to hold out.
     """
     check_choice("source", config.source, _SOURCES)
+    share = getattr(config, "calib_share", 0.0)
+    if split == "calib" or (split == "train" and share):
+        source = _SOURCES[config.source](config, "train")
+        return HeldOut(source, share, config.split_seed, split == "calib")
     if config.source != "folder":
         check_choice("split", split, split_names(config), prefix="")
     return _SOURCES[config.source](config, split)
+
+
+class HeldOut(Source):
+    """One side of a split of another source in two: the share that is held out, or the rest.
+
+    Which clips are held out depends on the seed and the number of clips alone.
+    """
+
+    def __init__(self, source: Source, share: float, seed: int, held_out: bool):
+        count = round(share * len(source))
+        if not 0 < count < len(source):
+            raise DataError(f"data.calib_share={share} holds out {count} of {len(source)} training clips "
+                            f"for calibration: set a share between 0 and 1 that leaves some for both.")
+        order = np.random.default_rng([seed, len(source)]).permutation(len(source))
+        self._source = source
+        self._indices = np.sort(order[:count] if held_out else order[count:])
+        self.class_names = source.class_names
+        self.description = (f"{source.description} ({'held-out part' if held_out else 'the rest'} by "
+                            f"data.calib_share={share})")
+        self.check_command = source.check_command
+
+    def __len__(self):
+        return len(self._indices)
+
+    def entry(self, index):
+        return self._source.entry(int(self._indices[index]))
+
+    def open(self, index):
+        return self._source.open(int(self._indices[index]))
+
+    def read(self, index):
+        return self._source.read(int(self._indices[index]))
+
+    def key(self, index):
+        return self._source.key(int(self._indices[index]))
 
 
 def split_names(config) -> list[str]:

@@ -16,6 +16,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+
+
+def _is_classifier(path: tuple[str, ...]) -> bool:
+    return path[0] == "fc" or path[0].startswith("head_")
+
+
 # Parameter groups: name -> (leaf kind, path) -> (learning-rate factor, weight-decay factor).
 # Leaf kinds: 'weight', 'bias', 'norm' (scale and bias of a normalisation), 'table' (relative positions).
 GROUPS: dict[str, Callable[[str, tuple[str, ...]], tuple[float, float]]] = {
@@ -24,6 +30,10 @@ GROUPS: dict[str, Callable[[str, tuple[str, ...]], tuple[float, float]]] = {
     "single": lambda kind, path: (1.0, 1.0),
     # TSMOptimizerConstructor (fc_lr5=False) of the teachers, and the written intent of the ResKD one.
     "tsm": lambda kind, path: {"bias": (2.0, 0.0), "norm": (1.0, 0.0)}.get(kind, (1.0, 1.0)),
+    # The same with fc_lr5=True, TSM's own recipe when the classes are new ones: classifiers learn faster.
+    "tsm_fc5": lambda kind, path: {
+        "bias": (10.0 if _is_classifier(path) else 2.0, 0.0), "norm": (1.0, 0.0),
+    }.get(kind, (5.0 if _is_classifier(path) else 1.0, 1.0)),
     # Video Swin as it executes: mmcv takes the longest matching key, so 'backbone' beats 'norm'.
     "swin": lambda kind, path: ((1.0, 1.0) if path[0] == "fc" else
                                 (1.0, 0.0) if kind == "table" else (0.1, 1.0)),

@@ -60,6 +60,28 @@ def curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> bytes:
     return _png(figure)
 
 
+def exit_curve(curves, marks) -> bytes:
+    """Accuracy over mean GMACs as thresholds move, with single operating points beside it.
+
+    Args:
+        curves: {search: points}, each with `gmacs` and `accuracy`.
+        marks: {name: points}.
+    """
+    figure, axes = _figure(6, 4)
+    for i, (name, points) in enumerate(curves.items()):
+        points = sorted(points, key=lambda p: p.gmacs)
+        axes.plot([p.gmacs for p in points], [100 * p.accuracy for p in points], "-", color=_colour(i),
+                  label=f"thresholds by {name}")
+    for i, (name, some) in enumerate(marks.items(), len(curves)):
+        axes.scatter([p.gmacs for p in some], [100 * p.accuracy for p in some], s=50, zorder=3,
+                     color=_colour(i), marker=MARKERS[i % len(MARKERS)], label=name)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("mean GMACs per video")
+    axes.set_ylabel("top-1 (%)")
+    axes.legend(frameon=False, loc="lower right")
+    return _png(figure)
+
+
 def per_class(class_names: Sequence[str], accuracies: Mapping[str, np.ndarray]) -> bytes:
     """Share of each class's videos that are right, per network; of many classes, the worst ones.
 
@@ -101,6 +123,18 @@ def confusion(class_names: Sequence[str], counts_KK: np.ndarray) -> bytes:
         figure.colorbar(image, label="% of the true class", shrink=0.6)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
+    return _png(figure)
+
+
+def heat_map(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], label: str) -> bytes:
+    """Values in [0, 1] as colours (lighter = less); of many rows the first ones."""
+    rows, values = rows[:MAX_CLASSES], values[:MAX_CLASSES]
+    figure, axes = _figure(max(5.0, 0.3 * len(columns) + 3), max(3.0, 0.22 * len(rows) + 2))
+    image = axes.imshow(values, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    axes.grid(False)
+    axes.set_yticks(np.arange(len(rows)), rows)
+    axes.set_xticks(np.arange(len(columns)), columns, rotation=60, ha="right", rotation_mode="anchor")
+    figure.colorbar(image, label=label)
     return _png(figure)
 
 

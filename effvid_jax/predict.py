@@ -19,12 +19,12 @@ import jax
 import numpy as np
 
 from data_pipelines import VideoError
-from data_pipelines.clips import eval_views
+from data_pipelines.clips import eval_frames, eval_views, num_views
 from data_pipelines.decode import ArrayFrames, FrameFolder, open_video
 from data_pipelines.file_sources import VIDEO_ENDINGS
 from data_pipelines.options import check_options, plain_options
 from data_pipelines.reader import VideoReader
-from effvid_jax import cli, console, evaluate
+from effvid_jax import cli, console, evaluate, executor
 
 
 class Predictor:
@@ -46,6 +46,16 @@ class Predictor:
         self.class_names = saved.class_names
         self._variables = jax.device_put(variables)
         self._predict = jax.jit(method.predict)
+        self._adaptive, self._executor = method.adaptive, None
+        if method.adaptive is not None and num_views(self.options) == 1:
+            self._thresholds = jax.device_get(method.adaptive.thresholds(variables))
+            self._executor = executor.Executor(method.adaptive.steps, method.adaptive.score, 1,
+                                               policy="compact", threads=1)
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether easy clips stop early: then frames are decoded only as far as they are needed."""
+        return self._executor is not None
 
     def __call__(self, video) -> dict:
         """Classifies a clip.
@@ -61,6 +71,9 @@ class Predictor:
         Raises:
             VideoError: the clip cannot be read.
         """
+        if self.stops_early:
+            with self._open(video) as reader:
+                return self._stop_early(lambda positions: eval_frames(reader, self.options, positions))
         return self.classify(self.read(video))
 
     def read(self, video) -> np.ndarray:
@@ -70,12 +83,26 @@ class Predictor:
 
     def classify(self, views_VTHWC: np.ndarray) -> dict:
         """As `__call__`, for views that are read already."""
+        if self.stops_early:
+            return self._stop_early(lambda positions: views_VTHWC[0][list(positions)])
         prediction = self._predict(self._variables, {"video": views_VTHWC[None]})
-        probabilities = evaluate.softmax(prediction.logits)[0]
+        return self._result(prediction.logits[0], prediction.gmacs[0])
+
+    def _stop_early(self, frames) -> dict:
+        """As `__call__`; `frames` gives those at some positions of the clip."""
+        order = self._adaptive.order
+        rows = executor.Rows([0], load=lambda _, start, stop: frames(order[start:stop]))
+        answer, = self._executor.run(self._variables, self._thresholds, [rows])
+        if answer.error is not None:
+            raise answer.error
+        return self._result(answer.logits, self._adaptive.gmacs[answer.checkpoint])
+
+    def _result(self, logits_K, gmacs) -> dict:
+        probabilities = evaluate.softmax(logits_K[None])[0]
         best = np.argsort(-probabilities, kind="stable")[:5]
         return {"top5": [{"label": self.class_names[k], "prob": round(float(probabilities[k]), 6)}
                          for k in best],
-                "gmacs": float(f"{float(prediction.gmacs[0]):.6g}")}
+                "gmacs": float(f"{float(gmacs):.6g}")}
 
     def find(self, path: str) -> list[str]:
         """Clips at `path`: itself, or all video files and folders of frames below it, sorted.
@@ -148,7 +175,9 @@ def predict(config, workdir: str, video: str, as_json: bool) -> None:
     with console.bar(len(paths), "predict", "video") as progress:
         for path, reading in _read_ahead(predictor, paths):
             try:
-                result = predictor.classify(reading.result())
+                result = reading.result()
+                if not predictor.stops_early:
+                    result = predictor.classify(result)
             except VideoError as error:
                 errors.append(error)
                 console.say(f"skipped: {error}")
@@ -164,12 +193,16 @@ def predict(config, workdir: str, video: str, as_json: bool) -> None:
 
 
 def _read_ahead(predictor: Predictor, paths: list[str]):
-    """Yields (path, future of its views) in order, a few clips being read at any time."""
+    """Yields (path, future) in order, a few clips being read at any time.
+
+    The future is of a clip's views; of its result where clips stop early, as what is read depends on it.
+    """
+    work = predictor if predictor.stops_early else predictor.read
     threads = max(1, predictor.options.num_threads)
     waiting: deque[tuple[str, Future]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         for path in paths:
-            waiting.append((path, pool.submit(predictor.read, path)))
+            waiting.append((path, pool.submit(work, path)))
             if len(waiting) > 2 * threads:
                 yield waiting.popleft()
         while waiting:

@@ -120,6 +120,11 @@ def train(config, workdir: str) -> dict[str, float]:
                 progress.set_postfix_str(" ".join(
                     f"{k.split('/')[1]} {v:.3g}" for k, v in metrics.items()
                     if k in ("train/loss", "train/loss_kd", "train/top1", "val/top1")))
+            if step == num_steps and method.calibrate is not None:
+                rows, *_ = evaluate.collect(predict, state.variables, config, mesh, class_names, "calib",
+                                            "calib")
+                variables = method.calibrate(state.variables, rows)
+                state = state.replace(stats=sharding.replicate(variables.stats, mesh))
             save = step % config.train.checkpoint_every_steps == 0 or step == num_steps
             if save or signals.caught:
                 watch.flush()
@@ -136,7 +141,8 @@ def train(config, workdir: str) -> dict[str, float]:
     pipeline.close()
     checkpointer.close()
     metrics = evaluate.evaluate(predict, state.variables, config, mesh, class_names,
-                                resolution=method.resolution, workdir=workdir)
+                                resolution=method.resolution, workdir=workdir,
+                                analyse=method.analyse)
     metrics = {"step": num_steps, **metrics, "params": count_parameters(state.params)}
     writer.write_scalars(num_steps, metrics)
     writer.write_final(metrics)
@@ -167,6 +173,9 @@ def init_state(method: Method, tx, config, clip_shape) -> TrainState:
     params, stats = variables.params, variables.stats
     if config.init.checkpoint:
         _, loaded = checkpoint.load_variables(config.init.checkpoint)
+        if "backbone" in params and "backbone" not in loaded["params"]:
+            # A plain network as the backbone of one with exits.
+            loaded = {name: {"backbone": tree} for name, tree in loaded.items()}
         params = merge(params, loaded["params"], config.init.skip, config.init.checkpoint)
         stats = merge(stats, loaded["batch_stats"], config.init.skip, config.init.checkpoint)
     return TrainState(jnp.zeros((), jnp.int32), params, stats, tx.init(params), variables.frozen)

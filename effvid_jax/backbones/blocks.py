@@ -59,17 +59,27 @@ class Op:
 
 
 _tapes: list[list[Op]] = []
+_shapes_only = False
 
 
 @contextlib.contextmanager
-def recording():
-    """Collects the `Op`s of everything traced inside, in order: `with recording() as tape: ...`."""
+def recording(shapes_only: bool = False):
+    """Collects the `Op`s of everything traced inside, in order: `with recording() as tape: ...`.
+
+    Args:
+        shapes_only: leave out arithmetic that takes time to trace and changes no shape, for traces that
+            are never run: half of the time of a deep network's. What is inside must not `jax.jit`
+            functions that use this file's, whose trace would be remembered.
+    """
+    global _shapes_only
     tape: list[Op] = []
+    before, _shapes_only = _shapes_only, shapes_only
     _tapes.append(tape)
     try:
         yield tape
     finally:
         _tapes.remove(tape)
+        _shapes_only = before
 
 
 @contextlib.contextmanager
@@ -143,7 +153,8 @@ class Conv(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
         dtype = self.dtype or jnp.result_type(x, kernel)
         y = convolve(x.astype(dtype), kernel.astype(dtype), strides, padding, self.groups,
-                     factor=self.factor_on_cpu and jax.default_backend() == "cpu",
+                     factor=(self.factor_on_cpu and not _shapes_only
+                             and jax.default_backend() == "cpu"),
                      dilation=_tuple(self.dilation, n))
         note("conv", self.path, x, y, math.prod(y.shape) * math.prod(shape[:-1]),
              self.use_bias, self.kernel_size, strides)
@@ -240,12 +251,14 @@ class BatchNorm(nn.Module):
         groups: the batch axis is cut into this many equal parts, each normalised with its own
             statistics. 1 = statistics of the global batch (SyncBN under sharding); the number of
             devices = statistics per device, as un-synchronised data-parallel training has them.
+        frozen: training too uses the running statistics and leaves scale and bias alone ("partial BN").
         dtype: output type; statistics are float32 or wider.
     """
 
     momentum: float = 0.9
     eps: float = 1e-5
     groups: int = 1
+    frozen: bool = False
     dtype: Any = None
     scale_init: Callable = nn.initializers.ones
 
@@ -259,6 +272,8 @@ class BatchNorm(nn.Module):
         note("norm", self.path, x, x)
         wide = jnp.promote_types(jnp.float32, x.dtype)
         x_wide = x.astype(wide)
+        if self.frozen:
+            scale, bias, train = jax.lax.stop_gradient(scale), jax.lax.stop_gradient(bias), False
         if not train:
             y = _normalise(x_wide, running_mean.value, running_var.value, self.eps, scale, bias)
             return y.astype(self.dtype or x.dtype)
@@ -285,6 +300,8 @@ class BatchNorm(nn.Module):
 
 
 def _normalise(x, mean, var, eps, scale, bias):
+    if _shapes_only:
+        return x
     return (x - mean) * (jax.lax.rsqrt(var + eps) * scale) + bias
 
 
@@ -333,6 +350,8 @@ class LayerNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
         note("layer_norm", self.path, x, x)
+        if _shapes_only:
+            return x.astype(self.dtype or x.dtype)
         x_wide = x.astype(jnp.promote_types(jnp.float32, x.dtype))
         mean = x_wide.mean(axis=-1, keepdims=True)
         var = jnp.square(x_wide - mean).mean(axis=-1, keepdims=True)
@@ -382,7 +401,7 @@ class Mlp(nn.Module):
 def relu(x):
     """max(x, 0)."""
     note("relu", (), x, x)
-    return jax.nn.relu(x)
+    return x if _shapes_only else jax.nn.relu(x)
 
 
 def relu6(x):
@@ -400,26 +419,28 @@ def sigmoid(x):
 def swish(x):
     """x * sigmoid(x)."""
     note("act", (), x, x)
-    return jax.nn.silu(x)
+    return x if _shapes_only else jax.nn.silu(x)
 
 
 def gelu(x):
     """x times the Gaussian distribution function of x (erf, no tanh approximation)."""
     note("act", (), x, x)
-    return jax.nn.gelu(x, approximate=False)
+    return x if _shapes_only else jax.nn.gelu(x, approximate=False)
 
 
 def softmax(x):
     """Softmax over the last axis, computed in float32 or wider."""
+    if _shapes_only:
+        return x
     wide = jnp.promote_types(jnp.float32, x.dtype)
     return jax.nn.softmax(x.astype(wide), axis=-1).astype(x.dtype)
 
 
 def einsum(spec: str, x, y):
     """`jnp.einsum` of two activations, such as 'bqc,bkc->bqk': attention's products."""
-    z = jnp.einsum(spec, x, y)
-    names = spec.split("->")[0].split(",")
+    names, out = spec.split("->")[0].split(","), spec.split("->")[1]
     sizes = {**dict(zip(names[0], x.shape)), **dict(zip(names[1], y.shape))}
+    z = jnp.zeros([sizes[n] for n in out], x.dtype) if _shapes_only else jnp.einsum(spec, x, y)
     note("matmul", (), x, z, math.prod(sizes.values()))
     return z
 
@@ -480,3 +501,51 @@ def temporal_shift(x, div: int = 8):
     ahead = jnp.concatenate([x[:, 1:, ..., :fold], zeros], axis=1)
     behind = jnp.concatenate([zeros, x[:, :-1, ..., fold:2 * fold]], axis=1)
     return jnp.concatenate([ahead, behind, x[..., 2 * fold:]], axis=-1)
+
+
+class OnlineShift(nn.Module):
+    """One-sided temporal shift (TSM §4, "online"): a frame reads the frame before it, never a later one.
+
+    Channels [0, C//div) come from the previous frame of the same group of frames, zeros for the first of
+    a group; the rest stays. What is computed for the first frames therefore stays true when more
+    frames arrive, which an early exit needs (Dynamic Inference, arXiv 2002.03342).
+
+    A clip can arrive in pieces: apply with `mutable=['stream']`, and hand the returned collection
+    'stream' to the next piece of the same group. A piece without 'stream' starts a group.
+
+    Attributes:
+        group: frames of a group; 0: all frames are one group.
+        div: C//div channels are shifted.
+    """
+
+    group: int = 0
+    div: int = 8
+
+    @nn.compact
+    def __call__(self, x_BTHWC):
+        """(B, T, H, W, C) -> same shape. Positions count from the start of the piece."""
+        x, fold = x_BTHWC, x_BTHWC.shape[-1] // self.div
+        if not fold:
+            return x
+        moved, parts = x[..., :fold], []
+        continued = self.has_variable("stream", "last")
+        group = (not continued and self.group) or x.shape[1]
+        for start in range(0, x.shape[1], group):
+            before = (self.get_variable("stream", "last")[:, None] if continued else
+                      jnp.zeros_like(moved[:, :1]))
+            parts += [before, moved[:, start:min(start + group, x.shape[1]) - 1]]
+        if self.is_mutable_collection("stream") and not self.is_initializing():
+            self.put_variable("stream", "last", moved[:, -1])
+        return jnp.concatenate([jnp.concatenate(parts, axis=1), x[..., fold:]], axis=-1)
+
+
+def make_shift(shift):
+    """A temporal shift as a function, in a module's `setup`: shifts with a state are module classes.
+
+    Args:
+        shift: None, a function of (B,T,H,W,C), or a module class (or a `partial` of one).
+    """
+    if shift is None:
+        return lambda x: x
+    kind = getattr(shift, "func", shift)
+    return shift() if isinstance(kind, type) and issubclass(kind, nn.Module) else shift

@@ -53,6 +53,7 @@ class InvertedResidual(nn.Module):
     def setup(self):
         hidden = self.in_features * self.expansion
         self.shortcut = self.stride == 1 and self.in_features == self.features
+        self.shift_input = blocks.make_shift(self.shift if self.shortcut else None)
         if self.expansion > 1:
             self.expand_conv = self.conv(hidden, (1, 1))
             self.expand_bn = self.norm()
@@ -64,8 +65,7 @@ class InvertedResidual(nn.Module):
     def __call__(self, x, train: bool = False):
         y = x
         if self.expansion > 1:
-            if self.shift is not None and self.shortcut:
-                y = self.shift(y)
+            y = self.shift_input(y)
             y = blocks.relu6(self.expand_bn(self.expand_conv(y, train), train))
         y = blocks.relu6(self.depthwise_bn(self.depthwise_conv(y, train), train))
         y = self.project_bn(self.project_conv(y, train), train)

@@ -194,17 +194,18 @@ class Node(nn.Module):
     norm: blocks.ModuleDef = blocks.BatchNorm
 
     def setup(self):
+        self.shift_same = blocks.make_shift(self.shift)
+        self.shift_finer = blocks.make_shift(self.shift)
         features = self.features // 2 if self.inner_down else self.features
         if self.inner_down:
             self.conv_down = Branch(self.inner_down, features, 2, self.conv, self.norm)
         self.conv_normal = Branch(self.inner, features, 1, self.conv, self.norm)
 
     def __call__(self, same, finer=None, train: bool = False):
-        shift = self.shift or (lambda x: x)
         parts = [same]
         if self.inner_down:
-            parts.append(self.conv_down(shift(finer), train))
-        parts.append(self.conv_normal(shift(same), train))
+            parts.append(self.conv_down(self.shift_finer(finer), train))
+        parts.append(self.conv_normal(self.shift_same(same), train))
         return jnp.concatenate(parts, axis=-1)
 
 
@@ -243,7 +244,7 @@ class Stem(nn.Module):
 
     def setup(self):
         first = (self.unit(self.features[0], 7, 2, 3, True) if self.kind == "imagenet" else
-                 self.unit(self.features[0], 3, 1, 1))
+                 self.unit(self.features[0], 3, 2 if self.kind == "small" else 1, 1))
         self.layers = [first] + [self.unit(features, 3, 2, 1) for features in self.features[1:]]
 
     def __call__(self, x, train: bool = False):
@@ -272,6 +273,11 @@ class Exit(nn.Module):
 
     def __call__(self, x_BTHWC, train: bool = False):
         """(B, T, h, w, C) -> logits (B, T, K), and what the linear layer reads (B, T, C')."""
+        pooled = self.pool(x_BTHWC, train)
+        return self.fc(self.drop(pooled, deterministic=not train)), pooled
+
+    def pool(self, x_BTHWC, train: bool = False):
+        """(B, T, h, w, C) -> what the linear layer reads (B, T, C')."""
         x = x_BTHWC
         for unit in self.m:
             x = unit(x, train)
@@ -281,10 +287,8 @@ class Exit(nn.Module):
                              f"{x_BTHWC.shape[2]}x{x_BTHWC.shape[3]} and needs 5x5, so the "
                              f"ImageNet network with 4 scales needs 129 pixels or more.")
         if x.shape[2:4] == (1, 1):  # always so in the reference; larger clips leave more positions
-            pooled = x.reshape(*x.shape[:2], -1)
-        else:
-            pooled = blocks.global_avg_pool(x)
-        return self.fc(self.drop(pooled, deterministic=not train)), pooled
+            return x.reshape(*x.shape[:2], -1)
+        return blocks.global_avg_pool(x)
 
 
 # ------------------------------------------------------------------------------------------ network
@@ -301,13 +305,15 @@ class MSDNet(nn.Module):
         scale_factors: factor on channels and growth per scale; its length is the number of scales.
         bottleneck_factors: width of 1x1 bottlenecks over their output, per scale.
         reduction, prune: see `plan_layers`.
-        stem: 'imagenet' (7x7 stride 2 with bias, max-pool) or 'cifar' (3x3 stride 1).
+        stem: 'imagenet' (7x7 stride 2 with bias, max-pool), 'cifar' (3x3 stride 1) or 'small' (3x3
+            stride 2, for clips of 64 pixels or so).
         head_channels: channels inside an exit; 0: those of its input (ImageNet), 128 for CIFAR.
         lazy: compute nodes when an exit needs them, see the module docstring.
-        shift: None, or a function of (B,T,H,W,C) applied to what the convolutions of a node read
-            (not to the channels that are passed on), such as a temporal shift.
+        shift: None, or a function of (B,T,H,W,C) or a module class (`blocks.OnlineShift`), applied to
+            what the convolutions of a node read, not to the channels that are passed on.
         dropout: rate before each exit's linear layer (the image network has none).
         conv, norm: module classes; `conv` must keep the contract of `blocks.Conv`.
+        partial_bn: all batch norms outside the stem are frozen, see `blocks.BatchNorm.frozen`.
         bn_groups: see `blocks.BatchNorm.groups`.
         dtype: computation type (parameters stay float32).
     """
@@ -330,12 +336,13 @@ class MSDNet(nn.Module):
     dropout: float = 0.0
     conv: blocks.ModuleDef = blocks.Conv
     norm: blocks.ModuleDef = blocks.BatchNorm
+    partial_bn: bool = False
     bn_groups: int = 1
     dtype: Any = None
 
     def setup(self):
         for field, known in (("step_mode", ("even", "lin_grow")), ("prune", ("max", "min")),
-                             ("stem", ("imagenet", "cifar"))):
+                             ("stem", ("imagenet", "cifar", "small"))):
             value = getattr(self, field)
             if value not in known:
                 raise ValueError(f"{field}={value!r}: expected one of {list(known)}.")
@@ -352,12 +359,14 @@ class MSDNet(nn.Module):
                                       self.lazy and not self.is_initializing())
         conv = partial(self.conv, dtype=self.dtype)
         norm = partial(self.norm, groups=self.bn_groups, dtype=self.dtype)
+        stem_unit = partial(ConvNormRelu, conv=conv, norm=norm)
+        norm = partial(norm, frozen=True) if self.partial_bn else norm
         unit = partial(ConvNormRelu, conv=conv, norm=norm)
         make_node = partial(Node, shift=self.shift, conv=conv, norm=norm)
 
         modules = [[] for _ in sizes]
         stem = tuple(self.channels * factor for factor in self.scale_factors)
-        modules[0].append(Stem(stem, self.stem, unit))
+        modules[0].append(Stem(stem, self.stem, stem_unit))
         widths = {}
         for layer in self.plan:
             scales = range(layer.finest, self.num_scales)
@@ -415,6 +424,10 @@ class MSDNet(nn.Module):
     def run_exit(self, stage: int, state, train: bool = False):
         """Exit `stage` (1-based) -> (frame logits (B,T,K), what its linear layer reads (B,T,C))."""
         return self.classifier[stage - 1](state[f"scale{self.num_scales - 1}"], train)
+
+    def pool_exit(self, stage: int, state, train: bool = False):
+        """What the linear layer of exit `stage` (1-based) reads, (B, T, C)."""
+        return self.classifier[stage - 1].pool(state[f"scale{self.num_scales - 1}"], train)
 
     def run_head(self, state, train: bool = False):
         """The last exit -> (logits (B, K), what its linear layer reads (B, T, C))."""

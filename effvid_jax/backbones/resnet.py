@@ -39,6 +39,7 @@ class BasicBlock(nn.Module):
     expansion = 1
 
     def setup(self):
+        self.shift_input = blocks.make_shift(self.shift)
         self.conv1 = self.conv(self.width, (3, 3), self.stride, 1)
         self.bn1 = self.norm()
         self.conv2 = self.conv(self.width, (3, 3), 1, 1)
@@ -48,8 +49,7 @@ class BasicBlock(nn.Module):
             self.downsample_bn = self.norm()
 
     def __call__(self, x, train: bool = False):
-        y = x if self.shift is None else self.shift(x)
-        y = blocks.relu(self.bn1(self.conv1(y, train), train))
+        y = blocks.relu(self.bn1(self.conv1(self.shift_input(x), train), train))
         y = self.bn2(self.conv2(y, train), train)
         if self.project:
             x = self.downsample_bn(self.downsample_conv(x, train), train)
@@ -68,6 +68,7 @@ class Bottleneck(nn.Module):
     expansion = 4
 
     def setup(self):
+        self.shift_input = blocks.make_shift(self.shift)
         self.conv1 = self.conv(self.width, (1, 1))
         self.bn1 = self.norm()
         self.conv2 = self.conv(self.width, (3, 3), self.stride, 1)
@@ -79,8 +80,7 @@ class Bottleneck(nn.Module):
             self.downsample_bn = self.norm()
 
     def __call__(self, x, train: bool = False):
-        y = x if self.shift is None else self.shift(x)
-        y = blocks.relu(self.bn1(self.conv1(y, train), train))
+        y = blocks.relu(self.bn1(self.conv1(self.shift_input(x), train), train))
         y = blocks.relu(self.bn2(self.conv2(y, train), train))
         y = self.bn3(self.conv3(y, train), train)
         if self.project:
@@ -99,9 +99,9 @@ class ResNet(FrameBackbone):
         width: channels of the first stage; stage s has `width * 2**s` (times the block's expansion).
         stem: 'imagenet' (7x7 stride 2, then max-pool 3x3 stride 2) or 'small' (3x3 stride 2 without
             max-pool, for clips of 32 to 64 pixels).
-        shift: None for TSN, or a function of (B,T,H,W,C) applied to the input of the first
-            convolution of residual branches (TSM "blockres"). Every second block where a stage has
-            23 blocks or more (ResNet-101, -152), as the reference does.
+        shift: None for TSN, or a function of (B,T,H,W,C), or a module class (`blocks.OnlineShift`),
+            applied to the input of the first convolution of residual branches (TSM "blockres"). Every
+            second block where a stage has 23 blocks or more (ResNet-101, -152), as the reference does.
         consensus: 'features' averages frames before dropout and classifier (TSN head, ResKD
             students); 'logits' classifies every frame and averages the logits (TSM head). They differ
             in dropout only.
@@ -109,6 +109,7 @@ class ResNet(FrameBackbone):
         classifier_std: of the classifier's initial weights. 0.001, the reference's, suits fine-tuning;
             from scratch it delays the first hundreds of steps, as it scales every gradient below it.
         conv, norm: module classes; `conv` must keep the contract of `blocks.Conv`.
+        partial_bn: all batch norms but the first are frozen (TSN's and TSM's fine-tuning on small sets).
         bn_groups: see `blocks.BatchNorm.groups`.
         dtype: computation type (parameters stay float32).
     """
@@ -125,6 +126,7 @@ class ResNet(FrameBackbone):
     classifier_std: float = 0.001
     conv: blocks.ModuleDef = blocks.Conv
     norm: blocks.ModuleDef = blocks.BatchNorm
+    partial_bn: bool = False
     bn_groups: int = 1
     dtype: Any = None
 
@@ -139,6 +141,7 @@ class ResNet(FrameBackbone):
         kernel = (7, 3) if self.stem == "imagenet" else (3, 1)
         self.conv1 = conv(self.width, (kernel[0],) * 2, 2, kernel[1])
         self.bn1 = norm()
+        norm = partial(norm, frozen=True) if self.partial_bn else norm
         block = Bottleneck if self.bottleneck else BasicBlock
         every = 2 if max(self.stage_sizes) >= 23 else 1
         channels = self.width

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 
-from effvid_jax.methods import reskd, supervised
+from effvid_jax.methods import dynamic_inference, reskd, supervised, va_red2
 from effvid_jax.methods.base import Method, Prediction, Variables
 
-METHODS = {"supervised": supervised.make, "reskd": reskd.make}
+METHODS = {"supervised": supervised.make, "reskd": reskd.make,
+           "dynamic_inference": dynamic_inference.make, "va_red2": va_red2.make}
 
 # What a trained network of a method is when it only predicts, where that is something simpler: a
 # distilled student needs no teacher any more.

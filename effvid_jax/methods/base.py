@@ -6,7 +6,8 @@ else of it; a frozen teacher is a part of `Variables` that rides along without a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax
@@ -14,8 +15,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from effvid_jax import cost
-from effvid_jax.backbones import make_backbone
+from effvid_jax import cost, executor
+from effvid_jax.backbones import exits, make_backbone
 
 MEAN_RGB = (123.675, 116.28, 103.53)  # of 0-255 values; mmaction2's img_norm_cfg
 STD_RGB = (58.395, 57.12, 57.375)
@@ -44,12 +45,35 @@ class Prediction:
     Attributes:
         logits: (B, K); for several views the logarithm of the mean probability.
         gmacs: (B,) multiply-adds in 10^9 that each example cost, all views together.
-        extra: whatever else a method tells, one row per example.
+        extra: whatever else a method tells, one row per example; it goes to `Method.analyse`.
+            'clip_logits' (B, V, K), if there, gives the accuracy of single clips.
     """
 
     logits: Any
     gmacs: Any
     extra: Any = flax.struct.field(default_factory=dict)
+
+
+class Adaptive(NamedTuple):
+    """A network in segments, for `effvid_jax.executor`: videos that are done really stop.
+
+    Attributes:
+        steps: the segments.
+        score: logits (B, K) -> (B,).
+        thresholds: variables -> (m,), one a segment.
+        gmacs: (m,) cumulative cost of stopping after each segment.
+        order: in which the frames of a clip are consumed.
+        full: (variables, frames) -> logits: the same network without early exits, for comparison.
+        full_gmacs: what that costs.
+    """
+
+    steps: Sequence[executor.Step]
+    score: Callable
+    thresholds: Callable
+    gmacs: Any
+    order: tuple[int, ...]
+    full: Callable
+    full_gmacs: float
 
 
 class Method(NamedTuple):
@@ -62,6 +86,15 @@ class Method(NamedTuple):
         resolution: side in pixels that the evaluated network sees; 0: as the pipeline crops.
         references: predict functions of frozen networks by name ('teacher'); they are evaluated
             before training, so that a wrongly loaded one shows at step 0.
+        calibrate: None, or (variables, rows) -> Variables: sets what is chosen on the held-out split
+            'calib' of the training data, such as thresholds. Called once after the last step with
+            `rows` as for `analyse`, and with None after restoring: the config may ask for another
+            choice from what was recorded.
+        analyse: None, or (rows, variables, workdir, split, class_names) -> dict of further metrics,
+            called at the end of an evaluation; may write files into `workdir` ('' if none). `rows` has
+            an array a name, with one row an example: 'name' (videos), 'id', 'label', 'scores' (N, K)
+            probabilities, 'gmacs' (N,), and everything in `Prediction.extra`.
+        adaptive: None, or the network in segments.
     """
 
     init: Callable
@@ -69,6 +102,9 @@ class Method(NamedTuple):
     predict: Callable
     resolution: int
     references: Mapping[str, Callable] = {}
+    calibrate: Callable | None = None
+    analyse: Callable | None = None
+    adaptive: Adaptive | None = None
 
 
 def normalise(video):
@@ -92,18 +128,22 @@ def resize(x, size: int):
     return jax.image.resize(x, (*x.shape[:-3], size, size, x.shape[-1]), "bilinear", antialias=False)
 
 
-def build_backbone(model, num_classes: int) -> nn.Module:
+def build_backbone(model, num_classes: int, **fields) -> nn.Module:
     """The module that a `config.model` describes.
 
     Args:
-        model: config with `backbone`, `dropout`, `dtype`, `bn_groups` (0 = one group per device) and
-            `options` (further fields of the module).
+        model: config with `backbone`, `dropout`, `dtype`, `bn_groups` (0 = one group per device),
+            `options` (further fields of the module), and maybe `exits` (see `backbones/exits.py`).
         num_classes: K.
+        **fields: further fields of the module that no config can hold, such as `conv`.
     """
-    return make_backbone(
-        model.backbone, num_classes=num_classes, dropout=model.dropout,
-        dtype=compute_dtype(model.dtype), bn_groups=model.bn_groups or jax.device_count(),
-        **_tuples(model.options))
+    common = dict(dropout=model.dropout, dtype=compute_dtype(model.dtype),
+                  bn_groups=model.bn_groups or jax.device_count())
+    make = partial(make_backbone, model.backbone, num_classes=num_classes, **common,
+                   **_tuples(model.options), **fields)
+    if not model.get("exits"):
+        return make()
+    return exits.make_exit_net(model.exits, make, num_classes, **common)
 
 
 def compute_dtype(name: str):

@@ -1,0 +1,80 @@
+"""Early exits on the clock: the adaptive executor against full inference of the same network.
+
+    python benchmarks/early_exit.py --dtype bfloat16 --batch 64,128         # on a GPU: MSDNet-38, 16 x 224^2
+    python benchmarks/early_exit.py --backbone resnet50 --dtype bfloat16 --batch 64,128
+    python benchmarks/early_exit.py --backbone resnet50 --frames 8 --resolution 64 --batch 32 --batches 6
+
+Weights are random and thresholds are set so that counting multiply-adds promises a speed-up of
+`--speedup`, with exit shares ~ r^k; the last line is one JSON object. R is the measured speed-up over the
+promised one, see `effvid_jax/bench_exits.py`. Published for early exits in video recognition: R = 0.93 on
+an RTX 3090 (Uni-AdaFocus), with exits that were simulated; MSDNet-PyTorch and AdaFocusV2 simulate too.
+"""
+
+import argparse
+import json
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+
+from configs import common  # noqa: E402
+from effvid_jax import bench, bench_exits, console, methods, writers  # noqa: E402
+
+
+def build(args):
+    """(method, variables) of a network with random weights.
+
+    Raises:
+        ValueError: unknown backbone, scheme or type.
+    """
+    config = common.dynamic_inference(
+        "k400", f"backbone={args.backbone},scheme={args.scheme},frames={args.frames}")
+    common.pixels(config, args.resolution)
+    config.model.update(dict(dtype=args.dtype, dropout=0.0))
+    config.model.exits.classifier_std = 0.5  # scores that differ between clips
+    config.method.calibration_videos = 1
+    method = methods.make_method(config, [str(k) for k in range(args.classes)])
+    size = args.resolution
+    return method, method.init(jax.random.key(0), (1, args.frames, size, size, 3))
+
+
+def main(argv=None) -> None:
+    """Prints a table for every batch size, then one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--backbone", default="msdnet_38")
+    parser.add_argument("--scheme", default="unified", help="depth, input, permuted or unified")
+    parser.add_argument("--frames", type=int, default=16)
+    parser.add_argument("--resolution", type=int, default=224)
+    parser.add_argument("--batch", default="64", help="videos; several sizes with commas")
+    parser.add_argument("--batches", type=int, default=8, help="how many are in one pass")
+    parser.add_argument("--sizes", default="", help="further batch sizes to compile, with commas")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--classes", type=int, default=400)
+    parser.add_argument("--speedup", type=float, default=2.0)
+    parser.add_argument("--seconds", type=float, default=60.0, help="to spend on measuring, per batch size")
+    args = parser.parse_args(argv)
+    found = {}
+    try:
+        method, variables = build(args)
+        sizes = tuple(int(s) for s in args.sizes.split(",") if s)
+        for batch in map(int, args.batch.split(",")):
+            shape = (args.batches * batch, args.frames, args.resolution, args.resolution, 3)
+            rng = np.random.default_rng(0)
+            clips = rng.integers(0, 256, shape, np.uint8)
+            clips //= rng.integers(1, 8, (shape[0], 1, 1, 1, 1), np.uint8)  # or all would score alike
+            with console.bar(None, f"batch {batch}", "sample", leave=False) as progress:
+                found[batch] = bench_exits.measure(
+                    method.adaptive, variables, clips, batch, speedup=args.speedup, sizes=sizes,
+                    seconds=args.seconds, progress=progress.update)
+            print(f"{args.backbone}, {args.scheme}, {args.frames} x {args.resolution}^2, batch {batch}, "
+                  f"{args.dtype}, {jax.devices()[0].device_kind}\n{bench.table(found[batch])}", flush=True)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    print(json.dumps({"arguments": vars(args), "rows": found, "environment": writers.environment()}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,16 @@
+"""VA-RED2 on Kinetics-400: convolutions that compute as many channels and frames as each clip needs.
+
+    python main.py --config=configs/va_red2_k400.py:backbone=x3d_m,frames=16 --workdir=runs/k400_x3d
+    python main.py --config=configs/va_red2_k400.py:static,backbone=x3d_m,frames=16 --workdir=...
+
+Paper: Table 5. R(2+1)D-18, 16 frames: video-1 65.6 % at 55.2 GMACs static, 67.6 % at 40.3 dynamic.
+`:demo` and `:tiny` train both on the embedded benchmark, with a small network of the same family. The
+dynamic network can start from the static one: `--config.init.checkpoint=DIR --config.init.skip='gate/|cheap_'`.
+"""
+
+from configs import common
+
+
+def get_config(arg: str = ""):
+    """Arguments: tiny, demo, static, backbone, frames, search_space."""
+    return common.va_red2("k400", arg)

@@ -1,0 +1,16 @@
+"""VA-RED2 on Mini-Kinetics-200: convolutions that compute as many channels and frames as each clip needs.
+
+    python main.py --config=configs/va_red2_minik.py:backbone=x3d_m,frames=16 --workdir=runs/minik_x3d
+    python main.py --config=configs/va_red2_minik.py:static,backbone=x3d_m,frames=16 --workdir=...
+
+Paper: Tables 1 to 4. R(2+1)D-18, 8 frames: clip-1 56.4 % at 27.7 GMACs static, 57.7 % at 20.0 dynamic.
+`:demo` and `:tiny` train both on the embedded benchmark, with a small network of the same family. The
+dynamic network can start from the static one: `--config.init.checkpoint=DIR --config.init.skip='gate/|cheap_'`.
+"""
+
+from configs import common
+
+
+def get_config(arg: str = ""):
+    """Arguments: tiny, demo, static, backbone, frames, search_space."""
+    return common.va_red2("minik", arg)

@@ -1,0 +1,361 @@
+"""Early exit that saves time: segments of a network run one after another, rows that are done leave.
+
+Nothing here knows a network. A network is a list of `Step`s, compiled once per batch size of a small
+fixed set; which rows stop is decided by scores and thresholds, arrays of the compiled function, so new
+thresholds compile nothing.
+
+    batch ─ step 1 ─┬─ score >= threshold: answered
+                    └─ survivors, moved together ─ step 2 ─┬─ ...
+
+Two policies decide when survivors run on:
+
+    'compact'   at once, in pieces of the fixed sizes that cover their number (29 of 64 = 16 + 8 + 4 + 1)
+    'pool'      they wait before the next step until a full batch of them, from several batches, has
+                gathered; at the end the rest runs in pieces. At most one batch waits before each step.
+
+Both give every row the answer that computing all of the network and applying the rule afterwards gives,
+in the order of the input. Frames that only a later step needs can be carried along on the device, or
+loaded when the rows that still need them are known (`Rows.load`).
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+POLICIES = ("compact", "pool")
+
+
+class Step(NamedTuple):
+    """One segment of a network.
+
+    Attributes:
+        run: (variables, state, frames) -> (state, logits (B, K)); pure. `state` is {} at first, then
+            what the step before returned: a tree of arrays with the rows on axis 0. `frames` is
+            (B, stop - start, ...), or None without new frames.
+        start, stop: positions of the frames that are new in this step.
+    """
+
+    run: Callable
+    start: int
+    stop: int
+
+
+class Rows(NamedTuple):
+    """A batch to answer, of at most the executor's size.
+
+    Attributes:
+        ids: anything that names a row; comes back with its answer.
+        frames: array (n, T, ...) with all frames in the order of the steps, on the host or on the
+            devices; or None, then `load` is asked.
+        load: (id, start, stop) -> array (stop - start, ...) of one row, called in threads. What rows that
+            stopped would have needed is never loaded. An exception ends its row, not the run.
+    """
+
+    ids: Sequence[Any]
+    frames: Any = None
+    load: Callable | None = None
+
+
+class Answer(NamedTuple):
+    """What became of a row.
+
+    Attributes:
+        id: as given.
+        checkpoint: where it stopped, from 0.
+        logits: (K,) there.
+        error: what `Rows.load` raised; the other fields mean nothing then.
+    """
+
+    id: Any
+    checkpoint: int
+    logits: np.ndarray
+    error: Exception | None = None
+
+
+class _Row(NamedTuple):
+    """A row under way: place in the order of the input, and frames that are being loaded for it."""
+
+    number: int
+    id: Any
+    load: Callable | None
+    frames: Future | None
+
+
+class Executor:
+    """Runs rows through steps; see the module docstring.
+
+    Args:
+        steps: in order; the last one answers everything that reaches it.
+        score: logits (B, K) -> (B,); a row stops at step k where `score >= thresholds[k]`.
+        batch_size: rows of a full batch.
+        sizes: further batch sizes to compile, for what is left of a batch; by default a half, a quarter,
+            an eighth and a 32nd. Smaller ones waste less, more of them compile longer.
+        policy: 'compact' or 'pool'.
+        mesh: devices of this process to cut the batch over; None: one device. Sizes must be multiples
+            of their number.
+        threads: that load frames.
+
+    Attributes:
+        runs: how often each (step, size) ran since it was made: what was really computed.
+
+    Raises:
+        ValueError: unknown policy, or sizes that do not fit the batch or the devices.
+    """
+
+    def __init__(self, steps: Sequence[Step], score: Callable, batch_size: int,
+                 sizes: Sequence[int] = (), policy: str = "pool", mesh=None, threads: int = 8):
+        if policy not in POLICIES:
+            raise ValueError(f"policy={policy!r}: expected one of {list(POLICIES)}.")
+        devices = mesh.size if mesh is not None else 1
+        if batch_size < 1 or batch_size % devices:
+            raise ValueError(f"batch_size={batch_size}: expected a positive multiple of the number of "
+                             f"devices, {devices}.")
+        bad = [size for size in sizes if size < 1 or size > batch_size or size % devices]
+        if bad:
+            raise ValueError(f"sizes={tuple(sizes)}: {bad} are not multiples of the number of devices, "
+                             f"{devices}, between 1 and batch_size={batch_size}.")
+        default = {batch_size // part // devices * devices for part in (2, 4, 8, 32)} - {0}
+        self.steps, self.batch_size, self.policy, self.threads = steps, batch_size, policy, threads
+        self.sizes = tuple(sorted({*(sizes or default), batch_size}, reverse=True))
+        self.runs: collections.Counter = collections.Counter()
+        self.cut = None
+        if mesh is not None:
+            self.cut = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(mesh.axis_names))
+        compiled = partial(jax.jit, out_shardings=self.cut)
+        # Frames of later steps travel with the rows; from which position on, before each step.
+        first = [step.start for step in steps if step.stop > step.start]
+        carried = [next((n for step in steps[k:] for n in [step.start] if step.stop > n), None)
+                   for k in range(len(steps) + 1)]
+        assert first == sorted(first), "the frames of a step follow those of the steps before"
+        self._full, self._piece = [], []
+        for k, step in enumerate(steps):
+            run = partial(_run_step, step, score, carried[k], carried[k + 1])
+            self._full.append(compiled(run))
+            self._piece.append(compiled(partial(_run_piece, run), static_argnums=0, donate_argnums=5))
+        self._select = compiled(_select)
+        self._shapes: dict[Any, Any] = {}
+
+    def run(self, variables, thresholds, batches: Iterable[Rows]) -> Iterator[Answer]:
+        """Answers every row of every batch, in order.
+
+        Args:
+            variables: handed to the steps.
+            thresholds: one a step; that of the last is not looked at.
+            batches: read one after the other, two ahead where frames are loaded.
+
+        Yields:
+            An `Answer` a row; with 'pool' it may come some batches after its row was read.
+
+        Raises:
+            ValueError: another number of thresholds than steps, or more rows than `batch_size`.
+        """
+        thresholds = np.array(thresholds, np.float32)
+        if thresholds.shape != (len(self.steps),):
+            raise ValueError(
+                f"{thresholds.size} thresholds for {len(self.steps)} checkpoints: they belong to "
+                f"another network or route; calibrate this one.")
+        thresholds[-1] = -np.inf
+        with ThreadPoolExecutor(self.threads) as loaders:
+            run = _Run(self, variables, thresholds, loaders)
+            for rows, frames in run.read(batches):
+                run.start(rows, frames)
+                yield from run.answered()
+            for k in range(1, len(self.steps)):
+                run.go_on(k)
+                yield from run.answered()
+
+    def warm_up(self, variables, frames, load: bool = False) -> None:
+        """Compiles everything that `run` can need: every step for every size.
+
+        Args:
+            variables: as for `run`.
+            frames: (1, T, ...), of the size and type of all later ones.
+            load: whether `run` will load frames rather than be given them.
+        """
+        frames, never = np.asarray(frames), np.full(len(self.steps), np.inf)
+        for n in {*self.sizes, max(1, self.batch_size - 1)}:
+            list(self.run(variables, never, [Rows(
+                range(n), None if load else np.repeat(frames, n, axis=0),
+                (lambda _, start, stop: frames[0, start:stop]) if load else None)]))
+
+    def pieces(self, n: int) -> list[tuple[int, int]]:
+        """(start, size) of compiled sizes that cover `n` rows; the last one may reach beyond them."""
+        out, start = [], 0
+        while start < n:
+            size = next((s for s in self.sizes if s <= n - start), self.sizes[-1])
+            out.append((min(start, self.batch_size - size), size))
+            start += size
+        return out
+
+
+class _Run:
+    """One call of `Executor.run`: who waits where, and what is answered already."""
+
+    def __init__(self, executor: Executor, variables, thresholds, loaders):
+        self.executor, self.variables, self.thresholds = executor, variables, thresholds
+        self.loaders = loaders
+        self.waiting: dict[int, tuple[Any, list[_Row]]] = {}  # before a step: buffer and its rows
+        self.done: dict[int, Answer] = {}
+        self.next_number = self.next_answer = 0
+
+    def read(self, batches: Iterable[Rows]):
+        """(rows, frames or None) of each batch, while the next two are being loaded."""
+        ahead: collections.deque = collections.deque()
+        for batch in batches:
+            if len(batch.ids) > self.executor.batch_size:
+                raise ValueError(f"{len(batch.ids)} rows in a batch: at most batch_size="
+                                 f"{self.executor.batch_size}.")
+            rows = []
+            for i in batch.ids:
+                row = _Row(self.next_number, i, batch.load if batch.frames is None else None, None)
+                rows.append(self._load(0, row))
+                self.next_number += 1
+            ahead.append((rows, batch.frames))
+            if batch.frames is not None or len(ahead) > 2:
+                yield ahead.popleft()
+        yield from ahead
+
+    def start(self, rows: list[_Row], frames) -> None:
+        """Runs the first step on a new batch."""
+        size = self.executor.batch_size
+        state = {"net": {}}
+        if frames is not None:
+            if len(frames) < size:
+                frames = np.asarray(frames)
+                frames = np.concatenate([frames, np.zeros((size - len(frames), *frames.shape[1:]),
+                                                          frames.dtype)])
+            state["frames"] = self._place(frames)
+        self._step(0, state, rows)
+
+    def answered(self) -> Iterator[Answer]:
+        """Answers that are next in the order of the input."""
+        while self.next_answer in self.done:
+            yield self.done.pop(self.next_answer)
+            self.next_answer += 1
+
+    def go_on(self, k: int) -> None:
+        """Runs whatever waits before step `k`."""
+        if k in self.waiting:
+            self._step(k, *self.waiting.pop(k))
+
+    def _step(self, k: int, state, rows: list[_Row]) -> None:
+        """Step `k` on the first rows of a buffer; survivors wait before the next step, or run on."""
+        state, failed = self._loaded(k, state, rows)
+        if len(failed) == len(rows):
+            self.done |= {row.number: Answer(row.id, k, None, failed[i]) for i, row in enumerate(rows)}
+            return
+        state, logits, stop = self._compute(k, state, len(rows))
+        for i, row in enumerate(rows):
+            if i in failed or stop[i]:
+                self.done[row.number] = Answer(row.id, k, logits[i], failed.get(i))
+        index = np.array([i for i in range(len(rows)) if not (stop[i] or i in failed)], np.int32)
+        if not len(index):
+            return
+        left = [self._load(k + 1, rows[i]) for i in index]
+        if self.executor.policy == "compact":
+            if len(index) < self.executor.batch_size:
+                state = self._choose(state, state, index)
+            self._step(k + 1, state, left)
+            return
+        size = self.executor.batch_size
+        before, earlier = self.waiting.pop(k + 1, (state, []))
+        every = earlier + left
+        index = np.concatenate([np.arange(len(earlier), dtype=np.int32), index + size])
+        if len(every) > size:
+            self.waiting[k + 1] = self._choose(before, state, index[size:]), every[size:]
+        full = state if not earlier and len(left) == size else self._choose(before, state, index[:size])
+        if len(every) < size:
+            self.waiting[k + 1] = full, every
+        else:
+            self._step(k + 1, full, every[:size])
+
+    def _compute(self, k: int, state, n: int):
+        """The first `n` rows through step `k` -> (new buffer, logits (n, K), stop (n,))."""
+        ex, threshold = self.executor, self.thresholds[k]
+        pieces = ex.pieces(n)
+        ex.runs.update((k, size) for _, size in pieces)
+        if pieces == [(0, ex.batch_size)]:
+            state, logits, stop = ex._full[k](self.variables, threshold, state)
+            return state, *jax.device_get((logits, stop))
+        key = k, np.shape(state.get("frames", ()))  # carried frames come back, loaded ones do not
+        if key not in ex._shapes:
+            ex._shapes[key] = jax.eval_shape(ex._full[k], self.variables, threshold, state)
+        out = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype, device=ex.cut), ex._shapes[key])
+        for start, size in pieces:
+            out = ex._piece[k](size, self.variables, threshold, state, np.int32(start), out)
+        state, logits, stop = out
+        return state, *jax.device_get((logits, stop))
+
+    def _choose(self, first, second, index):
+        """Rows of two buffers (the second counts from `batch_size`) as one buffer."""
+        padded = np.zeros(self.executor.batch_size, np.int32)
+        padded[:len(index)] = index
+        return self.executor._select(first, second, padded)
+
+    def _load(self, k: int, row: _Row) -> _Row:
+        """Starts to load the frames that are new in step `k`."""
+        step = self.executor.steps[k]
+        if row.load is None or step.stop == step.start:
+            return row._replace(frames=None)
+        return row._replace(frames=self.loaders.submit(row.load, row.id, step.start, step.stop))
+
+    def _loaded(self, k: int, state, rows: list[_Row]):
+        """The buffer with the loaded frames of step `k`, and {row: error} of what could not be."""
+        if rows[0].frames is None:
+            return state, {}
+        frames, failed = {}, {}
+        for i, row in enumerate(rows):
+            try:
+                frames[i] = row.frames.result()
+            except Exception as error:  # whatever the caller's `load` raises goes back with the row
+                failed[i] = error
+        if not frames:
+            return state, failed
+        like = next(iter(frames.values()))
+        batch = np.zeros((self.executor.batch_size, *like.shape), like.dtype)
+        for i, x in frames.items():
+            batch[i] = x
+        return {**state, "frames": self._place(batch)}, failed
+
+    def _place(self, array):
+        return jax.device_put(array, self.executor.cut)
+
+
+def _run_step(step: Step, score, have, keep, variables, threshold, state):
+    """One step on a whole buffer. `have`, `keep`: first position of the frames in it, and afterwards."""
+    frames, new = state.get("frames"), None
+    if step.stop > step.start:
+        # Loaded frames are those of this step alone.
+        start = step.start - have if frames.shape[1] > step.stop - step.start else 0
+        new = frames[:, start:start + step.stop - step.start]
+    net, logits = step.run(variables, state["net"], new)
+    out = {"net": net}
+    if keep is not None and frames is not None and frames.shape[1] > keep - have:
+        out["frames"] = frames[:, keep - have:]
+    return out, logits, score(logits) >= threshold
+
+
+def _run_piece(run, size, variables, threshold, state, start, out):
+    """The same on `size` rows from `start`, written into the buffers `out`."""
+    part = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, size), state)
+    return jax.tree.map(lambda whole, piece: jax.lax.dynamic_update_slice_in_dim(
+        whole, piece.astype(whole.dtype), start, 0), out, run(variables, threshold, part))
+
+
+def _select(first, second, index):
+    """Row `index[i]` of two buffers, one after the other, as row i."""
+    n = index.shape[0]
+    here = index < n
+
+    def choose(a, b):
+        return jnp.where(here.reshape(-1, *(1,) * (a.ndim - 1)), a[index % n], b[index % n])
+
+    return jax.tree.map(choose, first, second)

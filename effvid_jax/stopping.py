@@ -1,0 +1,212 @@
+"""When to stop: scores of an exit's answer, thresholds from a calibration set, accuracy against cost.
+
+A video stops at the first checkpoint k whose score reaches its threshold; the last one always answers.
+
+    score          of the class probabilities p                             source
+    'confidence'   max p                                                    Dynamic Inference (the paper)
+    'margin'       largest p minus second largest                           ours
+    'entropy'      1 - H(p) / log K                                         BranchyNet; AdaFocusV2's option
+
+Thresholds are chosen on calibration videos. The paper does not say how; there are two searches:
+
+    'msdnet'     of the videos the share q_k ~ r^k is to stop at checkpoint k, the most confident ones of
+                 those still there (`adaptive_inference.py` of MSDNet-PyTorch). Looks at scores only.
+    'accuracy'   the thresholds with the most right answers minus lambda x cost (ours). It knows which
+                 answers are right, so a checkpoint that answers badly is passed by.
+
+Both are families of one number, r or lambda: sweeping it draws the accuracy-cost curve, and
+`thresholds_for_budget` finds the one whose mean cost keeps a budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+RULES = ("confidence", "margin", "entropy")
+SEARCHES = ("msdnet", "accuracy")
+NEVER = 1e8  # a threshold that no score reaches, as in the reference; finite, so that it can be saved
+RATIOS = tuple(s / 20 for s in range(1, 40))  # the reference's sweep
+
+
+class Point(NamedTuple):
+    """One operating point: mean cost in GMACs per video and accuracy, both over a set of videos.
+
+    `parameter` is the number of its family: r or lambda.
+    """
+
+    parameter: float
+    gmacs: float
+    accuracy: float
+
+
+def scores(logits) -> jax.Array:
+    """Scores of all rules: logits (..., K) -> (..., 3) in the order of `RULES`, float32."""
+    p = jax.nn.softmax(jnp.asarray(logits, jnp.float32), axis=-1)
+    top = jax.lax.top_k(p, min(2, p.shape[-1]))[0]
+    entropy = -(p * jnp.log(jnp.maximum(p, 1e-30))).sum(axis=-1)
+    return jnp.stack([top[..., 0], top[..., 0] - top[..., -1],
+                      1 - entropy / np.log(max(p.shape[-1], 2))], axis=-1)
+
+
+def exits_taken(scores_Nm, thresholds_m):
+    """First checkpoint (from 0) whose score reaches its threshold; the last one takes the rest. (N,)"""
+    stop = scores_Nm >= thresholds_m
+    stop = jnp.concatenate([stop[:, :-1], jnp.ones_like(stop[:, :1])], axis=1)
+    return stop.argmax(axis=1)
+
+
+def geometric_shares(num_checkpoints: int, ratio: float) -> np.ndarray:
+    """Shares proportional to ratio^k, k = 1..m; below 1 favours early checkpoints."""
+    shares = np.exp(np.log(ratio) * np.arange(1, num_checkpoints + 1, dtype=np.float64))
+    return shares / shares.sum()
+
+
+def find_thresholds(scores_Nm, shares_m: Sequence[float]) -> np.ndarray:
+    """Thresholds with which about the given share of the videos stops at each checkpoint.
+
+    Args:
+        scores_Nm: of the calibration videos at every checkpoint.
+        shares_m: target shares, adding up to 1.
+
+    Returns:
+        (m,) float32: T_k is the score of the floor(N q_k)-th of the videos that are still there, best
+        first; `NEVER` where that number is 0; -`NEVER` for the last.
+    """
+    all_scores = np.asarray(scores_Nm, np.float32)
+    n, m = all_scores.shape
+    there = np.ones(n, bool)
+    thresholds = np.full(m, NEVER, np.float32)
+    for k in range(m - 1):
+        count = int(np.floor(n * shares_m[k] + 1e-9))
+        left = np.sort(all_scores[there, k])[::-1]
+        if count and len(left):
+            thresholds[k] = left[min(count, len(left)) - 1]
+            there &= all_scores[:, k] < thresholds[k]
+    thresholds[-1] = -NEVER
+    return thresholds
+
+
+def operating_point(scores_Nm, hits_Nm, costs_m, thresholds_m,
+                    parameter: float = float("nan")) -> Point:
+    """Mean cost and accuracy of a set of videos under given thresholds."""
+    taken = np.asarray(exits_taken(jnp.asarray(scores_Nm), jnp.asarray(thresholds_m)))
+    rows = np.arange(len(taken))
+    return Point(parameter, float(np.asarray(costs_m, np.float64)[taken].mean()),
+                 float(np.asarray(hits_Nm)[rows, taken].mean()))
+
+
+def best_thresholds(scores_Nm, hits_Nm, costs_m, price: float, rounds: int = 4) -> np.ndarray:
+    """Thresholds with the largest mean of (right answer) - price x cost on the given videos.
+
+    One threshold after the other is set to its best value, the others fixed, from the last checkpoint to
+    the first; a few rounds suffice.
+
+    Args:
+        scores_Nm, hits_Nm: of the calibration videos.
+        costs_m: cumulative cost of stopping at each checkpoint.
+        price: lambda, right answers per GMAC.
+
+    Returns:
+        (m,) float32.
+    """
+    values = np.asarray(scores_Nm, np.float32)
+    gain = np.asarray(hits_Nm, np.float64) - price * np.asarray(costs_m, np.float64)
+    n, m = values.shape
+    thresholds = np.array([NEVER] * (m - 1) + [-NEVER], np.float32)
+    for _ in range(rounds):
+        before = thresholds.copy()
+        later = gain[:, -1].copy()  # what a video earns if it goes on
+        for k in reversed(range(m - 1)):
+            there = np.all(values[:, :k] < thresholds[:k], axis=1)
+            order = np.flatnonzero(there)[np.argsort(-values[there, k], kind="stable")]
+            if len(order):
+                # Stopping the j most confident ones; equal scores stop together.
+                earned = np.concatenate([[0.0], np.cumsum(gain[order, k] - later[order])])
+                ends = np.append(values[order[:-1], k] > values[order[1:], k], True)
+                allowed = np.concatenate([[True], ends])
+                count = int(np.argmax(np.where(allowed, earned, -np.inf)))
+                thresholds[k] = values[order[count - 1], k] if count else NEVER
+            later = np.where(values[:, k] >= thresholds[k], gain[:, k], later)
+        if np.array_equal(before, thresholds):
+            break
+    return thresholds
+
+
+def thresholds_for_budget(scores_Nm, hits_Nm, costs_m: Sequence[float], budget: float,
+                          search: str = "accuracy") -> np.ndarray:
+    """Thresholds of a family whose mean cost on the calibration videos is at most `budget`.
+
+    Args:
+        scores_Nm, hits_Nm: of the calibration videos.
+        costs_m: cumulative cost of stopping at each checkpoint, in GMACs.
+        budget: mean GMACs per video.
+        search: one of `SEARCHES`.
+
+    Raises:
+        ValueError: unknown search; less than the first checkpoint costs.
+    """
+    costs = np.asarray(costs_m, np.float64)
+    if search not in SEARCHES:
+        raise ValueError(f"config.method.search={search!r}: expected one of {list(SEARCHES)}.")
+    if not budget >= costs[0]:
+        raise ValueError(
+            f"config.method.budget allows {budget:.4g} GMACs per video on average, less than stopping "
+            f"every video at the first checkpoint costs ({costs[0]:.4g}); the last one costs "
+            f"{costs[-1]:.4g}.")
+
+    def choose(log_parameter):
+        if search == "msdnet":
+            shares = geometric_shares(len(costs), np.exp(log_parameter))
+            return find_thresholds(scores_Nm, shares)
+        return best_thresholds(scores_Nm, hits_Nm, costs, np.exp(-log_parameter) / costs[-1])
+
+    def keeps(thresholds):
+        return operating_point(scores_Nm, hits_Nm, costs, thresholds).gmacs <= budget
+
+    low, high = -12.0, 12.0  # the mean cost grows with this, up to rounding
+    best, dearer = np.full(len(costs), -NEVER, np.float32), None
+    for _ in range(30):
+        middle = (low + high) / 2
+        thresholds = choose(middle)
+        if keeps(thresholds):
+            low, best = middle, thresholds
+        else:
+            high, dearer = middle, thresholds
+    if dearer is not None:  # the family jumps over the budget: go as far as it allows
+        near, far = 0.0, 1.0
+        for _ in range(12):
+            middle = (near + far) / 2
+            thresholds = _between(np.asarray(scores_Nm, np.float32), best, dearer, middle)
+            near, far = (middle, far) if keeps(thresholds) else (near, middle)
+        best = _between(np.asarray(scores_Nm, np.float32), best, dearer, near) if near else best
+    return best
+
+
+def _between(scores_Nm, first_m, second_m, share: float) -> np.ndarray:
+    """Thresholds that stop as many videos as lies between what two others stop, checkpoint by checkpoint."""
+    out = np.full(len(first_m), -NEVER, np.float32)
+    for k in range(len(out) - 1):
+        below = [(scores_Nm[:, k] < t).sum() for t in (first_m[k], second_m[k])]
+        rank = round((1 - share) * below[0] + share * below[1])
+        out[k] = np.sort(scores_Nm[:, k])[rank] if rank < len(scores_Nm) else NEVER
+    return out
+
+
+def sweep(known_scores_Nm, known_hits_Nm, scores_Nm, hits_Nm, costs_m, search: str) -> list[Point]:
+    """The curve of a search: thresholds from the calibration videos ("known"), applied to others.
+
+    39 points: the reference's ratios r, or prices from 0.01 to 100 answers per cost of full inference.
+    """
+    costs = np.asarray(costs_m, np.float64)
+    if search == "msdnet":
+        chosen = {r: find_thresholds(known_scores_Nm, geometric_shares(len(costs), r)) for r in RATIOS}
+    else:
+        chosen = {price: best_thresholds(known_scores_Nm, known_hits_Nm, costs, price / costs[-1])
+                  for price in np.geomspace(0.01, 100, len(RATIOS))}
+    return [operating_point(scores_Nm, hits_Nm, costs, thresholds, parameter)
+            for parameter, thresholds in chosen.items()]

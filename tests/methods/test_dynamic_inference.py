@@ -1,0 +1,231 @@
+"""Dynamic Inference as a method: loss, costs, thresholds, evaluation with real exits, bad input."""
+
+import csv
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import dynamic_k400
+from data_pipelines import DataError, clips
+from data_pipelines.options import plain_options
+from data_pipelines.sources import make_source
+from effvid_jax import cli, mean_of_splits, predict, routes, stopping
+from effvid_jax.backbones import exits, make_backbone
+from effvid_jax.methods import dynamic_inference, make_method
+
+CLASSES = [f"class {k}" for k in range(16)]
+
+
+def tiny(**method):
+    config = dynamic_k400.get_config("tiny")
+    config.method.update(method)
+    return config
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, benchmark_root):
+    """Workdir of a short training run, and its metrics."""
+    config = tiny(search="msdnet")  # a network of 8 steps has no accuracy to search by
+    config.data.root = benchmark_root
+    config.train.num_steps = 8
+    workdir = str(tmp_path_factory.mktemp("dynamic"))
+    return workdir, cli.train(config, workdir)
+
+
+def evaluate(workdir, search="msdnet", **method):
+    with open(f"{workdir}/config.json") as f:
+        root = json.load(f)["data"]["root"]
+    config = tiny(search=search, **method)
+    config.data.root = root
+    return cli.eval(config, workdir)
+
+
+def test_real_exits_give_the_simulated_metrics(run):
+    workdir, trained = run
+    metrics = evaluate(workdir)
+    assert metrics["val/gmacs"] == trained["val/gmacs"]
+    print({k: v for k, v in metrics.items() if "share" in k or "gmacs" in k})
+    assert metrics["val/gmacs_min"] < metrics["val/gmacs"] < metrics["val/gmacs_max"]
+    for policy in ("compact", "pool"):
+        real = evaluate(workdir, executor=policy, executor_sizes=(4, 2))
+        for name in ("top1", "top5", "gmacs", "examples", "exit1_share", "exit2_share", "exit4_share"):
+            assert real[f"val/{name}"] == pytest.approx(metrics[f"val/{name}"], rel=1e-6), (policy, name)
+
+
+def test_the_curve_is_written(run):
+    workdir, metrics = run
+    with open(f"{workdir}/exits_val.csv") as f:
+        rows = list(csv.DictReader(f))
+    assert {row["what"] for row in rows} == {
+        "msdnet", "accuracy", "full inference", "everything stops at one checkpoint", "chosen"}
+    full = next(row for row in rows if row["what"] == "full inference")
+    assert float(full["gmacs"]) == pytest.approx(metrics["val/full_gmacs"], rel=1e-4)
+    assert float(full["top1"]) == pytest.approx(metrics["val/full_top1"], abs=1e-4)
+    with open(f"{workdir}/exits_val.png", "rb") as f:
+        assert f.read(4) == b"\x89PNG"
+
+
+def test_another_budget_needs_no_new_calibration(run):
+    workdir, _ = run
+    cheap, dear = evaluate(workdir, budget=0.3), evaluate(workdir, budget=1.0)
+    assert cheap["val/gmacs"] < dear["val/gmacs"]
+    one = evaluate(workdir, thresholds=(0.0, 0.0, 0.0, 0.0))
+    assert one["val/exit1_share"] == 1 and one["val/top1"] == one["val/exit1_top1"]
+    last = evaluate(workdir, thresholds=(2.0, 2.0, 2.0, 2.0), rule="entropy")
+    assert last["val/exit4_share"] == 1 and last["val/top1"] == last["val/full_top1"]
+
+
+def test_predict_decodes_only_what_it_needs(run, monkeypatch):
+    workdir, _ = run
+    config = json.load(open(f"{workdir}/config.json"))
+    predictor = predict.Predictor(workdir)
+    assert predictor.stops_early
+    read = []
+    original = clips.eval_frames
+    monkeypatch.setattr(predict, "eval_frames", lambda reader, options, positions: read.append(
+        list(positions)) or original(reader, options, positions))
+    source = make_source(plain_options(cli.trained(None, workdir)[0].data), "val")
+    path = source.path(0)
+    predictor._thresholds = np.zeros(4, np.float32)
+    first = predictor(path)
+    order = routes.frame_order(config["data"]["num_frames"], "unified")
+    assert read == [[order[0]]]
+    predictor._thresholds = np.full(4, 2.0, np.float32)
+    last = predictor(path)
+    assert sorted(sum(read[1:], [])) == sorted(order)
+    assert first["gmacs"] < last["gmacs"]
+    simulated = predictor._predict(predictor._variables, {"video": predictor.read(path)[None]})
+    assert simulated.extra["answers"].shape == (1, 4)
+    views = predictor.classify(predictor.read(path))
+    assert views == last
+
+
+def test_frames_in_parts_are_those_of_the_whole_view(run):
+    workdir, _ = run
+    options = plain_options(cli.trained(None, workdir)[0].data)
+    source = make_source(options, "val")
+    with source.open(0) as reader:
+        whole = clips.eval_views(reader, options)[0]
+        np.testing.assert_array_equal(clips.eval_frames(reader, options, (3, 1)), whole[[3, 1]])
+    options.twice_sample = True
+    with source.open(0) as reader, pytest.raises(DataError, match="2 test views"):
+        clips.eval_frames(reader, options, (0,))
+
+
+def test_loss_is_the_weighted_sum_of_cross_entropies():
+    config = tiny(loss_weights=(1.0, 0.0, 0.5, 2.0))
+    method = make_method(config, CLASSES)
+    variables = method.init(jax.random.key(0), (2, 4, 64, 64, 3))
+    rng = np.random.default_rng(0)
+    batch = {"video": rng.integers(0, 256, (8, 4, 64, 64, 3), np.uint8),
+             "label": np.arange(8), "mask": np.ones(8, np.float32)}
+    value, (stats, scalars) = jax.jit(method.loss)(variables.params, variables, batch, jax.random.key(1))
+    parts = [float(scalars[f"loss_{k}"]) for k in (1, 2, 3, 4)]
+    assert float(value) == pytest.approx(parts[0] + 0.5 * parts[2] + 2 * parts[3], rel=1e-5)
+    assert jax.tree.structure(stats) == jax.tree.structure(variables.stats)
+
+    distilled = make_method(tiny(distill_weight=1.0, loss_weights=(0.0, 0.0, 0.0, 0.0)), CLASSES)
+    gradient = jax.jit(jax.grad(lambda p: distilled.loss(p, variables, batch, jax.random.key(1))[0]))(
+        variables.params)
+    size = {name: float(jnp.abs(gradient[name]["kernel"]).max()) for name in ("head_1", "head_4")}
+    print("gradient of the distillation", size)
+    assert size["head_1"] > 0 and size["head_4"] == 0  # the last checkpoint teaches and does not learn
+
+
+def test_costs_of_the_routes_on_msdnet_38():
+    """Cumulative multiply-adds by hand from the published sizes of blocks and heads."""
+    for scheme, expected in [
+        ("depth", [9.79, 22.88, 36.40, 47.34, 51.91]),
+        ("unified", [2.45, 5.72, 17.67, 23.13, 25.42, 49.36]),
+    ]:
+        model = exits.ExitNet(
+            make_backbone("msdnet_38", num_classes=400), 400, routes.scheme_route(scheme, 16, 5),
+            routes.frame_order(16, scheme), 8, (1, 2, 3, 4, 5))
+        found, full = dynamic_inference.route_costs(model, (16, 224, 224, 3))
+        print(scheme, found.round(3), "full", round(full, 3))
+        # A little less: the classifier runs once on the mean, not once a frame.
+        np.testing.assert_allclose(found, expected, atol=0.03)
+
+
+def test_calibration_clips_are_held_out(run):
+    config = cli.trained(None, run[0])[0]
+    options = plain_options(config.data)
+    train, calib = (make_source(options, split) for split in ("train", "calib"))
+    names = [{source.entry(i).name for i in range(len(source))} for source in (train, calib)]
+    assert len(names[1]) == round(options.calib_share * 48) and not names[0] & names[1]
+    assert len(names[0]) + len(names[1]) == 48
+    again = make_source(options, "calib")
+    assert [again.entry(i) for i in range(len(again))] == [calib.entry(i) for i in range(len(calib))]
+    options.calib_share = 0.0
+    with pytest.raises(DataError, match="data.calib_share=0.0 holds out 0 of 48"):
+        make_source(options, "calib")
+
+
+def test_views_are_averaged_before_stopping():
+    config = tiny()
+    method = make_method(config, CLASSES)
+    variables = method.init(jax.random.key(0), (1, 4, 64, 64, 3))
+    video = np.random.default_rng(0).integers(0, 256, (3, 2, 4, 64, 64, 3), np.uint8)
+    both = jax.jit(method.predict)(variables, {"video": video})
+    single = [jax.jit(method.predict)(variables, {"video": video[:, v:v + 1]}) for v in (0, 1)]
+    mean = np.mean([jax.nn.softmax(p.logits) for p in single], axis=0)
+    np.testing.assert_allclose(jax.nn.softmax(both.logits), mean, rtol=1e-4)
+    np.testing.assert_allclose(both.gmacs, 2 * single[0].gmacs, rtol=1e-6)
+
+
+def test_mistakes_are_named(run):
+    workdir, _ = run
+    for method, message in [
+        (dict(thresholds=(0.5, 0.5)), "thresholds has 2 entries; this route has 4 checkpoints"),
+        (dict(loss_weights=(1.0,)), "loss_weights has 1 entries"),
+        (dict(rule="luck"), "config.method.rule='luck'"),
+        (dict(budget=0.01), "less than stopping every video"),
+        (dict(budget=-1.0), "config.method.budget=-1.0"),
+        (dict(search="luck"), "config.method.search='luck'"),
+        (dict(executor="fast"), "policy='fast'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            evaluate(workdir, **method)
+    config = tiny()
+    config.data.num_frames = 8
+    with pytest.raises(ValueError, match="config.data.num_frames=8.*for 4 frames"):
+        make_method(config, CLASSES)
+    for changes, message in [
+        (dict(route=((2, 2), (1, 3), (4, 3))), "steps back"),
+        (dict(route=((2, 2), (8, 3))), "a clip has 4"),
+        (dict(order=(0, 1, 1, 2)), "no permutation"),
+        (dict(groups=3), "does not divide 4 frames"),
+        (dict(shift="both"), "exits.shift='both'"),
+        (dict(stages=(1, 2)), "ending with the last"),
+    ]:
+        config = tiny()
+        config.model.exits.update(changes)
+        with pytest.raises(ValueError, match=message):
+            make_method(config, CLASSES)
+    config = tiny()
+    config.model.backbone, config.model.options = "r3d_18", type(config.model.options)()
+    with pytest.raises(ValueError, match="mixes frames inside"):
+        make_method(config, CLASSES)
+    variables = make_method(tiny(), CLASSES).init(jax.random.key(0), (1, 4, 64, 64, 3))
+    stats = {**variables.stats, "stopping": {**variables.stats["stopping"], "thresholds": np.zeros(6)}}
+    with pytest.raises(ValueError, match="6 thresholds.*4 checkpoints.*another network"):
+        make_method(tiny(), CLASSES).calibrate(dynamic_inference.base.Variables({}, stats), None)
+
+
+def test_mean_of_splits(tmp_path, capsys):
+    for k, top1 in enumerate((0.5, 0.7)):
+        (tmp_path / str(k)).mkdir()
+        (tmp_path / str(k) / "metrics.json").write_text(json.dumps({"step": 5, "val/top1": top1}))
+    mean_of_splits.main([str(tmp_path / "0"), str(tmp_path / "1")])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["val/top1"] == pytest.approx(0.6)
+    with pytest.raises(SystemExit, match="metrics.json is missing"):
+        mean_of_splits.main([str(tmp_path / "0"), str(tmp_path / "2")])
+    with pytest.raises(SystemExit, match="given twice"):
+        mean_of_splits.main([str(tmp_path / "0"), str(tmp_path / "0")])
+
+
+def test_never_is_a_threshold_that_can_be_saved():
+    assert np.isfinite(np.float32(stopping.NEVER))
