@@ -18,7 +18,6 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import jax  # noqa: E402
-import numpy as np  # noqa: E402
 
 from configs import common  # noqa: E402
 from effvid_jax import bench, bench_exits, console, methods, writers  # noqa: E402
@@ -62,9 +61,7 @@ def main(argv=None) -> None:
         sizes = tuple(int(s) for s in args.sizes.split(",") if s)
         for batch in map(int, args.batch.split(",")):
             shape = (args.batches * batch, args.frames, args.resolution, args.resolution, 3)
-            rng = np.random.default_rng(0)
-            clips = rng.integers(0, 256, shape, np.uint8)
-            clips //= rng.integers(1, 8, (shape[0], 1, 1, 1, 1), np.uint8)  # or all would score alike
+            clips = bench.random_clips(shape, contrast=True)
             with console.bar(None, f"batch {batch}", "sample", leave=False) as progress:
                 found[batch] = bench_exits.measure(
                     method.adaptive, variables, clips, batch, speedup=args.speedup, sizes=sizes,

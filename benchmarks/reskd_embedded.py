@@ -10,18 +10,7 @@ finished is not trained again, so the command can be stopped and repeated. Rows 
 
 from __future__ import annotations
 
-import argparse
-import csv
-import json
-import os
-import statistics
-import subprocess
-import sys
-
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, ROOT)
-
-from effvid_jax import results, writers  # noqa: E402
+import embedded
 
 RUNS = {  # folder: (config, further flags)
     "reskd": ("reskd_minik.py:demo", ["--config.run=teacher,baseline,student"]),
@@ -42,65 +31,25 @@ ROWS = {  # row of the table: stage
     "resolution distillation, 32 px": "resolution/student",
     "ResKD, 32 px": "reskd/student",
 }
-
-
-def train(workdir: str, seed: int, extra: list[str]) -> None:
-    """All runs of one seed that are not finished yet, as a user would start them."""
-    for run, (config, flags) in RUNS.items():
-        folder = os.path.join(workdir, f"seed{seed}", run)
-        command = [
-            sys.executable, "main.py", f"--config=configs/{config}", f"--workdir={folder}",
-            f"--config.seed={seed}", f"--config.data.seed={seed}",
-            f"--config.data.root={workdir}/benchmark", *flags, *extra]
-        if not os.path.exists(os.path.join(folder, "metrics.json")):
-            print("$", " ".join(command[1:]), flush=True)
-            subprocess.run(command, cwd=ROOT, check=True)
-
-
-def collect(workdir: str, seeds: list[int]) -> list[dict[str, str]]:
-    """Rows of `docs/results.csv`: mean and standard deviation over the seeds, and the cost."""
-    here = writers.environment()
-    common = {
-        "dataset": "embedded benchmark (3000 train, 800 val clips)", "config": "reskd_minik.py:demo",
-        "command": "python benchmarks/reskd_embedded.py --seeds " + ",".join(map(str, seeds)),
-        "seeds": ",".join(map(str, seeds)), "paper": "", "hardware": f"{here['cpus']} CPU cores",
-        "versions": f"python {here['versions']['python']}, jax {here['versions']['jax']}",
-        "commit": here["commit"]}
-    rows = []
-    for row, stage in ROWS.items():
-        found = []
-        for seed in seeds:
-            with open(os.path.join(workdir, f"seed{seed}", stage, "metrics.json")) as f:
-                found.append(json.load(f))
-        top1 = [100 * metrics["val/top1"] for metrics in found]
-        rows += [
-            {"what": f"reskd: {row}: top-1 (%)", "value": f"{statistics.mean(top1):.1f}",
-             "spread": f"{statistics.stdev(top1):.1f}" if len(top1) > 1 else ""} | common,
-            {"what": f"reskd: {row}: GMACs", "value": f"{found[0]['val/gmacs']:.3f}",
-             "spread": ""} | common,
-            {"what": f"reskd: {row}: params", "value": f"{found[0]['params']:,}", "spread": ""} | common]
-        print(f"{row:52s} {rows[-3]['value']:>5s} % +- {rows[-3]['spread']}, {rows[-2]['value']} GMACs")
-    return rows
+COMMAND = "python benchmarks/reskd_embedded.py"
 
 
 def main() -> None:
     """Trains what is missing, prints the table, replaces its rows in the results."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--workdir", default="runs/reskd_embedded")
-    parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--results", default=os.path.join(ROOT, "docs", "results.csv"))
-    args, extra = parser.parse_known_args()
-    workdir = os.path.abspath(args.workdir)
-    seeds = [int(seed) for seed in args.seeds.split(",")]
-    for seed in seeds:
-        train(workdir, seed, extra)
-    rows = collect(workdir, seeds)
-    old = results.read_rows(args.results) if os.path.exists(args.results) else []
-    kept = [row for row in old if not row["what"].startswith("reskd: ")]
-    with open(args.results, "w", newline="") as f:
-        table = csv.DictWriter(f, results.COLUMNS)
-        table.writeheader()
-        table.writerows(kept + rows)
+    args, extra = embedded.arguments(__doc__, "runs/reskd_embedded")
+    for seed in args.seeds:
+        for run, (config, flags) in RUNS.items():
+            embedded.train(args.workdir, seed, run, config, [*flags, *extra])
+    rows = []
+    for name, stage in ROWS.items():
+        found = embedded.read(args.workdir, args.seeds, stage)
+        rows += [embedded.row(f"reskd: {name}: {column}", values, form, "reskd_minik.py:demo", COMMAND,
+                              args.seeds) for column, values, form in [
+            ("top-1 (%)", [100 * m["val/top1"] for m in found], ".1f"),
+            ("GMACs", [m["val/gmacs"] for m in found], ".3f"),
+            ("params", [m["params"] for m in found], ",.0f")]]
+        print(f"{name:52s} {rows[-3]['value']:>5s} % +- {rows[-3]['spread']}, {rows[-2]['value']} GMACs")
+    embedded.replace_rows(args.results, "reskd", rows)
 
 
 if __name__ == "__main__":

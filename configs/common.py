@@ -269,7 +269,7 @@ def dynamic_inference(dataset_name: str, arg: str, **defaults):
         executor_sizes=(),  # batch sizes to compile beside eval_batch_size; (): halves down to 1/32
     ))
     config.optim.update(dict(groups="tsm_fc5", schedule="step", lr=0.01))
-    config.init.skip = "head_|lift|classifier_.*/fc/|^fc/|stopping"
+    config.init.skip = "^head_|(^|/)fc/|^stopping/"  # classifiers and thresholds are this data set's
     config.train.num_epochs = 50.0
     config.optim.milestones = (20, 40)
     if dataset_name == "k400":
@@ -328,6 +328,7 @@ def va_red2(dataset_name: str, arg: str):
     finish(config, args)
     if args.demo or args.tiny:
         config.data.num_frames = args.frames
+        config.optim.warmup_epochs = 0.0
     if args.demo:
         config.note = (
             "demo: the code path of the recipe on the embedded benchmark (16 classes of synthetic clips, "
@@ -489,8 +490,8 @@ def _embed(config, **synthetic) -> None:
         config.method.calibration_videos = 500
 
 
-_R2PLUS1D = dict(width=16, stage_sizes=(1, 1, 1), inflate=(1, 1, 1), time_strides=(1, 2, 2),
-                 space_strides=(1, 2, 2))
+_R2PLUS1D = dict(width=16, stem_kernel=(3, 3, 3), stem_strides=(1, 1, 1), stem_norm=True,
+                 stage_sizes=(1, 1, 1), inflate=(1, 1, 1), time_strides=(1, 2, 2), space_strides=(2, 2, 2))
 SMALL_NETWORKS = {
     "r2plus1d_18_vared": _R2PLUS1D,
     "tpn_r2plus1d_18": _R2PLUS1D | dict(width=32, levels=(2, 3), time_scales=(2, 1)),

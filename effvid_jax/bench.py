@@ -34,13 +34,14 @@ import data_pipelines
 from data_pipelines.options import plain_options
 from data_pipelines.sampling import sample_test
 from data_pipelines.sources import make_source
-from effvid_jax import checkpoint, cli, console, cost, sharding, timing, writers
+from effvid_jax import bench_exits, checkpoint, cli, console, cost, sharding, timing, writers
 from effvid_jax.methods import base, make_method
 from effvid_jax.optim import make_optimizer
 
 CPU_PIXELS = 2**20  # of a batch: 32 clips of 8 frames of 64 x 64
 TABLE_4 = (224, 144, 112, 96, 72, 56)
 SHARES = {"decode": 0.15, "pipeline": 0.35, "train": 0.2, "inference": 0.2, "loop": 0.1}  # of the time
+EXITS_SHARE = 0.3  # on top, for networks with early exits
 
 
 def bench(config, workdir: str) -> dict:
@@ -51,7 +52,8 @@ def bench(config, workdir: str) -> dict:
         workdir: gets `bench.json`.
 
     Returns:
-        `{"decode": [row, ...], "pipeline": [...], "train": [...], "inference": [...], "loop": [...]}`.
+        `{"decode": [row, ...], "pipeline": [...], "train": [...], "inference": [...], "loop": [...]}`,
+        and "exits" for a network with early exits.
 
     Raises:
         ValueError: anything wrong with config or data.
@@ -62,7 +64,7 @@ def bench(config, workdir: str) -> dict:
     result: dict[str, Any] = {"config": config.name, "environment": writers.environment()}
     # Open until the end: the loop runs the step that was compiled for its own table.
     with (tempfile.TemporaryDirectory() as folder,
-          console.bar(len(SHARES), "bench", "table") as progress):
+          console.bar(len(SHARES) + bool(config.model.exits), "bench", "table") as progress):
         steps = {}
 
         def tick():
@@ -70,9 +72,10 @@ def bench(config, workdir: str) -> dict:
                 progress.refresh()
                 progress.last_print_t = time.time()
 
-        def run(name: str, title: str, measure: Callable[[float, Callable[[], Any]], list[dict]]):
+        def run(name: str, title: str, measure: Callable[[float, Callable[[], Any]], list[dict]],
+                share: float | None = None):
             progress.set_postfix_str(name)
-            result[name] = measure(config.bench.seconds * SHARES[name], tick)
+            result[name] = measure(config.bench.seconds * (share or SHARES[name]), tick)
             with progress.external_write_mode(file=sys.stdout):
                 print(f"\n{title}\n{table(result[name])}", flush=True)
             progress.update()
@@ -92,6 +95,9 @@ def bench(config, workdir: str) -> dict:
             lambda seconds, tick: inference(
                 config.model, len(class_names), resolutions(config), config.data.num_frames,
                 _batch_size(config, config.data.eval_batch_size), seconds=seconds, progress=tick))
+        if config.model.exits:
+            run("exits", "Early exits with random weights: R = measured over promised speed-up",
+                lambda seconds, tick: exits(config, class_names, seconds, tick), EXITS_SHARE)
         run("loop", "Train loop of the last stage: does the step wait for data?",
             lambda seconds, tick: loop(config, *list(steps.items())[-1], result["train"][-1], seconds))
     with open(os.path.join(workdir, "bench.json"), "w") as f:
@@ -355,6 +361,18 @@ def inference(model_config, num_classes: int, sides: Sequence[int], num_frames: 
              "spread": times[side].spread} for side in sides]
 
 
+def exits(config, class_names: Sequence[str], seconds: float, progress=lambda: None) -> list[dict]:
+    """What early exits save on the clock, see `bench_exits.measure`."""
+    config = config.copy_and_resolve_references()
+    config.model.exits.classifier_std = 0.5  # random scores that differ between clips
+    method = make_method(config, class_names)
+    batch, side = _batch_size(config, config.data.eval_batch_size), config.data.test_crop_size
+    shape = (4 * batch, config.data.num_frames, side, side, 3)
+    variables = method.init(jax.random.key(0), shape)
+    return bench_exits.measure(method.adaptive, variables, random_clips(shape, contrast=True), batch,
+                               seconds=seconds, progress=progress)
+
+
 def predict_side(predict, variables, shape: Sequence[int]) -> Callable[[], Any]:
     """`predict` compiled, on random clips (B,V,T,H,W,3) that lie on the device: for `timing.measure`."""
     compiled, video = jax.jit(predict), jax.device_put(random_clips(shape))
@@ -381,9 +399,11 @@ def random_values(shapes):
     return jax.tree_util.tree_map_with_path(value, shapes)
 
 
-def random_clips(shape: Sequence[int]) -> np.ndarray:
-    """uint8 noise: some devices are faster on zeros."""
-    return np.random.default_rng(0).integers(0, 256, tuple(shape), np.uint8)
+def random_clips(shape: Sequence[int], contrast: bool = False) -> np.ndarray:
+    """uint8 noise: some devices are faster on zeros. With `contrast` clips differ, and so do their scores."""
+    rng = np.random.default_rng(0)
+    clips = rng.integers(0, 256, tuple(shape), np.uint8)
+    return clips // rng.integers(1, 8, (shape[0], 1, 1, 1, 1), np.uint8) if contrast else clips
 
 
 # ------------------------------------------------------------------------------------------ set-up

@@ -173,11 +173,13 @@ def init_state(method: Method, tx, config, clip_shape) -> TrainState:
     params, stats = variables.params, variables.stats
     if config.init.checkpoint:
         _, loaded = checkpoint.load_variables(config.init.checkpoint)
+        skip = config.init.skip
         if "backbone" in params and "backbone" not in loaded["params"]:
-            # A plain network as the backbone of one with exits.
+            # A plain network as the backbone of one with exits: what is outside is new.
             loaded = {name: {"backbone": tree} for name, tree in loaded.items()}
-        params = merge(params, loaded["params"], config.init.skip, config.init.checkpoint)
-        stats = merge(stats, loaded["batch_stats"], config.init.skip, config.init.checkpoint)
+            skip = "|".join(filter(None, [skip, "^(?!backbone/)"]))
+        params = merge(params, loaded["params"], skip, config.init.checkpoint)
+        stats = merge(stats, loaded["batch_stats"], skip, config.init.checkpoint)
     return TrainState(jnp.zeros((), jnp.int32), params, stats, tx.init(params), variables.frozen)
 
 

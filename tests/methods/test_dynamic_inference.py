@@ -6,13 +6,14 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from configs import dynamic_k400
 from data_pipelines import DataError, clips
 from data_pipelines.options import plain_options
 from data_pipelines.sources import make_source
-from effvid_jax import cli, mean_of_splits, predict, routes, stopping
+from effvid_jax import checkpoint, cli, mean_of_splits, predict, routes, stopping, train
 from effvid_jax.backbones import exits, make_backbone
 from effvid_jax.methods import dynamic_inference, make_method
 
@@ -213,6 +214,35 @@ def test_mistakes_are_named(run):
     stats = {**variables.stats, "stopping": {**variables.stats["stopping"], "thresholds": np.zeros(6)}}
     with pytest.raises(ValueError, match="6 thresholds.*4 checkpoints.*another network"):
         make_method(tiny(), CLASSES).calibrate(dynamic_inference.base.Variables({}, stats), None)
+
+
+@pytest.mark.parametrize("backbone", ["resnet50", "msdnet_38"])
+def test_starts_from_a_plain_network_or_from_one_of_its_kind(tmp_path, backbone):
+    """Imported ImageNet weights; then a network with exits that was trained for other classes."""
+    config = dynamic_k400.get_config(f"tiny,backbone={backbone}")
+    small = {k: tuple(v) if isinstance(v, list) else v for k, v in config.model.options.items()}
+    plain = make_backbone(config.model.backbone, num_classes=7, **small)
+    variables = jax.jit(plain.init)(jax.random.key(5), jnp.zeros((1, 4, 64, 64, 3)))
+    checkpoint.save_imported(str(tmp_path / "plain"), variables, config, [str(k) for k in range(7)])
+
+    def start(classes, skip):
+        config.init.skip = skip
+        method = make_method(config, [str(k) for k in range(classes)])
+        return train.init_state(method, optax.sgd(0.1), config, (8, 4, 64, 64, 3))
+
+    config.init.checkpoint = str(tmp_path / "plain")
+    state = start(16, config.init.skip)
+    first = sorted(state.params["backbone"])[0]
+    jax.tree.map(np.testing.assert_array_equal, state.params["backbone"][first],
+                 variables["params"][first])
+    checkpoint.save_imported(str(tmp_path / "exits"), {
+        "params": state.params, "batch_stats": state.stats}, config, CLASSES)
+    config.init.checkpoint = str(tmp_path / "exits")
+    again = start(5, config.init.skip)
+    jax.tree.map(np.testing.assert_array_equal, again.params["backbone"], state.params["backbone"])
+    assert again.params["head_1"]["bias"].shape == (5,)
+    with pytest.raises(ValueError, match="head_1/kernel: file .*16.*model .*5"):
+        start(5, "")
 
 
 def test_mean_of_splits(tmp_path, capsys):

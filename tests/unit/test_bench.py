@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import resolution
-from configs import reskd_minik, supervised_minik
+from configs import dynamic_k400, reskd_minik, supervised_minik
 from effvid_jax import bench, cli, timing
 
 
@@ -108,3 +108,15 @@ def test_resolution_script(capsys):
     assert all(np.isfinite(row["clips_per_second"]) for row in rows)
     with pytest.raises(SystemExit, match="too small"):
         resolution.main(["--backbone=resnet18", "--frames=1", "--batch=1", "--resolutions=8"])
+
+
+def test_early_exits_on_the_clock():
+    """The table's arithmetic, on a network too small for its times to mean anything."""
+    config = dynamic_k400.get_config("tiny")
+    rows = bench.exits(config, [str(k) for k in range(16)], seconds=0.5)
+    print(bench.table(rows))
+    assert [row["side"] for row in rows] == ["full inference", "compact", "pool"]
+    for row in rows[1:]:
+        assert row["flops_speedup"] == pytest.approx(2.0, rel=0.3)
+        assert row["r"] == pytest.approx(row["speedup"] / row["flops_speedup"])
+        assert -1e-9 <= row["waste"] < 0.5 and row["of_segments"] > 0

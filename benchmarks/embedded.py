@@ -1,0 +1,84 @@
+"""What comparisons on the embedded benchmark share: training runs that can be repeated, rows of results."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, ROOT)
+
+from effvid_jax import results, writers  # noqa: E402
+
+DATASET = "embedded benchmark (3000 train, 800 val clips)"
+
+
+def arguments(doc: str, workdir: str):
+    """(parsed arguments, further flags for `main.py`) of a comparison's command line."""
+    parser = argparse.ArgumentParser(description=doc.split("\n")[0])
+    parser.add_argument("--workdir", default=workdir)
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--results", default=os.path.join(ROOT, "docs", "results.csv"))
+    args, extra = parser.parse_known_args()
+    args.workdir = os.path.abspath(args.workdir)
+    args.seeds = [int(seed) for seed in args.seeds.split(",")]
+    return args, extra
+
+
+def train(workdir: str, seed: int, run: str, config: str, flags: Sequence[str]) -> None:
+    """One run as a user would start it, unless it is finished. Seeds share the clips.
+
+    Args:
+        workdir: of the comparison; the run's is `seed<seed>/<run>` in it.
+        seed: of weights, batches and augmentation.
+        run: name of the folder.
+        config: file in `configs/`, with arguments.
+        flags: further ones of `main.py`.
+    """
+    folder = os.path.join(workdir, f"seed{seed}", run)
+    if os.path.exists(os.path.join(folder, "metrics.json")):
+        return
+    command = [sys.executable, "main.py", f"--config=configs/{config}", f"--workdir={folder}",
+               f"--config.seed={seed}", f"--config.data.seed={seed}",
+               f"--config.data.root={workdir}/benchmark", *flags]
+    print("$", " ".join(command[1:]), flush=True)
+    subprocess.run(command, cwd=ROOT, check=True)
+
+
+def read(workdir: str, seeds: Sequence[int], stage: str) -> list[dict]:
+    """Final metrics of a run (or of one stage of it, `run/stage`), one a seed."""
+    found = []
+    for seed in seeds:
+        with open(os.path.join(workdir, f"seed{seed}", stage, "metrics.json")) as f:
+            found.append(json.load(f))
+    return found
+
+
+def row(what: str, values: Sequence[float], form: str, config: str, command: str,
+        seeds: Sequence[int]) -> dict[str, str]:
+    """A row of `docs/results.csv`: mean and standard deviation over the seeds, and how it was made."""
+    here = writers.environment()
+    spread = format(statistics.stdev(values), form) if len(values) > 1 else ""
+    return {
+        "what": what, "dataset": DATASET, "config": config,
+        "command": f"{command} --seeds {','.join(map(str, seeds))}", "seeds": ",".join(map(str, seeds)),
+        "value": format(statistics.mean(values), form),
+        "spread": spread if float(spread.replace(",", "") or 0) else "", "paper": "",
+        "hardware": f"{here['cpus']} CPU cores",
+        "versions": f"python {here['versions']['python']}, jax {here['versions']['jax']}",
+        "commit": here["commit"]}
+
+
+def replace_rows(path: str, table: str, rows: Sequence[dict[str, str]]) -> None:
+    """Writes the rows of one table (`what` begins with its name) in place of its old ones."""
+    old = results.read_rows(path) if os.path.exists(path) else []
+    with open(path, "w", newline="") as f:
+        writer = csv.DictWriter(f, results.COLUMNS)
+        writer.writeheader()
+        writer.writerows([r for r in old if not r["what"].startswith(f"{table}: ")] + list(rows))
