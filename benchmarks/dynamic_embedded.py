@@ -23,26 +23,26 @@ FLAGS = ["--config.train.num_steps=400", "--config.method.budget=0.53"]
 def main() -> None:
     """Trains what is missing, prints the table, replaces its rows in the results."""
     args, extra = embedded.arguments(__doc__, "runs/dynamic_embedded")
-    for seed in args.seeds:
-        for scheme in SCHEMES:
-            for shift in SHIFTS:
+    grid = [(scheme, shift) for shift in SHIFTS for scheme in SCHEMES]
+    for shift in SHIFTS:
+        for seed in args.seeds:
+            for scheme in SCHEMES:
                 embedded.train(args.workdir, seed, f"{scheme}_{shift}",
                                f"{CONFIG},scheme={scheme},shift={shift}", [*FLAGS, *extra])
     rows = []
-    for scheme, title in SCHEMES.items():
-        for shift, words in SHIFTS.items():
-            found = embedded.read(args.workdir, args.seeds, f"{scheme}_{shift}")
-            name = f"{title}, {words}"
-            columns = {
-                "full, top-1 (%)": [100 * m["val/full_top1"] for m in found],
-                "dynamic, top-1 (%)": [100 * m["val/top1"] for m in found],
-                "difference (points)": [100 * (m["val/top1"] - m["val/full_top1"]) for m in found],
-                "cost (% of full)": [100 * m["val/gmacs"] / m["val/full_gmacs"] for m in found]}
-            rows += [embedded.row(f"dynamic: {name}: {column}", values, ".1f",
-                                  f"{CONFIG},scheme={scheme},shift={shift}", COMMAND, args.seeds)
-                     for column, values in columns.items()]
-            print(f"{name:42s}", "; ".join(f"{c} {r['value']} +- {r['spread'] or 0}" for c, r in zip(
-                columns, rows[-len(columns):])))
+    for scheme, shift in grid:
+        found = embedded.read(args.workdir, args.seeds, f"{scheme}_{shift}")
+        name = f"{SCHEMES[scheme]}, {SHIFTS[shift]}"
+        columns = {
+            "full, top-1 (%)": [100 * m["val/full_top1"] for m in found],
+            "dynamic, top-1 (%)": [100 * m["val/top1"] for m in found],
+            "difference (points)": [100 * (m["val/top1"] - m["val/full_top1"]) for m in found],
+            "cost (% of full)": [100 * m["val/gmacs"] / m["val/full_gmacs"] for m in found]}
+        rows += [embedded.row(f"dynamic: {name}: {column}", values, ".1f",
+                              f"{CONFIG},scheme={scheme},shift={shift}", COMMAND, args.seeds)
+                 for column, values in columns.items()]
+        print(f"{name:42s}", "; ".join(f"{c} {r['value']} +- {r['spread'] or 0}" for c, r in zip(
+            columns, rows[-len(columns):])))
     embedded.replace_rows(args.results, "dynamic", rows)
 
 

@@ -51,7 +51,7 @@ def measure(adaptive: Adaptive, variables, clips_NTHWC, batch_size: int, *, spee
     starts = range(0, n, batch_size)
     natural = [jax.device_put(clips_NTHWC[s:s + batch_size], cut) for s in starts]
     frames = [jax.device_put(ordered[s:s + batch_size], cut) for s in starts]
-    scores_Nm, segment_seconds = _segments(adaptive, variables, frames, progress)
+    scores_Nm, segment_seconds = _segments(adaptive, variables, frames, seconds / 5, progress)
     if thresholds is None:
         thresholds = stopping.thresholds_for_budget(
             scores_Nm, np.zeros_like(scores_Nm), adaptive.gmacs, adaptive.full_gmacs / speedup, "msdnet")
@@ -89,7 +89,7 @@ def measure(adaptive: Adaptive, variables, clips_NTHWC, batch_size: int, *, spee
     return rows
 
 
-def _segments(adaptive: Adaptive, variables, frames, progress):
+def _segments(adaptive: Adaptive, variables, frames, seconds: float, progress):
     """Scores (N, m) at all checkpoints, and seconds of each segment on a full batch."""
     steps = [jax.jit(step.run) for step in adaptive.steps]
     score = jax.jit(adaptive.score)
@@ -104,5 +104,5 @@ def _segments(adaptive: Adaptive, variables, frames, progress):
             found.append(score(logits))
             progress()
         scores.append(np.stack(jax.device_get(found), axis=1))
-    times = timing.measure(calls, seconds=1.0, max_repeats=5, progress=progress)
+    times = timing.measure(calls, seconds=seconds, progress=progress)
     return np.concatenate(scores), [times[k].median for k in range(len(steps))]
