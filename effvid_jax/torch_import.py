@@ -1,10 +1,15 @@
 """Weights of published PyTorch checkpoints as variables of our backbones, with a strict report.
 
     python -m effvid_jax.torch_import --backbone resnet50 --checkpoint tsn.pth --out runs/teacher
+    python main.py --mode=eval --workdir=runs/teacher --config=configs/supervised_minik.py
 
-Reads files of mmaction2, ResKD, torchvision and the TSM repository (`.pth` in each of its forms,
-safetensors); needs no PyTorch and executes nothing of the file (`torch_files.py`). The names are in
-`torch_naming.py`. Every tensor must land somewhere: what is missing here, unused in the file, of
+    # ImageNet weights as the start of a 3-D network: kernels repeated along time, a new classifier
+    python -m effvid_jax.torch_import --backbone slowonly_resnet50 --checkpoint resnet50.pth \
+        --inflate --classes 200 --skip 'fc/.*' --out runs/start
+
+Reads files of mmaction2, ResKD, torchvision, PySlowFast, pytorch-i3d, MSDNet-PyTorch, TSM and the others
+of `torch_naming.py` (`.pth` in each of its forms, safetensors); needs no PyTorch and executes nothing of
+the file (`torch_files.py`). Every tensor must land somewhere: what is missing here, unused in the file, of
 another shape or not finite is listed in one `ImportMismatch`, unless a `skip` pattern waives it.
 
 Layouts: convolution (O, I, *k) -> (*k, I, O), so depthwise (C, 1, h, w) -> (h, w, 1, C); linear
@@ -322,7 +327,8 @@ def _run(args) -> str:
     checkpoint.save_imported(args.out, variables, config, names)
     return (f"{args.checkpoint} -> {args.backbone} with {classes} classes\n"
             f"{format_report(report, variables)}\n"
-            f"written to {args.out}: main.py --mode=eval --workdir={args.out} evaluates it")
+            f"written to {args.out}; to evaluate it: python main.py --mode=eval --workdir={args.out} "
+            f"--config=CONFIG, whose data has these {classes} classes")
 
 
 def _template(model, frames: int, resolution: int,

@@ -43,8 +43,8 @@ def test_from_a_folder_to_a_prediction(my_videos, tmp_path):
         assert metrics["step"] == 4 and metrics["val/examples"] + metrics["val/broken_videos"] > 8
         with open(workdir / "classes.txt") as f:
             assert f.read().split() == sorted(os.listdir(root))
-        code, out, _ = main("--mode=eval", f"--workdir={workdir}")
-        assert code == 0 and json.loads(out.splitlines()[-1])["val/top1"] == metrics["val/top1"]
+    code, out, _ = main("--mode=eval", f"--workdir={workdir}")
+    assert code == 0 and json.loads(out.splitlines()[-1])["val/top1"] == metrics["val/top1"]
     folder = root / sorted(os.listdir(root))[0]
     code, out, err = main("--mode=predict", f"--workdir={workdir}", f"--video={folder}", "--json")
     found = [json.loads(line) for line in out.splitlines()]

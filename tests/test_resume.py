@@ -66,7 +66,7 @@ def assert_equal(a, b, exactly=True):
 
 def test_sigkill_at_several_points_with_workers(whole_run, tmp_path, benchmark_root):
     """Kills at random points (seeded), with worker processes on; the uninterrupted run has none."""
-    points = sorted(np.random.default_rng(int(time.time())).integers(1, STEPS, size=3).tolist())
+    points = sorted(np.random.default_rng(int(time.time())).integers(1, STEPS, size=2).tolist())
     for point in points:
         process = start(tmp_path, benchmark_root, "--config.data.num_workers=1")
         while steps_logged(tmp_path) < point and process.poll() is None:

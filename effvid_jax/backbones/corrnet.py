@@ -127,6 +127,6 @@ def corrnet_r2plus1d_18(**options) -> CorrNet:
     """A correlation block after stages 1 to 3 of `resnet3d.r2plus1d_18_vared`: our choice of a network.
 
     VA-RED2 (arXiv 2102.07887, Table 4) names a CorrNet of 60.8 GFLOPs at 16 frames and nothing else.
-    CorrNet's own placement on the R(2+1)D-18 of that paper has 60.6 (60.8 with batch norms).
+    CorrNet's own placement on the R(2+1)D-18 of that paper has 60.5 (60.7 with batch norms).
     """
     return CorrNet(**{**resnet3d.R2PLUS1D_18_VARED, "stage_sizes": (3, 3, 3, 2), **options})

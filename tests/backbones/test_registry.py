@@ -1,5 +1,6 @@
 """Every backbone of the registry: shapes, gradients, size and cost. A new one adds a row to `FACTS`."""
 
+import functools
 import re
 
 import flax
@@ -50,6 +51,9 @@ FACTS = {
     "msdnet_b4_s4": [((1, 224, 224), 1000, 23_958_440, 1_355_606_016)],
     # The figures of these are put together in docs/cost.md; only that they can be counted is tested.
 }
+# Deeper forms of others: their gradients are traced with the slow tests.
+DEEP = {"resnet101", "resnet152", "tsm_resnet101", "r2plus1d_34", "x3d_m", "x3d_l", "corrnet_50", "swin3d_s",
+        "swin3d_b", "msdnet_38"}
 RUN = ["resnet18", "tsm_mobilenet_v2"]  # narrow, for tests that compute
 
 
@@ -84,9 +88,11 @@ def random_clip(shape, seed=1):
 @pytest.mark.parametrize("name", BACKBONES)
 def test_shapes_and_feature_names(name):
     model = make_backbone(name, num_classes=7)
+    assert hash(model) == hash(make_backbone(name, num_classes=7))  # or jit would compile it twice
     clip = jax.ShapeDtypeStruct((2, 8, 224, 224, 3), jnp.float32)
-    (logits, features), variables = jax.eval_shape(
-        lambda x: model.init_with_output(jax.random.key(0), x), clip)
+    with cost.parameters_without_values():
+        (logits, features), variables = jax.eval_shape(
+            lambda x: model.init_with_output(jax.random.key(0), x), clip)
     assert logits.shape == (2, 7)
     assert {"features", "pooled"} <= features.keys()
     assert features["features"].shape[0] == features["pooled"].shape[0] == 2
@@ -127,14 +133,17 @@ def training_loss(model, clip):
     return loss
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=pytest.mark.slow) if name in DEEP else name for name in BACKBONES])
 def test_every_parameter_reaches_the_loss(name):
     """In the traced gradient at full size: what is not reached gets a constant 0, without compiling."""
-    model = make_backbone(name, num_classes=5)
+    whole = functools.partial(blocks.Conv, factor_on_cpu=False)  # one operation to trace in place of dozens
+    model = make_backbone(name, num_classes=5, conv=whole)
     x = jax.ShapeDtypeStruct((2, 8, 224, 224, 3), jnp.float32)
-    variables = jax.eval_shape(model.init, jax.random.key(0), x)
-    traced, gradient = jax.make_jaxpr(jax.grad(training_loss(model, x)), return_shape=True)(
-        variables["params"], variables, x)
+    with cost.parameters_without_values():
+        variables = jax.eval_shape(model.init, jax.random.key(0), x)
+        traced, gradient = jax.make_jaxpr(jax.grad(training_loss(model, x)), return_shape=True)(
+            variables["params"], variables, x)
     made_by = {v: eqn for eqn in traced.jaxpr.eqns for v in eqn.outvars}
 
     def is_constant(v):
@@ -211,19 +220,6 @@ def test_one_frame_and_small_stem(name):
     shrink = 1 if "mobilenet" in name else 2
     assert features["stem"].shape[:4] == (2, 2, 20 // shrink, 24 // shrink)
     assert features["features"].shape[:4] == (2, 2, 2, 2)
-
-
-@pytest.mark.parametrize("name", RUN)
-def test_bfloat16_stays_close_to_float32(name):
-    model, shape = small(name)
-    half, _ = small(name, dtype=jnp.bfloat16)
-    variables, x = random_variables(model, shape), random_clip(shape)
-    expected = jax.jit(model.apply)(variables, x)[0]
-    logits, features = jax.jit(half.apply)(variables, x)
-    assert logits.dtype == features["features"].dtype == jnp.bfloat16
-    error = np.abs(logits.astype(jnp.float32) - expected).max() / np.std(expected)
-    print(f"{name}: bfloat16 differs by {error:.3f} standard deviations")
-    assert error < 0.1
 
 
 def test_shift_of_deep_networks_is_in_every_second_block():

@@ -10,11 +10,16 @@ import pytest
 
 from tests.parity import golden, run
 
-# The families of the main job, always; of the others one small case each, the rest is marked slow.
-ALWAYS = re.compile(r"mm_ts|mm_rkd|tv_resnet|step_reskd_(r|tsm)|pipe_|mm_slowonly|mm_x3d")
+# Of each kind of case and family a small one, always; what takes longer is marked slow.
+ALWAYS = re.compile(
+    r"mm_ts\w_(?!r152)|mm_rkd|tv_resnet(18|50)|step_reskd_r18|pipe_|mm_slowonly|mm_x3d")
 FILES = {path.stem: path for path in sorted(run.CASES.glob("*.json"))}
-SINGLE_PRECISION = ["mm_tsn_r18_8x112", "mm_tsm_mobilenetv2_8x112", "mm_rkd_r50_r50_eval_4x160",
-                    "tv_resnet18_224", "step_reskd_r18_r34"]
+ALWAYS_SINGLE = re.compile(r"mm_tsn_r18|mm_tsm_mobile|mm_rkd|tv_resnet18")
+
+
+def cases(always):
+    """All cases; those whose name does not begin as `always` says carry the marker."""
+    return [name if always.match(name) else pytest.param(name, marks=pytest.mark.slow) for name in FILES]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -24,15 +29,14 @@ def free_compiled_programs():
     jax.clear_caches()
 
 
-@pytest.mark.parametrize("name", [
-    name if ALWAYS.match(name) else pytest.param(name, marks=pytest.mark.slow) for name in FILES])
+@pytest.mark.parametrize("name", cases(ALWAYS))
 def test_float64(name):
     result = run.run_case(FILES[name])
     print(result)
     assert result.status == "PASS", result
 
 
-@pytest.mark.parametrize("name", SINGLE_PRECISION)
+@pytest.mark.parametrize("name", cases(ALWAYS_SINGLE))
 def test_float32(name):
     result = run.run_case(FILES[name], x64=False)
     print(result)

@@ -6,6 +6,7 @@ import sys
 import time
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -88,14 +89,31 @@ def test_conventions_by_hand(convention, expected):
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_no_compile_and_quick(name):
+def test_no_compile_and_under_a_second(name):
     model = make_backbone(name, num_classes=400)
-    start = time.process_time()
-    found = cost.count(model, (16, 224, 224, 3))
-    seconds = time.process_time() - start
-    print(f"{name}: {found.gmacs:.2f} gmacs, {found.params:,} parameters, {seconds:.2f} s")
+    seconds = []
+    while not seconds or (seconds[-1] > 1 and len(seconds) < 3):  # again where the machine was busy
+        cost._cached_trace.cache_clear()
+        start = time.process_time()
+        found = cost.count(model, (16, 224, 224, 3))
+        seconds.append(time.process_time() - start)
+    print(f"{name}: {found.gmacs:.2f} gmacs, {found.params:,} parameters, {seconds[-1]:.2f} s")
     assert 0 < found.gmacs < 2000
-    assert seconds < 10  # about one at most; an overloaded machine takes several times as long
+    assert seconds[-1] < 1
+
+
+def test_shortcuts_of_the_trace_change_no_number():
+    """Parameters without initialisers and no elementwise arithmetic: same operations, same variables."""
+    for name in ("tsm_mobilenet_v2", "x3d_s", "swin3d_t"):
+        model, shape = make_backbone(name, num_classes=5), (4, 64, 64, 3)
+        tape, variables = cost._trace(model, shape)
+        with blocks.recording() as whole:
+            expected = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *shape)))
+        assert tape == whole
+        assert variables == expected
+    assert jax.nn.relu(-1.0) == blocks.relu(jnp.float32(-1)) == 0  # and nothing of it stays behind
+    kernel = blocks.Dense(3).init(jax.random.key(0), jnp.ones((1, 2)))["params"]["kernel"]
+    assert jnp.abs(kernel).min() > 0
 
 
 class Shrinking(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.numpy
 from flax.traverse_util import flatten_dict
 
-from effvid_jax import checkpoint, torch_import
+from configs import supervised_minik
+from effvid_jax import checkpoint, cli, cost, torch_import
 from effvid_jax.backbones import make_backbone
 from effvid_jax.torch_files import TorchFileError
 from effvid_jax.torch_import import (
@@ -306,6 +309,42 @@ def test_command_writes_a_checkpoint(tmp_path, capsys):
     want = convert("tsm_resnet50", small_state("tsm_stream.pth.tar"),
                    template("tsm_resnet50", **SMALL))
     assert jax.tree.all(jax.tree.map(np.array_equal, variables, want))
+
+
+SLOWONLY = ('{"width": 2, "stage_sizes": [1, 1], "inflate": [0, 1], "time_strides": [1, 1], '
+            '"space_strides": [1, 2]}')
+
+
+@pytest.mark.parametrize("backbone, file, options, arguments", [
+    ("resnet50", "torchvision_stream.pth", OPTIONS[-1], []),
+    ("slowonly_resnet50", "torchvision_stream.pth", SLOWONLY, ["--inflate"]),
+    ("resnet50", "written.safetensors", OPTIONS[-1], []),
+])
+def test_imported_weights_are_evaluated(tmp_path, backbone, file, options, arguments):
+    """From a file through the command to `--mode=eval` on real clips; other data is refused."""
+    path = FIXTURES / file
+    if file == "written.safetensors":
+        path = tmp_path / file
+        safetensors.numpy.save_file(small_state("torchvision_stream.pth"), str(path))
+    out = str(tmp_path / "run")
+    command = ["--backbone", backbone, "--checkpoint", str(path), "--out", out, "--resolution", "32",
+               "--options", options, *arguments]
+    assert torch_import.main(command) == 0
+    config = supervised_minik.get_config("tiny")
+    config.data.root = str(tmp_path / "benchmark")
+    config.data.synthetic.update(dict(num_textures=2, num_motions=2, train_clips=4, val_clips=4))
+    metrics = cli.eval(config, out)
+    assert metrics["val/examples"] == 4 and metrics["val/resolution"] == 32 and metrics["step"] == 0
+    model = make_backbone(backbone, num_classes=4, **{
+        k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(options).items()})
+    found = cost.count(model, (4, 32, 32, 3))
+    assert metrics["params"] == found.params and metrics["val/gmacs"] == pytest.approx(found.gmacs)
+    config.data.synthetic.num_textures = 3
+    config.data.root = str(tmp_path / "other")
+    with pytest.raises(ValueError, match="the network has 4 classes, split 'val' of config.data has 6"):
+        cli.eval(config, out)
+    with pytest.raises(ValueError, match="names a model but no data .imported weights.: give --config"):
+        cli.eval(None, out)
 
 
 def test_command_starts_a_new_classifier(tmp_path, capsys):
