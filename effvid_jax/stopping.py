@@ -169,7 +169,8 @@ def thresholds_for_budget(scores_Nm, hits_Nm, costs_m: Sequence[float], budget: 
         return operating_point(scores_Nm, hits_Nm, costs, thresholds).gmacs <= budget
 
     low, high = -12.0, 12.0  # the mean cost grows with this, up to rounding
-    best, dearer = np.full(len(costs), -NEVER, np.float32), None
+    best = np.full(len(costs), -NEVER, np.float32)
+    dearer = np.array([NEVER] * (len(costs) - 1) + [-NEVER], np.float32)
     for _ in range(30):
         middle = (low + high) / 2
         thresholds = choose(middle)
@@ -177,14 +178,15 @@ def thresholds_for_budget(scores_Nm, hits_Nm, costs_m: Sequence[float], budget: 
             low, best = middle, thresholds
         else:
             high, dearer = middle, thresholds
-    if dearer is not None:  # the family jumps over the budget: go as far as it allows
-        near, far = 0.0, 1.0
-        for _ in range(12):
-            middle = (near + far) / 2
-            thresholds = _between(np.asarray(scores_Nm, np.float32), best, dearer, middle)
-            near, far = (middle, far) if keeps(thresholds) else (near, middle)
-        best = _between(np.asarray(scores_Nm, np.float32), best, dearer, near) if near else best
-    return best
+    # The family may jump over the budget, or see no right answer to gain beyond some cost: what is left of
+    # the budget buys caution, thresholds between the ones found and the next dearer ones.
+    values, near, far = np.asarray(scores_Nm, np.float32), 0.0, 1.0
+    if keeps(dearer):
+        return dearer
+    for _ in range(12):
+        middle = (near + far) / 2
+        near, far = (middle, far) if keeps(_between(values, best, dearer, middle)) else (near, middle)
+    return _between(values, best, dearer, near) if near else best
 
 
 def _between(scores_Nm, first_m, second_m, share: float) -> np.ndarray:

@@ -26,8 +26,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tabulate
 
-from effvid_jax import cost, executor, plots, routes, stopping
+from effvid_jax import console, cost, executor, plots, routes, stopping
 from effvid_jax.backbones import blocks
 from effvid_jax.backbones.exits import run_segment
 from effvid_jax.losses import cross_entropy, soft_kl, weighted_mean
@@ -151,6 +152,7 @@ def make(config, class_names) -> base.Method:
             write_curve(workdir, split, curves, {
                 "full inference": [full], "everything stops at one checkpoint": heads,
                 "chosen": [chosen]})
+            console.say(curve_table(curves[settings.search], chosen, full))
         return out
 
     def step(k):
@@ -219,6 +221,16 @@ def route_costs(model, clip_shape: tuple[int, ...], convention: str = "macs"):
         jax.eval_shape(partial(model.apply, method="full"), variables, jax.ShapeDtypeStruct(
             (1, t, *image), jnp.float32))
     return np.array(costs), sum(rule(op) for op in tape) / 1e9
+
+
+def curve_table(points, chosen, full) -> str:
+    """The curve as text: at most ten operating points, the chosen one and full inference."""
+    distinct = sorted({(p.gmacs, p.accuracy): p for p in points}.values(), key=lambda p: p.gmacs)
+    some = [distinct[i] for i in np.unique(np.linspace(0, len(distinct) - 1, 10).round().astype(int))]
+    lines = [("thresholds swept", p) for p in some] + [("chosen", chosen), ("full inference", full)]
+    return tabulate.tabulate(
+        [[name, p.gmacs, f"{p.gmacs / full.gmacs:.0%}", f"{p.accuracy:.1%}"] for name, p in lines],
+        ["", "mean GMACs per video", "of full", "top-1"], floatfmt=".3g")
 
 
 def write_curve(workdir: str, split: str, curves, marks) -> None:
