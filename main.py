@@ -13,7 +13,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from effvid_jax import cli
+from effvid_jax import cli, runs
 
 MODES = ("train", "eval", "predict", "bench", "report", "export")
 
@@ -32,10 +32,10 @@ _JSON = flags.DEFINE_bool("json", False, "predict: print nothing but one json ob
 def main(argv):
     """Runs one mode; see `effvid_jax/cli.py` for what each mode does."""
     if len(argv) > 1:
-        raise cli.UserError(f"unexpected arguments {argv[1:]}: flags look like --config=..., --workdir=...")
+        raise runs.UserError(f"unexpected arguments {argv[1:]}: flags look like --config=..., --workdir=...")
     logging.set_verbosity(logging.WARNING)  # orbax narrates every file at INFO
     if not _WORKDIR.value:
-        raise cli.UserError("--workdir=DIR is missing: the folder for everything a run writes.")
+        raise runs.UserError("--workdir=DIR is missing: the folder for everything a run writes.")
     if _MULTIHOST.value:
         number = {key: int(os.environ[name]) for key, name in (
             ("num_processes", "JAX_NUM_PROCESSES"), ("process_id", "JAX_PROCESS_ID"))

@@ -25,7 +25,6 @@ import fcntl
 import hashlib
 import io
 import json
-import os
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple

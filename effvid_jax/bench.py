@@ -34,7 +34,7 @@ import data_pipelines
 from data_pipelines.options import plain_options
 from data_pipelines.sampling import sample_test
 from data_pipelines.sources import make_source
-from effvid_jax import bench_exits, checkpoint, cli, console, cost, sharding, timing, writers
+from effvid_jax import bench_exits, checkpoint, console, cost, runs, sharding, timing, writers
 from effvid_jax.methods import base, make_method
 from effvid_jax.optim import make_optimizer
 
@@ -244,8 +244,8 @@ def train_sides(config, workdir: str, folder: str, class_names: Sequence[str]) -
         folder: where a teacher with random weights is put for a student that has none.
         class_names: K names.
     """
-    names = cli.stage_names(config)
-    stages = {name: cli.stage_config(config, name, workdir) for name in names} or {"run": config}
+    names = runs.stage_names(config)
+    stages = {name: runs.stage_config(config, name, workdir) for name in names} or {"run": config}
     for stage in stages.values():
         if "teacher" in stage.method and not _has_checkpoint(stage.method.teacher):
             stage.method.teacher = os.path.join(folder, "teacher")
@@ -262,7 +262,7 @@ def _has_checkpoint(directory: str) -> bool:
 
 
 def _random_teacher(config, directory: str, class_names: Sequence[str]) -> None:
-    teacher = cli.stage_config(config, "teacher", directory)
+    teacher = runs.stage_config(config, "teacher", directory)
     model = base.build_backbone(teacher.model, len(class_names))
     clip = (1, teacher.data.num_frames, teacher.data.crop, teacher.data.crop, 3)
     checkpoint.save_imported(directory, random_variables(model, clip), teacher, class_names)

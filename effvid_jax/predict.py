@@ -24,7 +24,7 @@ from data_pipelines.decode import ArrayFrames, FrameFolder, open_video
 from data_pipelines.file_sources import VIDEO_ENDINGS
 from data_pipelines.options import check_options, plain_options
 from data_pipelines.reader import VideoReader
-from effvid_jax import cli, console, evaluate, executor
+from effvid_jax import console, evaluate, executor, runs
 
 
 class Predictor:
@@ -39,7 +39,7 @@ class Predictor:
     """
 
     def __init__(self, workdir: str, config=None):
-        config, directory = cli.trained(config, os.path.abspath(workdir))
+        config, directory = runs.trained(config, os.path.abspath(workdir))
         self.options = plain_options(config.data)
         check_options(self.options)
         method, variables, saved = evaluate.restore_for_inference(config, directory)

@@ -23,7 +23,7 @@ import data_pipelines
 from data_pipelines.options import plain_options
 from data_pipelines.sources import make_source
 from data_pipelines.transforms import resize_short_side
-from effvid_jax import bench, cli, console, evaluate, plots, timing, writers
+from effvid_jax import bench, console, evaluate, plots, runs, timing, writers
 
 TIMING_SECONDS = 3.0
 BATCH_SIZE = 8
@@ -129,7 +129,7 @@ def find_networks(workdir: str) -> list[Network]:
         UserError: none.
     """
     config = _config(workdir)
-    names = cli.stage_names(config) if config is not None else []
+    names = runs.stage_names(config) if config is not None else []
     folders = {name: os.path.join(workdir, name) for name in names} or {"": workdir}
     networks = []
     for name, folder in folders.items():
@@ -139,7 +139,7 @@ def find_networks(workdir: str) -> list[Network]:
                 networks.append(Network(name or config.method.name, folder, config, json.load(f)))
     networks = [n for n in networks if "val/gmacs" in n.metrics and "params" in n.metrics]
     if not networks:
-        raise cli.UserError(f"--workdir={workdir}: nothing to report. It must be the folder of a run that "
+        raise runs.UserError(f"--workdir={workdir}: nothing to report. It must be the folder of a run that "
                             f"is trained, or of an imported network after --mode=eval.")
     return networks
 

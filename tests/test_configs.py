@@ -8,7 +8,7 @@ import os
 import pytest
 
 from configs import common
-from effvid_jax import cli
+from effvid_jax import cli, runs
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 NAMES = sorted(os.path.basename(path)[:-3] for path in glob.glob(f"{ROOT}/configs/*_*.py")
@@ -84,7 +84,7 @@ def test_stages_are_the_supervised_configs():
         ("reskd_sthv2", "demo", "teacher", ("supervised_sthv2", "demo")),
         ("reskd_sthv2", "", "teacher", ("supervised_sthv2", "")),
     ]:
-        got = cli.stage_config(load(name, arg), stage, "w")
+        got = runs.stage_config(load(name, arg), stage, "w")
         wanted = load(*other)
         for config in (got, wanted):
             config.name = config.note = ""
@@ -94,5 +94,5 @@ def test_stages_are_the_supervised_configs():
 def test_overrides_reach_every_stage():
     config = load("reskd_folder")
     config.data.root = "elsewhere"
-    assert cli.stage_config(config, "teacher", "w").data.root == "elsewhere"
-    assert cli.stage_config(config, "student", "w").method.teacher == "w/teacher"
+    assert runs.stage_config(config, "teacher", "w").data.root == "elsewhere"
+    assert runs.stage_config(config, "student", "w").method.teacher == "w/teacher"

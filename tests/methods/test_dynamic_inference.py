@@ -13,7 +13,7 @@ from configs import dynamic_k400
 from data_pipelines import DataError, clips
 from data_pipelines.options import plain_options
 from data_pipelines.sources import make_source
-from effvid_jax import checkpoint, cli, mean_of_splits, predict, routes, stopping, train
+from effvid_jax import checkpoint, cli, mean_of_splits, predict, routes, runs, stopping, train
 from effvid_jax.backbones import exits, make_backbone
 from effvid_jax.methods import dynamic_inference, make_method
 
@@ -88,7 +88,7 @@ def test_predict_decodes_only_what_it_needs(run, monkeypatch):
     original = clips.eval_frames
     monkeypatch.setattr(predict, "eval_frames", lambda reader, options, positions: read.append(
         list(positions)) or original(reader, options, positions))
-    source = make_source(plain_options(cli.trained(None, workdir)[0].data), "val")
+    source = make_source(plain_options(runs.trained(None, workdir)[0].data), "val")
     path = source.path(0)
     predictor._thresholds = np.zeros(4, np.float32)
     first = predictor(path)
@@ -106,7 +106,7 @@ def test_predict_decodes_only_what_it_needs(run, monkeypatch):
 
 def test_frames_in_parts_are_those_of_the_whole_view(run):
     workdir, _ = run
-    options = plain_options(cli.trained(None, workdir)[0].data)
+    options = plain_options(runs.trained(None, workdir)[0].data)
     source = make_source(options, "val")
     with source.open(0) as reader:
         whole = clips.eval_views(reader, options)[0]
@@ -152,7 +152,7 @@ def test_costs_of_the_routes_on_msdnet_38():
 
 
 def test_calibration_clips_are_held_out(run):
-    config = cli.trained(None, run[0])[0]
+    config = runs.trained(None, run[0])[0]
     options = plain_options(config.data)
     train, calib = (make_source(options, split) for split in ("train", "calib"))
     names = [{source.entry(i).name for i in range(len(source))} for source in (train, calib)]

@@ -5,7 +5,7 @@ import pytest
 from configs import reskd_minik
 from data_pipelines.options import plain_options
 from data_pipelines.sources import make_source
-from effvid_jax import cli, report
+from effvid_jax import cli, report, runs
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +23,7 @@ def tiny_run(tmp_path_factory, benchmark_root):
 @pytest.fixture(scope="session")
 def val_videos(tiny_run):
     """Paths of its validation clips by the names that evaluation gives them."""
-    config = cli.trained(None, tiny_run)[0]
+    config = runs.trained(None, tiny_run)[0]
     source = make_source(plain_options(config.data), "val")
     return {source.entry(i).name: source.path(i) for i in range(len(source))}
 

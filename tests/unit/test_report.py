@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from configs import common
-from effvid_jax import cli, plots, report
+from effvid_jax import cli, plots, report, runs
 
 
 def read_csv(path):
@@ -68,7 +68,7 @@ def test_report_of_a_single_run_without_its_videos(tiny_run, tmp_path, capsys):
 
 
 def test_nothing_to_report(tmp_path):
-    with pytest.raises(cli.UserError, match="nothing to report"):
+    with pytest.raises(runs.UserError, match="nothing to report"):
         report.report(str(tmp_path))
 
 
