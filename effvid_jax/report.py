@@ -30,6 +30,14 @@ BATCH_SIZE = 8
 NUM_EXAMPLES, FRAMES_SHOWN, FRAME_SIDE = 8, 6, 96
 
 
+PICTURES = {  # that methods draw at the end of an evaluation: title, caption
+    "exits_val.png": ("Early exits", "Videos stop at the first checkpoint that is sure; moving the thresholds, "
+                      "chosen on held-out training videos, draws the curve. Numbers: exits_val.csv."),
+    "gate_ratios_val.png": ("Gates", "Share of each gated convolution that is computed, per class. Numbers: "
+                            "gate_ratios_val.csv."),
+}
+
+
 @dataclasses.dataclass
 class Network:
     """One trained network of a run.
@@ -208,6 +216,12 @@ def page(workdir: str, networks: list[Network], rows: list[dict], sentence: str)
     histories = {n.name: rows for n in networks if (rows := _numbers(n.read("metrics.csv")))}
     if histories:
         add("Training", plots.curves(histories))
+    for n in networks:
+        for file, (title, caption) in PICTURES.items():
+            path = os.path.join(n.directory, file)
+            if os.path.exists(path):
+                with open(path, "rb") as f:
+                    add(f"{title} of {n.name}", f.read(), caption)
     predictions = {n.name: rows for n in networks if (rows := n.read("predictions_val.csv"))}
     if last.name in predictions:
         names = last.class_names()

@@ -113,7 +113,7 @@ class ExitNet(nn.Module):
 
         Returns:
             logits (B, K) of the last checkpoint, and a dict: 'checkpoints' (B, m, K) logits of all;
-            'stage1'... the backbone's states, frames in natural order; 'features' the last of them;
+            'stage1'... the backbone's states, frames in natural order; 'features' the last map;
             'pooled' (B, T, C) what the last head reads of each frame.
         """
         assert x_BTHWC.shape[1] == len(self.order), (x_BTHWC.shape, self.order)
@@ -132,7 +132,9 @@ class ExitNet(nn.Module):
                     logits[k] = self.classify(k, pooled_BTC[:, :frames].mean(axis=1), train)
         back = jnp.argsort(jnp.array(self.order))
         out = {name: jax.tree.map(lambda a: a[:, back], maps) for name, maps in out.items()}
-        out["features"], out["pooled"] = out[f"stage{self.num_stages}"], pooled_BTC[:, back]
+        last = out[f"stage{self.num_stages}"]
+        out["features"] = jax.tree.leaves(last)[-1]  # of several scales the coarsest
+        out["pooled"] = pooled_BTC[:, back]
         out["checkpoints"] = jnp.stack([logits[k] for k in range(len(self.route))], axis=1)
         return logits[len(self.route) - 1], out
 

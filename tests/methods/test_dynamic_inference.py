@@ -13,7 +13,7 @@ from configs import dynamic_k400
 from data_pipelines import DataError, clips
 from data_pipelines.options import plain_options
 from data_pipelines.sources import make_source
-from effvid_jax import checkpoint, cli, mean_of_splits, predict, routes, runs, stopping, train
+from effvid_jax import checkpoint, cli, mean_of_splits, predict, report, routes, runs, stopping, train
 from effvid_jax.backbones import exits, make_backbone
 from effvid_jax.methods import dynamic_inference, make_method
 
@@ -67,6 +67,10 @@ def test_the_curve_is_written(run):
     assert float(full["top1"]) == pytest.approx(metrics["val/full_top1"], abs=1e-4)
     with open(f"{workdir}/exits_val.png", "rb") as f:
         assert f.read(4) == b"\x89PNG"
+    report.TIMING_SECONDS = 0.1
+    cli.report(None, workdir)
+    with open(f"{workdir}/report.html") as f:
+        assert "Early exits of" in f.read()
 
 
 def test_another_budget_needs_no_new_calibration(run):
