@@ -25,6 +25,7 @@ def arguments(doc: str, workdir: str):
     parser.add_argument("--workdir", default=workdir)
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--results", default=os.path.join(ROOT, "docs", "results.csv"))
+    parser.add_argument("--collect", action="store_true", help="only report what is finished")
     args, extra = parser.parse_known_args()
     args.workdir = os.path.abspath(args.workdir)
     args.seeds = [int(seed) for seed in args.seeds.split(",")]
@@ -52,11 +53,13 @@ def train(workdir: str, seed: int, run: str, config: str, flags: Sequence[str]) 
 
 
 def read(workdir: str, seeds: Sequence[int], stage: str) -> list[dict]:
-    """Final metrics of a run (or of one stage of it, `run/stage`), one a seed."""
+    """Final metrics of a run (or of one stage of it, `run/stage`), one a seed that is finished."""
     found = []
     for seed in seeds:
-        with open(os.path.join(workdir, f"seed{seed}", stage, "metrics.json")) as f:
-            found.append(json.load(f))
+        path = os.path.join(workdir, f"seed{seed}", stage, "metrics.json")
+        if os.path.exists(path):
+            with open(path) as f:
+                found.append(json.load(f))
     return found
 
 
