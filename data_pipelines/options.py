@@ -44,7 +44,7 @@ def check_options(options, process_count: int = 1) -> None:
     for field, choices in CHOICES.items():
         check_choice(field, getattr(options, field), choices)
     for field, least in _AT_LEAST.items():
-        value = getattr(options, field)
+        value = getattr(options, field, least)  # a config saved before the field was there lacks it
         if not value >= least:
             raise DataError(f"data.{field}={value} must be at least {least}.")
     if options.seed >= 2**32:

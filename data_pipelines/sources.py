@@ -29,9 +29,12 @@ def make_source(config, split: str) -> Source:
     """
     check_choice("source", config.source, _SOURCES)
     share = getattr(config, "calib_share", 0.0)
-    if split == "calib" or (split == "train" and share):
+    if share and split in ("train", "calib"):
         source = _SOURCES[config.source](config, "train")
         return HeldOut(source, share, config.split_seed, split == "calib")
+    if split == "calib" and config.source != "folder" and not hasattr(config, "calib_list"):
+        raise DataError("split 'calib' (videos to choose thresholds on): set data.calib_share to the share "
+                        "of the training clips to hold out for it, such as 0.05.")
     if config.source != "folder":
         check_choice("split", split, split_names(config), prefix="")
     return _SOURCES[config.source](config, split)

@@ -64,7 +64,7 @@ def bench(config, workdir: str) -> dict:
     result: dict[str, Any] = {"config": config.name, "environment": writers.environment()}
     # Open until the end: the loop runs the step that was compiled for its own table.
     with (tempfile.TemporaryDirectory() as folder,
-          console.bar(len(SHARES) + bool(config.model.exits), "bench", "table") as progress):
+          console.bar(len(SHARES) + bool(config.model.get("exits")), "bench", "table") as progress):
         steps = {}
 
         def tick():
@@ -95,7 +95,7 @@ def bench(config, workdir: str) -> dict:
             lambda seconds, tick: inference(
                 config.model, len(class_names), resolutions(config), config.data.num_frames,
                 _batch_size(config, config.data.eval_batch_size), seconds=seconds, progress=tick))
-        if config.model.exits:
+        if config.model.get("exits"):
             run("exits", "Early exits with random weights: R = measured over promised speed-up",
                 lambda seconds, tick: exits(config, class_names, seconds, tick), EXITS_SHARE)
         run("loop", "Train loop of the last stage: does the step wait for data?",

@@ -164,9 +164,11 @@ def test_calibration_clips_are_held_out(run):
     assert len(names[0]) + len(names[1]) == 48
     again = make_source(options, "calib")
     assert [again.entry(i) for i in range(len(again))] == [calib.entry(i) for i in range(len(calib))]
-    options.calib_share = 0.0
-    with pytest.raises(DataError, match="data.calib_share=0.0 holds out 0 of 48"):
-        make_source(options, "calib")
+    for share, message in [(0.0, "set data.calib_share"), (0.001, "0.001 holds out 0 of 48"),
+                           (1.0, "holds out 48 of 48")]:
+        options.calib_share = share
+        with pytest.raises(DataError, match=message):
+            make_source(options, "calib")
 
 
 def test_views_are_averaged_before_stopping():
