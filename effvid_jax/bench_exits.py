@@ -4,8 +4,9 @@
     R            that speed-up over the one that counting multiply-adds promises
 
 R = 1 means that every multiply-add that was left out was time left out. Data lie on the device, sides are
-timed in turns in one run. `of_segments` is what R would be if moving survivors together cost nothing and
-no batch had empty rows: it says how much the segments themselves lose (narrow layers, small maps).
+timed in turns in one run; full inference is what is fastest of several batch sizes. `of_segments` is what
+R would be if moving survivors together cost nothing and no batch had empty rows: it says how much the
+segments themselves lose (narrow layers, small maps).
 """
 
 from __future__ import annotations
@@ -49,7 +50,6 @@ def measure(adaptive: Adaptive, variables, clips_NTHWC, batch_size: int, *, spee
         cut = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(mesh.axis_names))
     ordered = np.asarray(clips_NTHWC)[:, list(adaptive.order)]
     starts = range(0, n, batch_size)
-    natural = [jax.device_put(clips_NTHWC[s:s + batch_size], cut) for s in starts]
     frames = [jax.device_put(ordered[s:s + batch_size], cut) for s in starts]
     scores_Nm, segment_seconds = _segments(adaptive, variables, frames, seconds / 5, progress)
     if thresholds is None:
@@ -69,10 +69,14 @@ def measure(adaptive: Adaptive, variables, clips_NTHWC, batch_size: int, *, spee
         return [a.checkpoint for a in run.run(variables, thresholds, (
             executor.Rows(range(batch_size), x) for x in frames))]
 
-    sides = {"full inference": lambda: [full(variables, x) for x in natural]}
+    # Full inference in its best form: a large batch is not always the fastest, least of all on a CPU.
+    forms = {size: [jax.device_put(clips_NTHWC[s:s + size], cut) for s in range(0, n, size)]
+             for size in {batch_size, *(s for s in run.sizes if n % s == 0 and s * 8 >= batch_size)}}
+    sides = {f"full inference, batches of {size}": lambda parts=parts: [full(variables, x) for x in parts]
+             for size, parts in sorted(forms.items())}
     sides |= {policy: partial(early, policy) for policy in policies}
     times = timing.measure(sides, seconds=seconds, progress=progress)
-    base = times["full inference"]
+    base = min((t for side, t in times.items() if side not in policies), key=lambda t: t.median)
     ideal = n / batch_size * sum(a * s for a, s in zip(alive, segment_seconds))
     rows = []
     for side, time in times.items():
