@@ -335,14 +335,16 @@ def va_red2(dataset_name: str, arg: str):
             "coarser ones than the other demos'), 32 pixels stand for 112 and 64 for 224, a network of "
             "the same family, of width 16 with a block per stage. Its numbers compare with each other only.")
         config.data.synthetic.update(dict(min_period=6.0, max_period=8.0))
-        config.train.num_steps = 400
     static = config.copy_and_resolve_references()
     static.method = ml_collections.ConfigDict(dict(name="supervised"))
     if args.static:
         return static
-    add_stages(config, static=static, dynamic=config)
+    dynamic = config.copy_and_resolve_references()
     if args.demo or args.tiny:
         config.run = "static,dynamic"
+        # From the static network's weights: from scratch the gates need more steps than a demo has.
+        dynamic.init.update(dict(checkpoint="static", skip="gate/|cheap_"))
+    add_stages(config, static=static, dynamic=dynamic)
     return config
 
 
@@ -359,7 +361,8 @@ def va_red2_method(search_space: int) -> ml_collections.ConfigDict:
         leak=0.1,  # gradient of a closed variant, so that it can open again; the paper's gate has 0
         cheap_kernel=3,  # side of the depthwise operation that makes channels; ours
         form="mixed",  # evaluation: mixed | compact (computes what each clip's gates ask for)
-        positions=2048,  # compact: output positions of a group of clips; ours
+        positions=0,  # compact: clips are grouped up to this many output positions of a layer (GPU:
+        # 2**18, say); 0: the network runs clip by clip, the fastest on a CPU; ours
     ))
 
 
@@ -490,8 +493,8 @@ def _embed(config, **synthetic) -> None:
         config.method.calibration_videos = 500
 
 
-_R2PLUS1D = dict(width=16, stem_kernel=(3, 3, 3), stem_strides=(1, 1, 1), stem_norm=True,
-                 stage_sizes=(1, 1, 1), inflate=(1, 1, 1), time_strides=(1, 2, 2), space_strides=(2, 2, 2))
+_R2PLUS1D = dict(width=16, stem_kernel=(3, 5, 5), stem_norm=True,
+                 stage_sizes=(1, 1, 1), inflate=(1, 1, 1), time_strides=(1, 2, 2), space_strides=(1, 2, 2))
 SMALL_NETWORKS = {
     "r2plus1d_18_vared": _R2PLUS1D,
     "tpn_r2plus1d_18": _R2PLUS1D | dict(width=32, levels=(2, 3), time_scales=(2, 1)),

@@ -5,7 +5,8 @@
 
 Paper: Table 5. R(2+1)D-18, 16 frames: video-1 65.6 % at 55.2 GMACs static, 67.6 % at 40.3 dynamic.
 `:demo` and `:tiny` train both on the embedded benchmark, with a small network of the same family. The
-dynamic network can start from the static one: `--config.init.checkpoint=DIR --config.init.skip='gate/|cheap_'`.
+dynamic network can start from the static one: `--config.init.checkpoint=DIR
+--config.init.skip='gate/|cheap_'`.
 """
 
 from configs import common

@@ -5,7 +5,8 @@
 
 Paper: Table 6. R(2+1)D-18, 16 frames: video-1 28.8 % at 55.2 GMACs static, 30.1 % at 42.5 dynamic.
 `:demo` and `:tiny` train both on the embedded benchmark, with a small network of the same family. The
-dynamic network can start from the static one: `--config.init.checkpoint=DIR --config.init.skip='gate/|cheap_'`.
+dynamic network can start from the static one: `--config.init.checkpoint=DIR
+--config.init.skip='gate/|cheap_'`.
 """
 
 from configs import common

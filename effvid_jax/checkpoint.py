@@ -93,7 +93,7 @@ def load_variables(path: str, step: int | None = None) -> tuple[Saved, dict[str,
 
     Args:
         path: a workdir (of a single run, of one stage, or of `torch_import`); a run of several stages
-            stands for its last one, the student.
+            stands for its last one.
         step: which checkpoint; the newest by default.
 
     Returns:
@@ -119,13 +119,24 @@ def checkpoint_directory(path: str) -> str:
         CheckpointError: neither is there.
     """
     path = os.path.abspath(path)
-    for candidate in (path, os.path.join(path, "student")):
+    stage = _last_stage(path)
+    for candidate in (path, os.path.join(path, stage)):
         directory = os.path.join(candidate, "checkpoints")
         if os.path.isdir(directory) and any(name.isdigit() for name in os.listdir(directory)):
             return directory
     raise CheckpointError(
-        f"{path}: no checkpoint here (looked for checkpoints/<step> in it and in its folder student). "
+        f"{path}: no checkpoint here (looked for checkpoints/<step> in it and in its folder {stage}). "
         f"Give the --workdir of a training run, or the --out of effvid_jax.torch_import.")
+
+
+def _last_stage(path: str) -> str:
+    """The folder of the last stage of a run of several."""
+    try:
+        with open(os.path.join(path, "config.json")) as f:
+            run = json.load(f).get("run", "")
+    except (OSError, ValueError):
+        run = ""
+    return run.split(",")[-1].strip() or "student"
 
 
 def save_imported(workdir: str, variables: dict[str, Any], config, class_names) -> None:

@@ -81,6 +81,8 @@ def stage_config(config, name: str, workdir: str) -> ml_collections.ConfigDict:
             if name_of_whole in changes.get("model", {}):
                 stage.model[name_of_whole] = ml_collections.ConfigDict()
         stage.update(changes)
+    if stage.init.checkpoint in config.stages:  # another stage of this run
+        stage.init.checkpoint = os.path.join(workdir, stage.init.checkpoint)
     if name == "student" and "teacher" in stage.method and not stage.method.teacher:
         stage.method.teacher = os.path.join(workdir, "teacher")
     return stage

@@ -66,13 +66,19 @@ def make(config, class_names) -> base.Method:
                    **gate_statistics(decisions, mask)}
         return ce + efficiency, (updated["batch_stats"], scalars)
 
+    def run(variables, clips):
+        if settings.form == "compact" and not settings.positions and len(clips) > 1:
+            found = jax.lax.map(lambda clip: run(variables, clip[None]), clips)
+            return jax.tree.map(lambda x: x[:, 0], found)
+        (logits, _), state = model.apply(variables, clips, mutable=["gates"])
+        return logits, list(gates.collect(state["gates"]).values())
+
     def predict(variables, batch) -> base.Prediction:
         video = batch["video"]  # (B, V, T, H, W, 3)
         b, v = video.shape[:2]
         clips = base.resize(base.normalise(video.reshape(b * v, *video.shape[2:])), resolution)
-        (logits, _), state = model.apply(
-            {"params": variables.params, "batch_stats": variables.stats}, clips, mutable=["gates"])
-        decisions = list(gates.collect(state["gates"]).values())
+        logits, decisions = run(
+            {"params": variables.params, "batch_stats": variables.stats}, clips)
         plain, overhead = (x.reshape(b, v).sum(axis=1) for x in clip_gmacs(
             decisions, cost.gmacs(model, clips.shape[1:])))
         ratios, dead = (jnp.stack(rows, axis=1).reshape(b, v, -1).mean(axis=1) for rows in (
@@ -94,7 +100,7 @@ def gated_conv(config):
         ValueError: a setting out of its range.
     """
     s = config.method
-    for name, least in (("efficiency_weight", 0), ("gate_width", 0), ("leak", 0), ("positions", 1)):
+    for name, least in (("efficiency_weight", 0), ("gate_width", 0), ("leak", 0), ("positions", 0)):
         if s[name] < least:
             raise ValueError(f"config.method.{name}={s[name]}: expected {least} or more.")
     return partial(gates.GatedConv, layers=layers(config), **{name: s[name] for name in (

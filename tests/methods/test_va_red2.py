@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs import va_red2_k400, va_red2_minik, va_red2_mit
-from effvid_jax import cost, gates
+from effvid_jax import cost, folding, gate_variants, gates
 from effvid_jax.backbones import blocks, make_backbone
 from effvid_jax.methods import base, supervised, va_red2
 
@@ -17,7 +17,8 @@ OPEN, SHUT = 20.0, -20.0  # values of beta whose weight is exactly 1 and 0
 RATIO = {2: (1, 0.5), 3: (1, 0.5, 0.25)}
 KINDS = {  # name: (input shape without the batch, fields)
     "2-D": ((5, 6, 6, 4), dict(features=9, kernel_size=(3, 3), padding=1)),
-    "2-D strided": ((4, 7, 7, 4), dict(features=8, kernel_size=(3, 3), strides=2, padding=1, use_bias=True)),
+    "2-D strided": ((4, 7, 7, 4), dict(features=8, kernel_size=(3, 3), strides=2, padding=1,
+                                       use_bias=True)),
     "image": ((6, 6, 4), dict(features=9, kernel_size=(3, 3), padding=1)),
     "3-D": ((5, 6, 6, 4), dict(features=9, kernel_size=(3, 3, 3), padding=1)),
     "3-D strided": ((7, 6, 6, 4), dict(features=8, kernel_size=(3, 3, 3), strides=(2, 2, 2), padding=1)),
@@ -193,7 +194,7 @@ def test_overhead_is_cheap_operations_and_gate():
 
 def test_gradient_of_the_ratio_reaches_the_larger_variants_only():
     V = jnp.array([[0.5, 0.3, 0.2], [0.0, 0.3, 0.2], [0.0, 0.0, 0.2], [0.0, 0.0, 0.0]])
-    value, gradient = gates._share(V, [8, 4, 2]), jax.jacobian(gates._share)(V, [8, 4, 2])
+    value, gradient = gate_variants.share(V, [8, 4, 2]), jax.jacobian(gate_variants.share)(V, [8, 4, 2])
     np.testing.assert_allclose(value, [1, 0.5, 0.25, 0.25])
     per_clip = np.einsum("bbs->bs", gradient)
     assert (per_clip[:, 2] == 0).all(), "nothing pushes the last variant down"
@@ -349,7 +350,8 @@ def test_efficiency_loss_counts_right_clips_only_and_reaches_the_gates():
     labels, logits = jnp.array([0, 1]), jnp.array([[5.0, 0.0], [5.0, 0.0]])  # right, wrong
 
     def loss(V):
-        decision = gates.Decision(V, V, gates._share(V, [4, 2]) * gates._share(V, [8, 4]), 0.0, 10)
+        ratio = gate_variants.share(V, [4, 2]) * gate_variants.share(V, [8, 4])
+        decision = gate_variants.Decision(V, V, ratio, 0.0, 10)
         return va_red2.efficiency_loss([decision], logits, labels)
 
     V = jnp.full((2, 2), 0.5)
@@ -405,8 +407,9 @@ def test_a_static_checkpoint_fits_and_gives_the_same_answers(trained):
 
 def rows(ratios):
     n = len(ratios)
-    return {"ratios": np.asarray(ratios), "dead": np.zeros_like(ratios), "name": np.array([f"v{i}" for i in range(n)]),
-            "label": np.arange(n) % 2, "gmacs": np.linspace(1, 2, n), "gmacs_plain_ops": np.linspace(1, 2, n) - 0.1}
+    return {"ratios": np.asarray(ratios), "dead": np.zeros_like(ratios), "label": np.arange(n) % 2,
+            "name": np.array([f"v{i}" for i in range(n)]), "gmacs": np.linspace(1, 2, n),
+            "gmacs_plain_ops": np.linspace(1, 2, n) - 0.1}
 
 
 def test_analysis_writes_ratios_per_class_and_the_extreme_clips(trained, tmp_path, capsys):
@@ -458,3 +461,25 @@ def test_configs_build_on_every_backbone_of_the_paper(configs, backbone):
         assert cost.gmacs(model, (16, side, side, 3)) > 0
     with pytest.raises(ValueError, match="backbone='resnet51': expected one of"):
         configs.get_config("backbone=resnet51")
+
+
+@pytest.mark.parametrize("name", ["r2plus1d_18_vared", "x3d_m", "tpn_r2plus1d_18"])
+@pytest.mark.parametrize("gated", [False, True])
+def test_folded_networks_say_the_same(name, gated):
+    model = networks(name)[gated]
+    x = np.random.default_rng(0).normal(size=(2, *CLIP)).astype(np.float32)
+    variables = draw(model, x)
+    wanted = jax.jit(model.apply)(variables, x)[0]
+    folded, less = folding.fold(model, variables, CLIP)
+    np.testing.assert_allclose(jax.jit(folded.apply)(less, x)[0], wanted, atol=1e-4 * abs(wanted).max())
+    names = flax.traverse_util.flatten_dict(less["params"], sep="/")
+    kept = {k for k in names if k.endswith("/scale")}
+    assert all("/gate/" in k for k in kept) and len(names) < len(jax.tree.leaves(variables["params"]))
+
+
+def test_a_folded_network_does_not_train():
+    model = networks("x3d_m")[0]
+    x = np.zeros((1, *CLIP), np.float32)
+    folded, variables = folding.fold(model, draw(model, x), CLIP)
+    with pytest.raises(ValueError, match="a folded network only predicts"):
+        jax.eval_shape(lambda: folded.apply(variables, x, train=True, mutable=["batch_stats"]))
