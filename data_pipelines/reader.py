@@ -1,5 +1,6 @@
 """What every reader of one clip offers."""
 
+import abc
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy as np
 from data_pipelines.errors import VideoError
 
 
-class VideoReader:
+class VideoReader(abc.ABC):
     """Base of all readers.
 
     Attributes:
@@ -19,9 +20,9 @@ class VideoReader:
     fps: float
     stored_size: tuple[int, int]
 
+    @abc.abstractmethod
     def get(self, indices: Sequence[int]) -> np.ndarray:
         """Returns uint8 RGB frames (len(indices), H, W, 3) in the given order; repeats are fine."""
-        raise NotImplementedError
 
     def close(self) -> None:
         """Releases the file; the reader cannot be used afterwards."""

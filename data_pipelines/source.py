@@ -1,5 +1,6 @@
 """The interface of all sources of clips."""
 
+import abc
 import shlex
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,7 +14,7 @@ class Entry(NamedTuple):
     labels: tuple[int, ...]
 
 
-class Source:
+class Source(abc.ABC):
     """A random-access, picklable sequence of clips.
 
     Attributes:
@@ -25,24 +26,25 @@ class Source:
     description: str
     check_command: str
 
+    @abc.abstractmethod
     def __len__(self) -> int:
-        raise NotImplementedError
+        """Number of clips."""
 
+    @abc.abstractmethod
     def entry(self, index: int) -> Entry:
         """Returns name and labels of clip `index`."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def open(self, index: int) -> VideoReader:
         """Returns a reader of clip `index`; raises `VideoError` if it cannot be opened."""
-        raise NotImplementedError
 
     def read(self, index: int) -> tuple[Entry, VideoReader]:
         """Returns both at once: sources whose entries are not in memory read a record only once."""
         return self.entry(index), self.open(index)
 
+    @abc.abstractmethod
     def key(self, index: int) -> tuple:
         """Returns what identifies the content of a clip in this process (for the frame cache)."""
-        raise NotImplementedError
 
 
 def default_class_names(num_classes: int) -> list[str]:

@@ -22,6 +22,7 @@ Videos that cannot be read are left out and named; more than 1 % of a split is a
 from the beginning after an interruption; `to_array_record` continues, and its shards read faster.
 """
 
+import abc
 import argparse
 import json
 import os
@@ -60,13 +61,13 @@ class _FramesBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 "num_frames": tfds.features.Scalar(dtype=np.int64),  # of the original video
             }))
 
+    @abc.abstractmethod
     def class_names(self, folder: Path) -> list[str]:
         """Names of the classes in the order of their labels."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def clips(self, folder: Path, split: str) -> list[tuple[str, int]]:
         """(path relative to the folder, label) of every clip of a split."""
-        raise NotImplementedError
 
     def _split_generators(self, dl_manager):
         folder = Path(dl_manager.manual_dir)
