@@ -19,7 +19,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import jax  # noqa: E402
 
-from configs import common  # noqa: E402
+from configs import common, dynamic  # noqa: E402
 from effvid_jax import bench, bench_exits, console, methods, writers  # noqa: E402
 
 
@@ -29,7 +29,7 @@ def build(args):
     Raises:
         ValueError: unknown backbone, scheme or type.
     """
-    config = common.dynamic_inference(
+    config = dynamic.recipe(
         "k400", f"backbone={args.backbone},scheme={args.scheme},frames={args.frames}")
     common.pixels(config, args.resolution)
     config.model.update(dict(dtype=args.dtype, dropout=0.0))

@@ -7,9 +7,9 @@
 Paper: mean over the three official splits, MSDNet-38 70.1 % at 29.2 GMACs, ResNet-50 72.3 % at 34.4.
 """
 
-from configs import common
+from configs import dynamic
 
 
 def get_config(arg: str = ""):
     """Arguments: tiny, demo, backbone, scheme, frames, shift, split (1 to 3)."""
-    return common.dynamic_inference("hmdb51", arg, split=1)
+    return dynamic.recipe("hmdb51", arg, split=1)

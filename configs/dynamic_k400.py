@@ -8,9 +8,9 @@ initial weights come from `python -m effvid_jax.torch_import`; the recipe is TSM
 train a small network of the same family on the embedded benchmark.
 """
 
-from configs import common
+from configs import dynamic
 
 
 def get_config(arg: str = ""):
     """Arguments: tiny, demo, backbone, scheme, frames, shift."""
-    return common.dynamic_inference("k400", arg)
+    return dynamic.recipe("k400", arg)

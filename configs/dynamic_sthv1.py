@@ -5,9 +5,9 @@
 Paper: MSDNet-38 46.5 % at 38.4 GMACs, ResNet-50 45.2 % at 52.8.
 """
 
-from configs import common
+from configs import dynamic
 
 
 def get_config(arg: str = ""):
     """Arguments: tiny, demo, backbone, scheme, frames, shift."""
-    return common.dynamic_inference("sthv1", arg)
+    return dynamic.recipe("sthv1", arg)

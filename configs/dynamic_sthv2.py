@@ -5,9 +5,9 @@
 Paper: MSDNet-38 60.0 % at 35.4 GMACs, ResNet-50 58.2 % at 48.0.
 """
 
-from configs import common
+from configs import dynamic
 
 
 def get_config(arg: str = ""):
     """Arguments: tiny, demo, backbone, scheme, frames, shift."""
-    return common.dynamic_inference("sthv2", arg)
+    return dynamic.recipe("sthv2", arg)

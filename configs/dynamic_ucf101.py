@@ -7,9 +7,9 @@
 Paper: mean over the three official splits, MSDNet-38 94.2 % at 15.8 GMACs, ResNet-50 94.7 % at 18.5.
 """
 
-from configs import common
+from configs import dynamic
 
 
 def get_config(arg: str = ""):
     """Arguments: tiny, demo, backbone, scheme, frames, shift, split (1 to 3)."""
-    return common.dynamic_inference("ucf101", arg, split=1)
+    return dynamic.recipe("ucf101", arg, split=1)

@@ -7,7 +7,7 @@ Folders, fine-tuning and `:small` are as in `supervised_folder.py`. A teacher th
 trains the plain low-resolution network to compare with.
 """
 
-from configs import common, supervised_folder as supervised
+from configs import common, reskd, supervised_folder as supervised
 
 
 def get_config(arg: str = ""):
@@ -15,7 +15,7 @@ def get_config(arg: str = ""):
     args = common.parse_arg(arg, tiny=False, demo=False, small=False, backbone="tsm_resnet50",
                             teacher="tsm_resnet50", resolution=112, distill="both")
     size = "small," if args.small else ""
-    config = common.reskd("folder", lambda a: supervised.get_config(size + a), args, num_epochs=60,
+    config = reskd.reskd("folder", lambda a: supervised.get_config(size + a), args, num_epochs=60,
                           options=dict(consensus="features"))
     if not config.run:
         config.run = "teacher,student"

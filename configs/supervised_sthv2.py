@@ -9,15 +9,15 @@ at an assertion; the 128 pixels of its resize are used here for its three crops.
 They start from ImageNet weights, see `supervised_minik.py`.
 """
 
-from configs import common
+from configs import common, embedded, reskd
 
 
 def get_config(arg: str = ""):
     """Arguments: tiny, demo, backbone, resolution."""
     args = common.parse_arg(arg, tiny=False, demo=False, backbone="tsm_resnet50", resolution=224)
-    config = common.supervised_tsn("sthv2", args.backbone, args.resolution)
+    config = reskd.supervised_tsn("sthv2", args.backbone, args.resolution)
     config.data.update(dict(
         batch_size=96, twice_sample=True, test_crop="three",
         test_crop_size=config.data.test_short_side))
     config.optim.update(dict(lr=0.0075, weight_decay=5e-4, groups="tsm", clip_norm=20.0))
-    return common.finish(config, args)
+    return embedded.finish(config, args)

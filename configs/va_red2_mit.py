@@ -9,9 +9,9 @@ dynamic network can start from the static one: `--config.init.checkpoint=DIR
 --config.init.skip='gate/|cheap_'`.
 """
 
-from configs import common
+from configs import vared2
 
 
 def get_config(arg: str = ""):
     """Arguments: tiny, demo, static, backbone, frames, search_space."""
-    return common.va_red2("mit", arg)
+    return vared2.recipe("mit", arg)

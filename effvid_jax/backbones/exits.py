@@ -150,7 +150,7 @@ class ExitNet(nn.Module):
 
 
 def make_exit_net(exits, make_backbone, num_classes: int, **options) -> ExitNet:
-    """The network that a `config.model.exits` describes (see `configs/common.py`).
+    """The network that a `config.model.exits` describes (see `configs/dynamic.py`).
 
     Args:
         exits: config with `frames`, `scheme`, `route`, `order`, `groups`, `shift`, `shift_div`,
