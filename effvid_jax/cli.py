@@ -34,7 +34,8 @@ def run(start) -> int:
         if os.environ.get("EFFVID_TRACEBACK"):
             raise
         late = "Configuration is not available" in str(error)  # the config file is read when asked for
-        print(f"\nerror: {_last_words(error) if late else error}\n(EFFVID_TRACEBACK=1 shows where it came from)", file=sys.stderr)
+        message = _last_words(error) if late else error
+        print(f"\nerror: {message}\n(EFFVID_TRACEBACK=1 shows where it came from)", file=sys.stderr)
         return 1
 
 

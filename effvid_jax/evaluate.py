@@ -63,9 +63,8 @@ def evaluate(predict, variables, config, mesh, class_names, *, split: str = "val
     }
     if gmacs.min() < gmacs.max():
         result |= {"gmacs_min": float(gmacs.min()), "gmacs_max": float(gmacs.max())}
-    if "clip_logits" in rows:
-        hits = rows["clip_logits"].argmax(axis=-1) == labels[:, None]
-        result["clip_top1"] = float(hits.mean(dtype=np.float64))
+    if "clip_answers" in rows:
+        result["clip_top1"] = float((rows["clip_answers"] == labels[:, None]).mean(dtype=np.float64))
     if config.data.multi_label:
         result["map"] = metrics.mean_average_precision(scores, rows["labels"])
     first = jax.process_index() == 0
@@ -90,10 +89,7 @@ def collect(predict, variables, config, mesh, class_names, split: str, title: st
     """
     pipeline = data_pipelines.make_pipeline(
         config.data, split, process_index=jax.process_index(), process_count=jax.process_count())
-    if len(pipeline.source.class_names) != len(class_names):
-        raise ValueError(
-            f"the network has {len(class_names)} classes, split {split!r} of config.data has "
-            f"{len(pipeline.source.class_names)}: give the data it was trained for.")
+    _check_classes(pipeline.source, split, class_names)
     keep = ("label", "mask", "id") + (("labels",) if config.data.multi_label else ())
     found: dict[str, list] = collections.defaultdict(list)
     shape = (0, 0, 0)
@@ -131,9 +127,7 @@ def collect_adaptive(adaptive, predict, variables, config, mesh, class_names, sp
     options = plain_options(config.data)
     check_options(options)
     source = make_source(options, split)
-    if len(source.class_names) != len(class_names):
-        raise ValueError(f"the network has {len(class_names)} classes, split {split!r} of config.data has "
-                         f"{len(source.class_names)}: give the data it was trained for.")
+    _check_classes(source, split, class_names)
     reading = CachedSource(source, options.test_short_side, options.cache_gib * 2**30) \
         if options.cache == "memory" else source
     broken = BrokenFiles(source, split, options.max_broken_share)
@@ -170,6 +164,13 @@ def collect_adaptive(adaptive, predict, variables, config, mesh, class_names, sp
         raise data_pipelines.DataError(f"split {split!r} of config.data has no readable video.")
     rows = {name: np.array(values) for name, values in found.items()}
     return rows, (1, options.num_frames, options.test_crop_size), len(broken), source
+
+
+def _check_classes(source, split: str, class_names) -> None:
+    if len(source.class_names) != len(class_names):
+        raise ValueError(
+            f"the network has {len(class_names)} classes, split {split!r} of config.data has "
+            f"{len(source.class_names)}: give the data it was trained for.")
 
 
 def evaluate_workdir(config, workdir: str, split: str = "val") -> dict[str, float]:

@@ -61,19 +61,10 @@ class Layer:
         self.macs = math.prod(out) * math.prod(kernel.shape)
 
     def variant(self, i: int, j: int):
-        """Y before `mix_frames`, for weights that are zero before ratio i and stride j.
+        """(x, V_c, V_t) -> Y, for weights that are zero before ratio i and stride j."""
 
-        Returns:
-            (x, V_c) -> frames 0, R, 2R, ... with zeros between them, R = 2^j.
-        """
-
-        def run(x, V_c):
-            y = self._mix_channels(x, V_c, i, j)
-            if not j:
-                return y
-            gaps = jnp.zeros((*y.shape[:2], 2**j - 1, *y.shape[2:]), y.dtype)
-            y = jnp.concatenate([y[:, :, None], gaps], axis=2)
-            return y.reshape(len(x), -1, *y.shape[3:])[:, :self.length]
+        def run(x, V_c, V_t):
+            return self._mix_frames(self._mix_channels(x, V_c, i, j), V_t, j)
 
         return run
 
@@ -129,16 +120,17 @@ class Layer:
             return z * kernel[0, 0, 0]
         return blocks.convolve(z, kernel, (1, 1), (kernel.shape[0] // 2,) * 2, missing, self.factor)
 
-    def mix_frames(self, y, V_t):
-        """sum_n V_t[n] hold_n(y), for y with zeros where no open stride has a frame."""
+    def _mix_frames(self, y, V_t, j: int):
+        """sum_n V_t[n] hold_n(y) over n >= j, for y with frames 0, R, 2R, ... alone, R = 2^j."""
         if len(self.frames) == 1:
             return y
-        total = weigh(y, V_t[:, :1])
-        for n in range(1, len(self.frames)):
+        total = 0 if j else weigh(y, V_t[:, :1])
+        for n in range(max(j, 1), len(self.frames)):
             factors = jnp.concatenate([jnp.ones_like(self.cheap_t[n][:1]), self.cheap_t[n]])
-            kept = y[:, ::2**n, None] * factors.reshape(2**n, *(1,) * (y.ndim - 3), self.features)
-            kept = kept.reshape(len(y), -1, *y.shape[2:])[:, :self.length]  # (B, T/R, R, ..) -> (B, T, ..)
-            total += weigh(kept, V_t[:, n, None])
+            factors = weigh(factors[None], V_t[:, n, None]).reshape(
+                len(y), 1, 2**n, *(1,) * (y.ndim - 3), self.features)
+            kept = y[:, ::2**(n - j), None] * factors
+            total += kept.reshape(len(y), -1, *y.shape[2:])[:, :self.length]  # (B, T/R, R, ..) -> (B, T, ..)
         return total
 
     def decision(self, V_c, V_t, gate_macs: int) -> Decision:
@@ -189,10 +181,10 @@ def compact(layer: Layer, x, V_c, V_t, positions: int):
     variants = [layer.variant(i, j) for j in range(S_t) for i in range(S_c)]
     i, j = first_open(V_c, S_c), first_open(V_t, S_t)
     if len(x) == 1:
-        return jax.lax.switch(j[0] * S_c + i[0], variants, x, V_c)
+        return jax.lax.switch(j[0] * S_c + i[0], variants, x, V_c, V_t)
 
     def run(ids):
-        return jax.lax.switch(j[ids].min() * S_c + i[ids].min(), variants, x[ids], V_c[ids])
+        return jax.lax.switch(j[ids].min() * S_c + i[ids].min(), variants, x[ids], V_c[ids], V_t[ids])
 
     size = max(1, min(len(x), math.ceil(positions / (layer.positions * layer.length))))
     groups = math.ceil(len(x) / size)

@@ -124,12 +124,10 @@ class GatedConv(blocks.Conv):
 
         layer = self._layer(x, S_c, S_t)
         if train or self.form == "mixed" or self.is_initializing():
-            y = layer.variant(0, 0)(x, V_c)
+            y = layer.variant(0, 0)(x, V_c, V_t)
         else:
             y = gate_variants.compact(layer, x, V_c, V_t, self.positions)
-        y = layer.mix_frames(y, V_t)
-        blocks.note("conv", self.path, x, y, len(x) * layer.macs, self.use_bias, self.kernel_size,
-                    layer.strides)
+        self.note(x, y, len(x) * layer.macs)
         gate_macs = x.shape[-1] * width + width * sum(gated)
         blocks.note("gate", self.path, x, V, len(x) * gate_macs)
         if not self.is_initializing():
@@ -149,7 +147,7 @@ class GatedConv(blocks.Conv):
     def _layer(self, x, S_c: int, S_t: int) -> gate_variants.Layer:
         """Geometry and arrays of this convolution for inputs like `x`."""
         n = len(self.kernel_size)
-        tuples = (blocks._tuple(v, n) for v in (self.strides, self.padding, self.dilation))
+        tuples = (blocks.per_axis(v, n) for v in (self.strides, self.padding, self.dilation))
         kernel = self.param("kernel", self.kernel_init,
                             (*self.kernel_size, x.shape[-1] // self.groups, self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None

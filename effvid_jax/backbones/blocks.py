@@ -107,7 +107,8 @@ def kaiming_normal(key, shape, dtype=jnp.float32):
     return nn.initializers.variance_scaling(2.0, "fan_out", "normal")(key, shape, dtype)
 
 
-def _tuple(value: int | Sequence[int], n: int) -> tuple[int, ...]:
+def per_axis(value: int | Sequence[int], n: int) -> tuple[int, ...]:
+    """One number for each of n axes, where one may stand for all."""
     return (value,) * n if isinstance(value, int) else tuple(value)
 
 
@@ -146,19 +147,29 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x, train: bool = False):
         del train  # part of the contract: gated convolutions normalise inside
-        n = len(self.kernel_size)
-        strides, padding = _tuple(self.strides, n), _tuple(self.padding, n)
-        shape = (*self.kernel_size, x.shape[-1] // self.groups, self.features)
-        kernel = self.param("kernel", self.kernel_init, shape)
+        kernel = self.effective_kernel((*self.kernel_size, x.shape[-1] // self.groups, self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
-        dtype = self.dtype or jnp.result_type(x, kernel)
-        y = convolve(x.astype(dtype), kernel.astype(dtype), strides, padding, self.groups,
-                     factor=(self.factor_on_cpu and not _shapes_only
-                             and jax.default_backend() == "cpu"),
-                     dilation=_tuple(self.dilation, n))
-        note("conv", self.path, x, y, math.prod(y.shape) * math.prod(shape[:-1]),
-             self.use_bias, self.kernel_size, strides)
-        return y if bias is None else y + bias.astype(dtype)
+        y = self.convolve(x, kernel)
+        self.note(x, y, math.prod(y.shape) * math.prod(kernel.shape[:-1]))
+        return y if bias is None else y + bias.astype(y.dtype)
+
+    def effective_kernel(self, shape: tuple[int, ...]):
+        """What `x` is convolved with: the parameter, or what a subclass makes of it."""
+        return self.param("kernel", self.kernel_init, shape)
+
+    def convolve(self, x, kernel):
+        """`x` with a kernel of this geometry, which may read and make fewer channels; no bias."""
+        n, dtype = len(self.kernel_size), self.dtype or jnp.result_type(x, kernel)
+        return convolve(x.astype(dtype), kernel.astype(dtype), per_axis(self.strides, n),
+                        per_axis(self.padding, n), self.groups,
+                        factor=(self.factor_on_cpu and not _shapes_only
+                                and jax.default_backend() == "cpu"),
+                        dilation=per_axis(self.dilation, n))
+
+    def note(self, x, y, macs: int) -> None:
+        """Puts this convolution on the tape, with its multiply-adds."""
+        note("conv", self.path, x, y, macs, self.use_bias, self.kernel_size,
+             per_axis(self.strides, len(self.kernel_size)))
 
 
 def convolve(x, kernel, strides, padding, groups: int = 1, factor: bool = False, dilation=None):
@@ -252,6 +263,7 @@ class BatchNorm(nn.Module):
             statistics. 1 = statistics of the global batch (SyncBN under sharding); the number of
             devices = statistics per device, as un-synchronised data-parallel training has them.
         frozen: training too uses the running statistics and leaves scale and bias alone ("partial BN").
+        affine: whether there are a scale and a bias.
         dtype: output type; statistics are float32 or wider.
     """
 
@@ -259,6 +271,7 @@ class BatchNorm(nn.Module):
     eps: float = 1e-5
     groups: int = 1
     frozen: bool = False
+    affine: bool = True
     dtype: Any = None
     scale_init: Callable = nn.initializers.ones
 
@@ -267,8 +280,8 @@ class BatchNorm(nn.Module):
         c = x.shape[-1]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (c,), jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, (c,), jnp.float32)
-        scale = self.param("scale", self.scale_init, (c,))
-        bias = self.param("bias", nn.initializers.zeros, (c,))
+        scale = self.param("scale", self.scale_init, (c,)) if self.affine else 1.0
+        bias = self.param("bias", nn.initializers.zeros, (c,)) if self.affine else 0.0
         note("norm", self.path, x, x)
         wide = jnp.promote_types(jnp.float32, x.dtype)
         x_wide = x.astype(wide)
@@ -428,6 +441,13 @@ def gelu(x):
     return x if _shapes_only else jax.nn.gelu(x, approximate=False)
 
 
+def log_mean_softmax(logits, axis: int):
+    """Logarithm of the mean over `axis` (views, say) of the probabilities of (..., K); float32 or wider."""
+    wide = jnp.promote_types(jnp.float32, logits.dtype)
+    scores = jax.nn.log_softmax(logits.astype(wide))
+    return jax.nn.logsumexp(scores, axis=axis) - jnp.log(logits.shape[axis])
+
+
 def softmax(x):
     """Softmax over the last axis, computed in float32 or wider."""
     if _shapes_only:
@@ -461,7 +481,7 @@ def avg_pool(x, window: Sequence[int], strides: Sequence[int], padding: Sequence
 def _pool(x, kind, init, reducer, window, strides, padding):
     lead = x.ndim - 1 - len(window)
     # A numpy constant: with a traced one JAX does not recognise the pooling and cannot differentiate.
-    pairs = tuple(_tuple(p, 2) for p in padding)
+    pairs = tuple(per_axis(p, 2) for p in padding)
     y = jax.lax.reduce_window(
         x, np.asarray(init, x.dtype), reducer, (1,) * lead + (*window, 1),
         (1,) * lead + (*strides, 1), ((0, 0),) * lead + pairs + ((0, 0),))

@@ -15,8 +15,6 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 
 from effvid_jax.backbones import blocks
 from effvid_jax.backbones.backbone import Backbone
@@ -163,8 +161,7 @@ class X3D(Backbone):
             len(features_BTHWC), -1, self.num_classes)
         logits = logits_BPK[:, 0]
         if logits_BPK.shape[1] > 1:
-            scores = jax.nn.log_softmax(logits_BPK.astype(jnp.promote_types(jnp.float32, logits.dtype)))
-            logits = jax.nn.logsumexp(scores, axis=1) - jnp.log(logits_BPK.shape[1])
+            logits = blocks.log_mean_softmax(logits_BPK, axis=1)
         return logits, features_BTHWC.mean(axis=(2, 3))
 
     def position_logits(self, features_BTHWC, train: bool = False):

@@ -1,14 +1,15 @@
-"""The papers, one file each; `make_method` picks by `config.method.name`."""
+"""The papers, one file each, and what they are compared with; `make_method` picks by `config.method.name`."""
 
 from __future__ import annotations
 
 import difflib
 
-from effvid_jax.methods import dynamic_inference, reskd, supervised, va_red2
+from effvid_jax.methods import cgnet, dynamic_inference, pruning, reskd, supervised, va_red2
 from effvid_jax.methods.base import Method, Prediction, Variables
 
 METHODS = {"supervised": supervised.make, "reskd": reskd.make,
-           "dynamic_inference": dynamic_inference.make, "va_red2": va_red2.make}
+           "dynamic_inference": dynamic_inference.make, "va_red2": va_red2.make,
+           "pruning": pruning.make, "cgnet": cgnet.make}
 
 # What a trained network of a method is when it only predicts, where that is something simpler: a
 # distilled student needs no teacher any more.

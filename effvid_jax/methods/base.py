@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from effvid_jax import cost, executor
-from effvid_jax.backbones import exits, make_backbone
+from effvid_jax.backbones import blocks, exits, make_backbone
 
 MEAN_RGB = (123.675, 116.28, 103.53)  # of 0-255 values; mmaction2's img_norm_cfg
 STD_RGB = (58.395, 57.12, 57.375)
@@ -46,7 +46,7 @@ class Prediction:
         logits: (B, K); for several views the logarithm of the mean probability.
         gmacs: (B,) multiply-adds in 10^9 that each example cost, all views together.
         extra: whatever else a method tells, one row per example; it goes to `Method.analyse`.
-            'clip_logits' (B, V, K), if there, gives the accuracy of single clips.
+            'clip_answers' (B, V), the class each view would give, is the accuracy of single clips.
     """
 
     logits: Any
@@ -186,14 +186,20 @@ def predict_clips(model: nn.Module, resolution: int) -> Callable:
         clips = resize(normalise(video.reshape(b * v, *video.shape[2:])), resolution)
         logits, _ = model.apply(variables, clips)
         logits = logits.astype(jnp.float32).reshape(b, v, -1)
-        if v > 1:
-            logits = jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=1) - jnp.log(v)
-        else:
-            logits = logits[:, 0]
         gmacs = cost.gmacs(model, clips.shape[1:]) * v
-        return Prediction(logits, jnp.full((b,), gmacs, jnp.float32))
+        return Prediction(mean_of_views(logits), jnp.full((b,), gmacs, jnp.float32), clip_answers(logits))
 
     return predict
+
+
+def mean_of_views(logits_BV):
+    """(B, V, ..., K) -> (B, ..., K): logarithm of the views' mean probability; logits of a single view."""
+    return logits_BV[:, 0] if logits_BV.shape[1] == 1 else blocks.log_mean_softmax(logits_BV, axis=1)
+
+
+def clip_answers(logits_BVK) -> dict[str, Any]:
+    """What goes into `Prediction.extra` for the accuracy of single clips, if there are several views."""
+    return {} if logits_BVK.shape[1] == 1 else {"clip_answers": logits_BVK.argmax(axis=-1)}
 
 
 def batch_accuracy(logits_BK, labels_B, weights_B):

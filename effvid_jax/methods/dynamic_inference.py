@@ -99,8 +99,7 @@ def make(config, class_names) -> base.Method:
         _, features = model.apply(network(variables), clips)
         logits = features["checkpoints"].astype(jnp.float32).reshape(b, v, m, -1)
         # Views are averaged at every checkpoint; a video stops with all of its views.
-        logits = (jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=1) - jnp.log(v) if v > 1
-                  else logits[:, 0])
+        logits = base.mean_of_views(logits)
         scores = stopping.scores(logits)
         taken = stopping.exits_taken(scores[..., rule], variables.stats[RECORD]["thresholds"])
         gmacs = v * jnp.asarray(costs, jnp.float32)[taken]

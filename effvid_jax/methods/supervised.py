@@ -13,14 +13,19 @@ from effvid_jax.losses import cross_entropy, weighted_mean
 from effvid_jax.methods import base
 
 
-def make(config, class_names) -> base.Method:
+def make(config, class_names, **fields) -> base.Method:
     """The supervised method of a config; reads `config.model` only.
+
+    Args:
+        config: a resolved config.
+        class_names: K names.
+        **fields: of the backbone, see `base.build_backbone`.
 
     Raises:
         ValueError: unknown backbone or option.
     """
     resolution = config.model.resolution
-    model = base.build_backbone(config.model, len(class_names))
+    model = base.build_backbone(config.model, len(class_names), **fields)
     predict = base.predict_clips(model, resolution)
 
     def init(rng, clip_shape):

@@ -2,7 +2,7 @@
 
 Pan et al., "VA-RED2: Video Adaptive Redundancy Reduction", ICLR 2021, arXiv 2102.07887. No code was
 published; formulas and tables are known, the rest is a choice of ours, see `effvid_jax/gates.py` (the
-gated convolution) and `va_red2` in `configs/common.py` (what is the paper's and what is ours).
+gated convolution) and `configs/vared2.py` (what is the paper's and what is ours).
 
     L = CE(logits, y) + lambda_e * L_e
     L_e = ( mu_0 * sum_l C_l / (sum_k C_k) * r_l / R_l )^2         mean over clips
@@ -41,15 +41,40 @@ def make(config, class_names) -> base.Method:
     Raises:
         ValueError: a backbone without gated layers, or a setting that does not fit.
     """
-    settings, resolution = config.method, config.model.resolution
-    model = base.build_backbone(config.model, len(class_names), conv=gated_conv(config))
+    settings = config.method
+
+    def penalty(params, decisions, logits, batch):
+        del params
+        return settings.efficiency_weight * weighted_mean(
+            efficiency_loss(decisions, logits, batch["label"]), batch["mask"])
+
+    clip_by_clip = settings.form == "compact" and not settings.positions
+    return with_decisions(config, class_names, gated_conv(config), penalty, "gate/beta", clip_by_clip)
+
+
+def with_decisions(config, class_names, conv, penalty, marker: str, clip_by_clip: bool = False):
+    """The method of a network whose convolutions decide for every clip what they compute.
+
+    Args:
+        config: of the network, and what `base.build_backbone` reads.
+        class_names: K names.
+        conv: class of convolutions that leave a `Decision` in the collection 'gates'.
+        penalty: (params, decisions, logits, batch) -> what is added to the cross-entropy.
+        marker: end of the path of a parameter that every such convolution has.
+        clip_by_clip: predict with batches of one clip.
+
+    Raises:
+        ValueError: no convolution of the network decides anything.
+    """
+    resolution = config.model.resolution
+    model = base.build_backbone(config.model, len(class_names), conv=conv)
 
     def init(rng, clip_shape):
         params, stats = base.init_backbone(model, rng, clip_shape)
-        if not layer_names(params):
+        if not layer_names(params, marker):
             raise ValueError(
                 f"config.method.layers={layers(config)!r} matches no convolution of "
-                f"{config.model.backbone!r}, or neither config.method.temporal nor channel is on.")
+                f"{config.model.backbone!r}, or config.method.temporal and channel are both off.")
         return base.Variables(params, stats)
 
     def loss(params, variables, batch, rng):
@@ -59,15 +84,14 @@ def make(config, class_names) -> base.Method:
             rngs={"dropout": rng}, mutable=["batch_stats", "gates"])
         decisions, mask = list(gates.collect(updated["gates"]).values()), batch["mask"]
         ce = weighted_mean(cross_entropy(logits, batch["label"]), mask)
-        efficiency_B = efficiency_loss(decisions, logits, batch["label"])
-        efficiency = settings.efficiency_weight * weighted_mean(efficiency_B, mask)
+        efficiency = penalty(params, decisions, logits, batch)
         scalars = {"loss": ce + efficiency, "loss_cls": ce, "loss_efficiency": efficiency,
                    "top1": base.batch_accuracy(logits, batch["label"], mask),
                    **gate_statistics(decisions, mask)}
         return ce + efficiency, (updated["batch_stats"], scalars)
 
     def run(variables, clips):
-        if settings.form == "compact" and not settings.positions and len(clips) > 1:
+        if clip_by_clip and len(clips) > 1:
             found = jax.lax.map(lambda clip: run(variables, clip[None]), clips)
             return jax.tree.map(lambda x: x[:, 0], found)
         (logits, _), state = model.apply(variables, clips, mutable=["gates"])
@@ -81,16 +105,16 @@ def make(config, class_names) -> base.Method:
             {"params": variables.params, "batch_stats": variables.stats}, clips)
         plain, overhead = (x.reshape(b, v).sum(axis=1) for x in clip_gmacs(
             decisions, cost.gmacs(model, clips.shape[1:])))
-        ratios, dead = (jnp.stack(rows, axis=1).reshape(b, v, -1).mean(axis=1) for rows in (
-            [d.ratio for d in decisions], [is_dead(d).astype(jnp.float32) for d in decisions]))
+        extra = {"ratios": jnp.stack([d.ratio for d in decisions], axis=1),
+                 "computed": computed_share(decisions),
+                 "dead": jnp.stack([is_dead(d) for d in decisions], axis=1).astype(jnp.float32)}
+        extra = {name: x.reshape(b, v, *x.shape[1:]).mean(axis=1) for name, x in extra.items()}
         logits = logits.astype(jnp.float32).reshape(b, v, -1)
-        extra = {"ratios": ratios, "dead": dead, "gmacs_plain_ops": plain}
-        if v == 1:
-            return base.Prediction(logits[:, 0], plain + overhead, extra)
-        mean = jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=1) - jnp.log(v)
-        return base.Prediction(mean, plain + overhead, extra | {"clip_logits": logits})
+        return base.Prediction(base.mean_of_views(logits), plain + overhead, {
+            "gmacs_plain_ops": plain} | extra | base.clip_answers(logits))
 
-    return base.Method(init=init, loss=loss, predict=predict, resolution=resolution, analyse=analyse)
+    return base.Method(init=init, loss=loss, predict=predict, resolution=resolution,
+                       analyse=partial(analyse, marker=marker))
 
 
 def gated_conv(config):
@@ -121,10 +145,14 @@ def layers(config) -> str:
 
 def efficiency_loss(decisions, logits_BK, labels_B):
     """L_e per clip, (B,); zero for clips that are classified wrongly."""
-    total = sum(d.macs for d in decisions)
-    ratio_B = sum(d.ratio * (d.macs / total) for d in decisions)
     correct_B = jax.lax.stop_gradient(logits_BK.argmax(axis=-1) == labels_B)
-    return jnp.square(correct_B * ratio_B)
+    return jnp.square(correct_B * computed_share(decisions))
+
+
+def computed_share(decisions):
+    """Share of the multiply-adds of all gated convolutions that is computed: (B,)."""
+    total = sum(d.macs for d in decisions)
+    return sum(d.ratio * (d.macs / total) for d in decisions)
 
 
 def clip_gmacs(decisions, static: float):
@@ -140,12 +168,11 @@ def is_dead(decision: gates.Decision):
 
 def gate_statistics(decisions, mask_B) -> dict:
     """Scalars to watch: what is computed, and the signs of gates that fail."""
-    total = sum(d.macs for d in decisions)
     ratios_LB = jnp.stack([d.ratio for d in decisions])
     spread_L = (jnp.where(mask_B, ratios_LB, -jnp.inf).max(axis=1)
                 > jnp.where(mask_B, ratios_LB, jnp.inf).min(axis=1))
     return {
-        "gates/computed": weighted_mean(sum(d.ratio * (d.macs / total) for d in decisions), mask_B),
+        "gates/computed": weighted_mean(computed_share(decisions), mask_B),
         "gates/channel_weight": jnp.stack([d.V_c.mean() for d in decisions]).mean(),
         "gates/time_weight": jnp.stack([d.V_t.mean() for d in decisions]).mean(),
         "gates/dead": jnp.stack([weighted_mean(is_dead(d).astype(jnp.float32), mask_B)
@@ -154,15 +181,16 @@ def gate_statistics(decisions, mask_B) -> dict:
     }
 
 
-def layer_names(params) -> list[str]:
-    """Paths of the gated convolutions, in the order of `gates.collect`."""
+def layer_names(params, marker: str = "gate/beta") -> list[str]:
+    """Paths of the convolutions that have a parameter `marker`, in the order of `gates.collect`."""
     flat = {"/".join(str(k.key) for k in path) for path, _ in jax.tree.leaves_with_path(params)}
-    found = {path.removesuffix("/gate/beta") for path in flat if path.endswith("/gate/beta")}
+    found = {path.removesuffix(f"/{marker}") for path in flat if path.endswith(f"/{marker}")}
     return sorted(found, key=gates.natural_order)
 
 
 # ------------------------------------------------------------------------------------------ analysis
-def analyse(rows, variables, workdir: str, split: str, class_names) -> dict[str, float]:
+def analyse(rows, variables, workdir: str, split: str, class_names,
+            marker: str = "gate/beta") -> dict[str, float]:
     """What the gates did on a split; see `base.Method.analyse`.
 
     Writes `gate_ratios_<split>.csv` and `.png`: mean share of a convolution that is computed, per class
@@ -172,7 +200,7 @@ def analyse(rows, variables, workdir: str, split: str, class_names) -> dict[str,
     Raises:
         ValueError: a gate that is not finite.
     """
-    names, ratios_NL = layer_names(variables.params), rows["ratios"]
+    names, ratios_NL = layer_names(variables.params, marker), rows["ratios"]
     bad = ~np.isfinite(ratios_NL)
     if bad.any():
         clip, layer = np.argwhere(bad)[0]
@@ -187,7 +215,7 @@ def analyse(rows, variables, workdir: str, split: str, class_names) -> dict[str,
         _write_ratios(os.path.join(workdir, f"gate_ratios_{split}"), names, rows, class_names)
         _write_clips(os.path.join(workdir, f"gate_clips_{split}.csv"), rows, class_names)
     return {"gmacs_plain_ops": float(rows["gmacs_plain_ops"].mean(dtype=np.float64)),
-            "computed": float(ratios_NL.mean()), "dead": float(rows["dead"].mean()),
+            "computed": float(rows["computed"].mean(dtype=np.float64)), "dead": float(rows["dead"].mean()),
             "varying_layers": varying}
 
 

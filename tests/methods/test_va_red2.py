@@ -374,7 +374,7 @@ def test_cost_of_a_clip_is_the_plain_networks_less_what_is_not_computed(trained)
     video = {"video": jnp.stack([batch["video"]] * 2, axis=1)}
     full = method.predict(variables, video)
     np.testing.assert_allclose(full.extra["gmacs_plain_ops"], 2 * static, rtol=1e-6)
-    assert (full.gmacs > 2 * static).all() and full.extra["clip_logits"].shape == (4, 2, 4)
+    assert (full.gmacs > 2 * static).all() and full.extra["clip_answers"].shape == (4, 2)
 
     half = flax.traverse_util.path_aware_map(
         lambda path, a: jnp.array([SHUT, OPEN, SHUT, OPEN]) if path[-1] == "beta" else a,

@@ -1,0 +1,92 @@
+"""Channel gating (CGNet): parts of a convolution's sum are left out, per position, for comparison.
+
+Hua et al., "Channel Gating Neural Networks", NeurIPS 2019, arXiv 1805.12549, which VA-RED2's Table 7 has
+as a baseline. The first 1/p of the input channels give a partial sum; where its normalised value does not
+exceed a learned threshold, the rest of the channels is not added:
+
+    y = Wp * x[: C/p],   d = [BN(y) > Delta],   Y = d * (W * x) + (1 - d) * y
+    L = CE + weight * sum (target - Delta)^2
+
+d is a step with the gradient of sigmoid(sharpness (BN(y) - Delta)). Delta: one per output channel, and the
+target pushes it up, which is what saves. Sources: `utils_cgnet` of cornell-zhang/dnn-gating and the port
+that VA-RED2's authors published (mengyuest/AdaFuse: ops/cg_utils.py), whose settings are the defaults of
+ours: p = 4, initial threshold 0, sharpness 2, target 1, weight 1e-4.
+
+The decisions are one per number: everything is computed and the cost is counted, here as in all public
+code. On CPU and GPU it saves no time; the paper's speed is that of a chip made for it.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+
+import flax
+import flax.linen as nn
+import jax.numpy as jnp
+
+from effvid_jax.backbones import blocks
+from effvid_jax.gate_variants import Decision, gradient_of
+from effvid_jax.methods import base, va_red2
+
+
+class ChannelGatedConv(blocks.Conv):
+    """`blocks.Conv` with channel gating where `layers` matches its path and it has no groups.
+
+    Attributes:
+        layers: regular expression of (whole) module paths.
+        partitions: p; convolutions of fewer input channels stay as they are.
+        threshold: initial value of Delta.
+        sharpness: of the sigmoid whose gradient the decision has.
+    """
+
+    layers: str = ""
+    partitions: int = 4
+    threshold: float = 0.0
+    sharpness: float = 2.0
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        first = x.shape[-1] // self.partitions
+        if not first or self.groups > 1 or not re.fullmatch(self.layers, "/".join(self.path)):
+            return super().__call__(x, train)
+        kernel = self.effective_kernel((*self.kernel_size, x.shape[-1], self.features))
+        threshold = self.param("gate_threshold", nn.initializers.constant(self.threshold), (self.features,))
+        partial_sum, y = self.convolve(x[..., :first], kernel[..., :first, :]), self.convolve(x, kernel)
+        with blocks.silence():  # the static cost is the plain network's
+            normed = blocks.BatchNorm(affine=False, name="gate_bn")(partial_sum, train)
+        open_ = (normed > threshold) + gradient_of(nn.sigmoid(self.sharpness * (normed - threshold)))
+        macs = y[0].size * kernel[..., 0].size
+        self.note(x, y, len(x) * macs)
+        if not self.is_initializing():
+            share = first / x.shape[-1]
+            ratio = share + (1 - share) * open_.mean(axis=tuple(range(1, y.ndim)), dtype=jnp.float32)
+            one = jnp.ones((len(x), 1), jnp.float32)
+            self.sow("gates", "decision", Decision(one, one, ratio, jnp.zeros(len(x)), macs),
+                     reduce_fn=lambda old, new: new, init_fn=lambda: None)
+        y = partial_sum + open_.astype(y.dtype) * (y - partial_sum)
+        if self.use_bias:
+            y += self.param("bias", nn.initializers.zeros, (self.features,)).astype(y.dtype)
+        return y
+
+
+def make(config, class_names) -> base.Method:
+    """The method of a config; reads `config.model` and `config.method`.
+
+    Raises:
+        ValueError: a backbone without a list of layers, or a setting out of its range.
+    """
+    s = config.method
+    for name, least in (("partitions", 2), ("threshold_weight", 0), ("sharpness", 0)):
+        if s[name] < least:
+            raise ValueError(f"config.method.{name}={s[name]}: expected {least} or more.")
+    conv = partial(ChannelGatedConv, layers=va_red2.layers(config), partitions=s.partitions,
+                   threshold=s.threshold, sharpness=s.sharpness)
+
+    def penalty(params, decisions, logits, batch):
+        del decisions, logits, batch
+        flat = flax.traverse_util.flatten_dict(params)
+        return s.threshold_weight * sum(jnp.square(s.threshold_target - value).sum()
+                                        for path, value in flat.items() if path[-1] == "gate_threshold")
+
+    return va_red2.with_decisions(config, class_names, conv, penalty, "gate_threshold")
