@@ -45,7 +45,7 @@ def main() -> None:
                  for column, values in columns.items()]
         print(f"{name:42s}", "; ".join(f"{c} {r['value']} +- {r['spread'] or 0}" for c, r in zip(
             columns, rows[-len(columns):])))
-    embedded.replace_rows(args.results, "dynamic", rows)
+    embedded.replace_table(args.results, "dynamic", rows)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import jax  # noqa: E402
 
 from configs import common, dynamic  # noqa: E402
-from effvid_jax import bench, bench_exits, console, methods, writers  # noqa: E402
+from effvid_jax import bench, bench_exits, console, executor, methods, results, writers  # noqa: E402
 
 
 def build(args):
@@ -40,6 +40,23 @@ def build(args):
     return method, method.init(jax.random.key(0), (1, args.frames, size, size, 3))
 
 
+def result_rows(args, found) -> list[dict[str, str]]:
+    """Rows of `docs/results.csv`: one for each policy, batch size and column."""
+    rows = []
+    for batch, sides in found.items():
+        for side in sides:
+            if side["side"] in executor.POLICIES:
+                what = (f"early_exit: {args.backbone}, {args.frames} x {args.resolution}², batch {batch}, "
+                        f"{side['side']}")
+                rows += [results.make_row(f"{what}: {column}", f"{value:.2f}", dataset="noise",
+                                          config=f"{args.backbone}, {args.scheme} route, {args.dtype}",
+                                          command="python " + " ".join(sys.argv), seeds=[0])
+                         for column, value in (("speed-up, measured", side["speedup"]),
+                                               ("speed-up, multiply-adds", side["flops_speedup"]),
+                                               ("R", side["r"]))]
+    return rows
+
+
 def main(argv=None) -> None:
     """Prints a table for every batch size, then one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -54,6 +71,7 @@ def main(argv=None) -> None:
     parser.add_argument("--classes", type=int, default=400)
     parser.add_argument("--speedup", type=float, default=2.0)
     parser.add_argument("--seconds", type=float, default=60.0, help="to spend on measuring, per batch size")
+    parser.add_argument("--results", default="", help="csv file to write rows to (docs/results.csv)")
     args = parser.parse_args(argv)
     found = {}
     try:
@@ -70,6 +88,8 @@ def main(argv=None) -> None:
                   f"{args.dtype}, {jax.devices()[0].device_kind}\n{bench.table(found[batch])}", flush=True)
     except ValueError as error:
         sys.exit(f"error: {error}")
+    if args.results:
+        results.replace_measured(args.results, result_rows(args, found))
     print(json.dumps({"arguments": vars(args), "rows": found, "environment": writers.environment()}))
 
 

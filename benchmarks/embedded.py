@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
-from effvid_jax import results, writers  # noqa: E402
+from effvid_jax import results  # noqa: E402
 
 DATASET = "embedded benchmark (3000 train, 800 val clips)"
 
 
-def arguments(doc: str, workdir: str):
-    """(parsed arguments, further flags for `main.py`) of a comparison's command line."""
+def arguments(doc: str, workdir: str, more: Callable = lambda parser: None):
+    """(parsed arguments, further flags for `main.py`) of a comparison's command line.
+
+    Args:
+        doc: docstring of the comparison.
+        workdir: the default one.
+        more: adds further arguments to a parser.
+    """
     parser = argparse.ArgumentParser(description=doc.split("\n")[0])
     parser.add_argument("--workdir", default=workdir)
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--results", default=os.path.join(ROOT, "docs", "results.csv"))
     parser.add_argument("--collect", action="store_true", help="only report what is finished")
+    more(parser)
     args, extra = parser.parse_known_args()
     args.workdir = os.path.abspath(args.workdir)
     args.seeds = [int(seed) for seed in args.seeds.split(",")]
@@ -66,22 +72,13 @@ def read(workdir: str, seeds: Sequence[int], stage: str) -> list[dict]:
 def row(what: str, values: Sequence[float], form: str, config: str, command: str,
         seeds: Sequence[int]) -> dict[str, str]:
     """A row of `docs/results.csv`: mean and standard deviation over the seeds, and how it was made."""
-    here = writers.environment()
-    spread = format(statistics.stdev(values), form) if len(values) > 1 else ""
-    return {
-        "what": what, "dataset": DATASET, "config": config,
-        "command": f"{command} --seeds {','.join(map(str, seeds))}", "seeds": ",".join(map(str, seeds)),
-        "value": format(statistics.mean(values), form),
-        "spread": spread if float(spread.replace(",", "") or 0) else "", "paper": "",
-        "hardware": f"{here['cpus']} CPU cores",
-        "versions": f"python {here['versions']['python']}, jax {here['versions']['jax']}",
-        "commit": here["commit"]}
+    spread = format(statistics.stdev(values), form.lstrip("+")) if len(values) > 1 else ""
+    return results.make_row(
+        what, format(statistics.mean(values), form), dataset=DATASET, config=config,
+        command=f"{command} --seeds {','.join(map(str, seeds))}", seeds=seeds,
+        spread=spread if float(spread.replace(",", "") or 0) else "")
 
 
-def replace_rows(path: str, table: str, rows: Sequence[dict[str, str]]) -> None:
+def replace_table(path: str, table: str, rows: Sequence[dict[str, str]]) -> None:
     """Writes the rows of one table (`what` begins with its name) in place of its old ones."""
-    old = results.read_rows(path) if os.path.exists(path) else []
-    with open(path, "w", newline="") as f:
-        writer = csv.DictWriter(f, results.COLUMNS)
-        writer.writeheader()
-        writer.writerows([r for r in old if not r["what"].startswith(f"{table}: ")] + list(rows))
+    results.replace_rows(path, rows, lambda row: row["what"].startswith(f"{table}: "))

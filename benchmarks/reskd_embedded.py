@@ -49,7 +49,7 @@ def main() -> None:
             ("GMACs", [m["val/gmacs"] for m in found], ".3f"),
             ("params", [m["params"] for m in found], ",.0f")]]
         print(f"{name:52s} {rows[-3]['value']:>5s} % +- {rows[-3]['spread']}, {rows[-2]['value']} GMACs")
-    embedded.replace_rows(args.results, "reskd", rows)
+    embedded.replace_table(args.results, "reskd", rows)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ paper's own best is 0.46 (its R(2+1)D-18 at 16 frames 0.40; batch size and devic
 from __future__ import annotations
 
 import argparse
-import csv
 import functools
 import json
 import os
@@ -29,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 import tabulate
 
-from effvid_jax import cost, folding, gate_variants, gates, results, timing, writers
+from effvid_jax import cost, folding, gate_variants, gates, results, timing
 from effvid_jax.backbones import make_backbone
 from effvid_jax.methods import base, va_red2
 
@@ -204,22 +203,17 @@ def profile(args, plain, compact, variables, decisions, clips, times, best, coun
 
 def result_rows(args, found) -> list[dict[str, str]]:
     """Rows of `docs/results.csv`."""
-    here = writers.environment()
-    device = f"{here['cpus']} CPU cores" if jax.default_backend() == "cpu" else jax.devices()[0].device_kind
-    common = {
-        "dataset": "random clips", "config": f"{args.backbone}, search space {args.search_space}, "
-        f"{args.dtype}, gates set to {args.open:g}", "command": "python " + " ".join(sys.argv),
-        "seeds": "0", "spread": "", "paper": "", "hardware": device,
-        "versions": f"python {here['versions']['python']}, jax {here['versions']['jax']}",
-        "commit": here["commit"]}
+    config = f"{args.backbone}, search space {args.search_space}, {args.dtype}, gates set to {args.open:g}"
     rows = []
     for one in found:
-        what = f"va_red2 speed: {one['frames']} x {one['resolution']}², batch {one['batch']}"
+        what = (f"va_red2 speed: {args.cheap_kernel}x{args.cheap_kernel} cheap operations, {one['frames']} x "
+                f"{one['resolution']}², batch {one['batch']}")
         best = min((r for r in one["rows"] if r["realised"] is not None), key=lambda r: r["ms per clip"])
-        for column, value in (("GMACs ratio", f"{one['gmacs_ratio']:.3f}"),
-                              ("time ratio", f"{best['time ratio']:.3f}"),
-                              ("realised", f"{one['realised']:.2f}")):
-            rows.append({"what": f"{what}: {column}", "value": value} | common)
+        rows += [results.make_row(f"{what}: {column}", value, dataset="random clips", config=config,
+                                  command="python " + " ".join(sys.argv), seeds=[0])
+                 for column, value in (("GMACs ratio", f"{one['gmacs_ratio']:.3f}"),
+                                       ("time ratio", f"{best['time ratio']:.3f}"),
+                                       ("realised", f"{one['realised']:.2f}"))]
     return rows
 
 
@@ -246,13 +240,7 @@ def main(argv=None) -> None:
     except ValueError as error:
         sys.exit(f"va_red2_speed: {error}")
     if args.results:
-        rows = result_rows(args, found)
-        old = results.read_rows(args.results) if os.path.exists(args.results) else []
-        new = {(row["what"], row["hardware"]) for row in rows}
-        with open(args.results, "w", newline="") as f:
-            table = csv.DictWriter(f, results.COLUMNS)
-            table.writeheader()
-            table.writerows([row for row in old if (row["what"], row["hardware"]) not in new] + rows)
+        results.replace_measured(args.results, result_rows(args, found))
     print(json.dumps(found, default=float))
 
 

@@ -4,7 +4,7 @@
     python -m effvid_jax.cost --backbone resnet50 --input 16x112x112 --convention mmcv --json
 
 The forward pass is traced abstractly (`jax.eval_shape`) while the layers note what they compute on a
-tape (`backbones.blocks.recording`); nothing is compiled or run. One multiply-add counts as one, and
+tape (`backbones.trace.recording`); nothing is compiled or run. One multiply-add counts as one, and
 `gmacs` are 10^9 of them, for a whole clip times its test views.
 
 What papers call "GFLOPs" differs, so the rule is a choice. n = elements of the layer's input, m = of
@@ -41,20 +41,20 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from effvid_jax.backbones import blocks, make_backbone
+from effvid_jax.backbones import make_backbone, trace
 
 _POOLS = ("max_pool", "avg_pool", "global_avg_pool")
 
 
-def _macs(op: blocks.Op) -> int:
+def _macs(op: trace.Op) -> int:
     return op.macs if op.kind in ("conv", "linear") else 0
 
 
-def _macs_attn(op: blocks.Op) -> int:
+def _macs_attn(op: trace.Op) -> int:
     return op.macs
 
 
-def _mmcv(op: blocks.Op) -> int:
+def _mmcv(op: trace.Op) -> int:
     if op.kind == "conv":
         return op.macs + op.bias * math.prod(op.out_shape)
     if op.kind in ("norm", "layer_norm"):
@@ -64,7 +64,7 @@ def _mmcv(op: blocks.Op) -> int:
     return op.macs if op.kind == "linear" else 0
 
 
-def _msdnet(op: blocks.Op) -> int:
+def _msdnet(op: trace.Op) -> int:
     if op.kind == "linear":
         return op.macs + op.bias * math.prod(op.out_shape)
     if op.kind in ("relu", "global_avg_pool"):
@@ -74,7 +74,7 @@ def _msdnet(op: blocks.Op) -> int:
     return op.macs if op.kind == "conv" else 0
 
 
-def _thop(op: blocks.Op) -> int:
+def _thop(op: trace.Op) -> int:
     if op.kind == "conv":
         return op.macs + op.bias * math.prod(op.out_shape)
     if op.kind == "norm":
@@ -86,7 +86,7 @@ def _thop(op: blocks.Op) -> int:
     return op.macs if op.kind == "linear" else 0
 
 
-CONVENTIONS: dict[str, Callable[[blocks.Op], int]] = {
+CONVENTIONS: dict[str, Callable[[trace.Op], int]] = {
     "macs": _macs, "macs_attn": _macs_attn, "mmcv": _mmcv, "msdnet": _msdnet, "thop": _thop}
 
 
@@ -97,7 +97,7 @@ class Layer:
     Attributes:
         block: first part of the module path ('layer1_0'); functions belong to the block before them.
         name: module path, or the kind in brackets for functions such as '(relu)'.
-        kind: see `blocks.Op.kind`.
+        kind: see `trace.Op.kind`.
         out_shape: without the batch axis.
         macs: count in the chosen convention.
         params: learned values of the module.
@@ -195,7 +195,7 @@ def check_resolution(model: nn.Module, input_shape: Sequence[int], name: str = "
         raise _too_small(model, input_shape, *failure, name=name)
 
 
-def _first_failure(tape: list[blocks.Op]):
+def _first_failure(tape: list[trace.Op]):
     """(operation, reason) of the first layer that a clip is too small for, or None."""
     for op in tape:
         if 0 in op.out_shape:
@@ -206,7 +206,7 @@ def _first_failure(tape: list[blocks.Op]):
     return None
 
 
-def _too_small(model, input_shape, op: blocks.Op, reason: str, name: str = "") -> ValueError:
+def _too_small(model, input_shape, op: trace.Op, reason: str, name: str = "") -> ValueError:
     t, h, w, c = input_shape
 
     def fits(size):
@@ -233,7 +233,7 @@ def _cached_trace(model: nn.Module, shape: tuple[int, ...]):
         return model.init(jax.random.key(0), jnp.zeros((1, *shape)))
 
     zeros = functools.cache(jnp.zeros)  # one per shape for the whole trace
-    with blocks.recording(shapes_only=True) as tape, parameters_without_values(zeros):
+    with trace.recording(shapes_only=True) as tape, parameters_without_values(zeros):
         try:
             variables = jax.eval_shape(init)
         except (TypeError, ValueError, ZeroDivisionError):

@@ -36,7 +36,7 @@ import jax
 import jax.numpy as jnp
 
 from effvid_jax import gate_variants
-from effvid_jax.backbones import blocks
+from effvid_jax.backbones import blocks, trace
 from effvid_jax.gate_variants import Decision
 
 _BLOCK_CONVS = r"layer\d+_\d+/conv\d+"
@@ -59,14 +59,14 @@ class Gate(nn.Module):
     Attributes:
         outputs: number of weights.
         width: hidden units.
-        beta: initial bias; positive, so that every variant starts active.
+        beta: initial bias of every weight; positive for variants that start active.
         leak: share of the gradient that passes where the weight is zero, so that a closed variant can
             open again; the paper's max(., 0) has 0.
     """
 
     outputs: int
     width: int
-    beta: float
+    beta: tuple[float, ...]
     leak: float
 
     @nn.compact
@@ -76,7 +76,7 @@ class Gate(nn.Module):
         y = jnp.tanh(blocks.BatchNorm(name="bn")(y, train))
         y = blocks.Dense(self.outputs, use_bias=False, name="fc2",
                          kernel_init=nn.initializers.normal(0.01))(y)
-        beta = self.param("beta", nn.initializers.constant(self.beta), (self.outputs,))
+        beta = self.param("beta", lambda _, shape: jnp.asarray(self.beta, jnp.float32), (self.outputs,))
         y = jnp.tanh(y + beta)
         return jnp.maximum(y, 0) + self.leak * gate_variants.gradient_of(jnp.minimum(y, 0))
 
@@ -90,7 +90,9 @@ class GatedConv(blocks.Conv):
         temporal, channel: which of the two axes is gated.
         cheap_kernel: side of the depthwise kernel of Phi_c.
         gate_width: hidden units of the gate; 0 for max(16, C_in / 4).
-        beta, leak: see `Gate`.
+        beta, beta_reduced: initial biases of the gate for the whole convolution and for its variants.
+        cheap_scale: initial size of Phi_c; 1 keeps the variance, 0 lets the made channels begin at zero.
+        leak: see `Gate`.
         form: 'mixed' or 'compact'; training is always mixed.
         positions: compact, several clips: a group has as many clips as it takes for this many output
             positions, at least one. Larger groups fill a device better, in smaller ones more clips
@@ -104,6 +106,8 @@ class GatedConv(blocks.Conv):
     cheap_kernel: int = 3
     gate_width: int = 0
     beta: float = 1.0
+    beta_reduced: float = 1.0
+    cheap_scale: float = 1.0
     leak: float = 0.0
     form: str = "mixed"
     positions: int = 2048
@@ -117,8 +121,9 @@ class GatedConv(blocks.Conv):
             return super().__call__(x, train)
         gated = [S for S in (S_c, S_t) if S > 1]
         width = self.gate_width or max(16, x.shape[-1] // 4)
-        with blocks.silence():  # the static cost is the plain network's
-            V = Gate(sum(gated), width, self.beta, self.leak, name="gate")(x, train)
+        beta = sum(((self.beta,) + (self.beta_reduced,) * (S - 1) for S in gated), ())
+        with trace.silence():  # the static cost is the plain network's
+            V = Gate(sum(gated), width, beta, self.leak, name="gate")(x, train)
         one = jnp.ones((len(x), 1), V.dtype)
         V_c, V_t = V[:, :S_c] if S_c > 1 else one, V[:, -S_t:] if S_t > 1 else one
 
@@ -129,7 +134,7 @@ class GatedConv(blocks.Conv):
             y = gate_variants.compact(layer, x, V_c, V_t, self.positions)
         self.note(x, y, len(x) * layer.macs)
         gate_macs = x.shape[-1] * width + width * sum(gated)
-        blocks.note("gate", self.path, x, V, len(x) * gate_macs)
+        trace.note("gate", self.path, x, V, len(x) * gate_macs)
         if not self.is_initializing():
             self.sow("gates", "decision", layer.decision(V_c, V_t, gate_macs),
                      reduce_fn=lambda old, new: new, init_fn=lambda: None)
@@ -155,7 +160,7 @@ class GatedConv(blocks.Conv):
         layer = gate_variants.Layer(x.shape, dtype, kernel.astype(dtype), bias, *tuples, self.groups,
                                     S_c, S_t, self.factor_on_cpu and jax.default_backend() == "cpu")
         side = self.cheap_kernel if x.ndim > 3 else 1
-        init = nn.initializers.normal(1 / side)  # keeps the variance
+        init = nn.initializers.normal(self.cheap_scale / side)
         for i in range(1, S_c):
             layer.cheap_c[i] = self.param(
                 f"cheap_c{i}", init, (side, side, 1, self.features - layer.channels[i])).astype(dtype)

@@ -32,7 +32,8 @@ NUM_EXAMPLES, FRAMES_SHOWN, FRAME_SIDE = 8, 6, 96
 
 PICTURES = {  # that methods draw at the end of an evaluation: title, caption
     "exits_val.png": ("Early exits", "Videos stop at the first checkpoint that is sure; moving the "
-                      "thresholds (chosen on held-out training videos) draws the curve. Numbers: exits_val.csv."),
+                      "thresholds, chosen on held-out training videos, draws the curve. Numbers: "
+                      "exits_val.csv."),
     "gate_ratios_val.png": ("Gates", "Share of each gated convolution that is computed, per class. Numbers: "
                             "gate_ratios_val.csv."),
 }

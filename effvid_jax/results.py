@@ -26,8 +26,12 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Callable, Sequence
 
+import jax
 import tabulate
+
+from effvid_jax import writers
 
 COLUMNS = ("what", "dataset", "config", "command", "seeds", "value", "spread", "paper", "hardware",
            "versions", "commit")
@@ -52,6 +56,39 @@ def read_rows(path: str) -> list[dict[str, str]]:
             raise ValueError(f"{path}, row {number}: expected {len(COLUMNS)} values (quote those that "
                              f"contain a comma).")
     return rows
+
+
+def make_row(what: str, value: str, *, dataset: str, config: str, command: str, seeds: Sequence[int],
+             spread: str = "") -> dict[str, str]:
+    """A row of the results file, with this machine, these versions and this commit.
+
+    Args:
+        what: `table: row` or `table: row: column`.
+        value, spread: as they are to be shown.
+        dataset, config, command, seeds: how it was made.
+    """
+    here = writers.environment()
+    cores = f"{here['cpus']} CPU core" + ("s" if here["cpus"] > 1 else "")
+    return {"what": what, "dataset": dataset, "config": config, "command": command,
+            "seeds": ",".join(map(str, seeds)), "value": value, "spread": spread, "paper": "",
+            "hardware": cores if jax.default_backend() == "cpu" else jax.devices()[0].device_kind,
+            "versions": f"python {here['versions']['python']}, jax {here['versions']['jax']}",
+            "commit": here["commit"]}
+
+
+def replace_rows(path: str, rows: Sequence[dict[str, str]], old: Callable[[dict[str, str]], bool]) -> None:
+    """Appends rows to a results file, which need not exist, in place of those that `old` is true for."""
+    kept = [row for row in (read_rows(path) if os.path.exists(path) else []) if not old(row)]
+    with open(path, "w", newline="") as f:
+        table = csv.DictWriter(f, COLUMNS)
+        table.writeheader()
+        table.writerows([*kept, *rows])
+
+
+def replace_measured(path: str, rows: Sequence[dict[str, str]]) -> None:
+    """`replace_rows` for measurements: one replaces an older one of the same name on the same hardware."""
+    new = {(row["what"], row["hardware"]) for row in rows}
+    replace_rows(path, rows, lambda row: (row["what"], row["hardware"]) in new)
 
 
 def fill(text: str, rows: list[dict[str, str]], name: str = "text") -> str:

@@ -116,7 +116,12 @@ def environment() -> dict:
     return {"command": " ".join(sys.argv), "time": time.strftime("%Y-%m-%d %H:%M:%S"),
             "commit": git.stdout.strip() or "unknown", "versions": checkpoint.versions(),
             "devices": [str(d) for d in jax.devices()], "processes": jax.process_count(),
-            "cpus": os.cpu_count()}
+            "cpus": _cpus()}
+
+
+def _cpus() -> int:
+    """Cores this process may use, which can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _plain(value):

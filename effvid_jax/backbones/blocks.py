@@ -4,8 +4,8 @@ Why not `flax.linen.Conv` and `BatchNorm`: weights of this field come from PyTor
 explicit and symmetric (never `SAME`), the running variance is the unbiased one, and statistics can be
 taken per group of the batch (`BatchNorm.groups`), which is what un-synchronised multi-GPU training did.
 
-Every layer notes what it computes on a *tape* (see `recording`), from which `effvid_jax.cost` reads
-multiply-adds in each paper's convention without compiling anything. Backbones therefore use the
+Every layer notes what it computes (`trace.py`), from which `effvid_jax.cost` reads multiply-adds in each
+paper's convention without compiling anything. Backbones therefore use the
 functions of this file (`relu`, `max_pool`, ...) in place of `jax.nn`'s.
 
 Axes: B batch, T frames, H W space, C channels; public arrays are (B, T, H, W, C).
@@ -13,8 +13,6 @@ Axes: B batch, T frames, H W space, C channels; public arrays are (B, T, H, W, C
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -25,80 +23,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from effvid_jax.backbones.trace import note, shapes_only, silence
+
 ModuleDef = Callable[..., nn.Module]
-
-
-# --------------------------------------------------------------------------------------------- tape
-@dataclasses.dataclass(frozen=True)
-class Op:
-    """One operation of a traced forward pass.
-
-    Attributes:
-        kind: 'conv', 'linear', 'matmul' (a product of two activations), 'norm' (batch norm),
-            'layer_norm', 'relu' (and ReLU6), 'act' (any other activation), 'max_pool', 'avg_pool'
-            (a window), 'global_avg_pool' (PyTorch's adaptive pooling) or 'correlation' (elementwise
-            products of neighbouring frames). The conventions of `effvid_jax.cost` treat each
-            differently.
-        path: module path, such as 'layer1_0/conv1' ('' for functions outside a module).
-        in_shape: shape of the (first) input.
-        out_shape: shape of the output.
-        macs: multiply-adds of the products alone; 0 for everything that is no product.
-        bias: whether a bias is added.
-        kernel: kernel size of a convolution or pooling, else ().
-        strides: stride per kernel axis of a convolution or pooling, else ().
-    """
-
-    kind: str
-    path: str
-    in_shape: tuple[int, ...]
-    out_shape: tuple[int, ...]
-    macs: int = 0
-    bias: bool = False
-    kernel: tuple[int, ...] = ()
-    strides: tuple[int, ...] = ()
-
-
-_tapes: list[list[Op]] = []
-_shapes_only = False
-
-
-@contextlib.contextmanager
-def recording(shapes_only: bool = False):
-    """Collects the `Op`s of everything traced inside, in order: `with recording() as tape: ...`.
-
-    Args:
-        shapes_only: leave out arithmetic that takes time to trace and changes no shape, for traces that
-            are never run: half of the time of a deep network's. What is inside must not `jax.jit`
-            functions that use this file's, whose trace would be remembered.
-    """
-    global _shapes_only
-    tape: list[Op] = []
-    before, _shapes_only = _shapes_only, shapes_only
-    _tapes.append(tape)
-    try:
-        yield tape
-    finally:
-        _tapes.remove(tape)
-        _shapes_only = before
-
-
-@contextlib.contextmanager
-def silence():
-    """Nothing traced inside is noted: for what is no part of a reference's forward pass."""
-    tapes, _tapes[:] = _tapes[:], []
-    try:
-        yield
-    finally:
-        _tapes[:] = tapes
-
-
-def note(kind: str, path, x, y, macs: int = 0, bias: bool = False, kernel=(), strides=()) -> None:
-    """Adds an operation to the tapes that are recording; does nothing otherwise."""
-    if _tapes:
-        op = Op(kind, "/".join(path), tuple(x.shape), tuple(y.shape), int(macs), bias, tuple(kernel),
-                tuple(strides))
-        for tape in _tapes:
-            tape.append(op)
 
 
 # -------------------------------------------------------------------------------------- parameters
@@ -162,7 +89,7 @@ class Conv(nn.Module):
         n, dtype = len(self.kernel_size), self.dtype or jnp.result_type(x, kernel)
         return convolve(x.astype(dtype), kernel.astype(dtype), per_axis(self.strides, n),
                         per_axis(self.padding, n), self.groups,
-                        factor=(self.factor_on_cpu and not _shapes_only
+                        factor=(self.factor_on_cpu and not shapes_only()
                                 and jax.default_backend() == "cpu"),
                         dilation=per_axis(self.dilation, n))
 
@@ -313,7 +240,7 @@ class BatchNorm(nn.Module):
 
 
 def _normalise(x, mean, var, eps, scale, bias):
-    if _shapes_only:
+    if shapes_only():
         return x
     return (x - mean) * (jax.lax.rsqrt(var + eps) * scale) + bias
 
@@ -363,7 +290,7 @@ class LayerNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
         note("layer_norm", self.path, x, x)
-        if _shapes_only:
+        if shapes_only():
             return x.astype(self.dtype or x.dtype)
         x_wide = x.astype(jnp.promote_types(jnp.float32, x.dtype))
         mean = x_wide.mean(axis=-1, keepdims=True)
@@ -414,7 +341,7 @@ class Mlp(nn.Module):
 def relu(x):
     """max(x, 0)."""
     note("relu", (), x, x)
-    return x if _shapes_only else jax.nn.relu(x)
+    return x if shapes_only() else jax.nn.relu(x)
 
 
 def relu6(x):
@@ -432,13 +359,13 @@ def sigmoid(x):
 def swish(x):
     """x * sigmoid(x)."""
     note("act", (), x, x)
-    return x if _shapes_only else jax.nn.silu(x)
+    return x if shapes_only() else jax.nn.silu(x)
 
 
 def gelu(x):
     """x times the Gaussian distribution function of x (erf, no tanh approximation)."""
     note("act", (), x, x)
-    return x if _shapes_only else jax.nn.gelu(x, approximate=False)
+    return x if shapes_only() else jax.nn.gelu(x, approximate=False)
 
 
 def log_mean_softmax(logits, axis: int):
@@ -450,7 +377,7 @@ def log_mean_softmax(logits, axis: int):
 
 def softmax(x):
     """Softmax over the last axis, computed in float32 or wider."""
-    if _shapes_only:
+    if shapes_only():
         return x
     wide = jnp.promote_types(jnp.float32, x.dtype)
     return jax.nn.softmax(x.astype(wide), axis=-1).astype(x.dtype)
@@ -460,7 +387,7 @@ def einsum(spec: str, x, y):
     """`jnp.einsum` of two activations, such as 'bqc,bkc->bqk': attention's products."""
     names, out = spec.split("->")[0].split(","), spec.split("->")[1]
     sizes = {**dict(zip(names[0], x.shape)), **dict(zip(names[1], y.shape))}
-    z = jnp.zeros([sizes[n] for n in out], x.dtype) if _shapes_only else jnp.einsum(spec, x, y)
+    z = jnp.zeros([sizes[n] for n in out], x.dtype) if shapes_only() else jnp.einsum(spec, x, y)
     note("matmul", (), x, z, math.prod(sizes.values()))
     return z
 
@@ -501,71 +428,3 @@ def clip_avg_pool(x_BTHWC):
     with silence():
         frames_BTC = global_avg_pool(x_BTHWC)
     return frames_BTC, global_avg_pool(x_BTHWC, (-4, -3, -2))
-
-
-def temporal_shift(x, div: int = 8):
-    """Offline temporal shift (TSM, arXiv 1811.08383 §3): mixes neighbouring frames at no cost.
-
-    Channels [0, C//div) come from frame t+1, [C//div, 2*(C//div)) from frame t-1, zeros beyond the
-    clip's ends, the rest stays.
-
-    Args:
-        x: (B, T, H, W, C).
-        div: a 1/div share of the channels moves in each direction.
-
-    Returns:
-        (B, T, H, W, C).
-    """
-    fold = x.shape[-1] // div
-    zeros = jnp.zeros_like(x[:, :1, ..., :fold])
-    ahead = jnp.concatenate([x[:, 1:, ..., :fold], zeros], axis=1)
-    behind = jnp.concatenate([zeros, x[:, :-1, ..., fold:2 * fold]], axis=1)
-    return jnp.concatenate([ahead, behind, x[..., 2 * fold:]], axis=-1)
-
-
-class OnlineShift(nn.Module):
-    """One-sided temporal shift (TSM §4, "online"): a frame reads the frame before it, never a later one.
-
-    Channels [0, C//div) come from the previous frame of the same group of frames, zeros for the first of
-    a group; the rest stays. What is computed for the first frames therefore stays true when more
-    frames arrive, which an early exit needs (Dynamic Inference, arXiv 2002.03342).
-
-    A clip can arrive in pieces: apply with `mutable=['stream']`, and hand the returned collection
-    'stream' to the next piece of the same group. A piece without 'stream' starts a group.
-
-    Attributes:
-        group: frames of a group; 0: all frames are one group.
-        div: C//div channels are shifted.
-    """
-
-    group: int = 0
-    div: int = 8
-
-    @nn.compact
-    def __call__(self, x_BTHWC):
-        """(B, T, H, W, C) -> same shape. Positions count from the start of the piece."""
-        x, fold = x_BTHWC, x_BTHWC.shape[-1] // self.div
-        if not fold:
-            return x
-        moved, parts = x[..., :fold], []
-        continued = self.has_variable("stream", "last")
-        group = (not continued and self.group) or x.shape[1]
-        for start in range(0, x.shape[1], group):
-            before = (self.get_variable("stream", "last")[:, None] if continued else
-                      jnp.zeros_like(moved[:, :1]))
-            parts += [before, moved[:, start:min(start + group, x.shape[1]) - 1]]
-        if self.is_mutable_collection("stream") and not self.is_initializing():
-            self.put_variable("stream", "last", moved[:, -1])
-        return jnp.concatenate([jnp.concatenate(parts, axis=1), x[..., fold:]], axis=-1)
-
-
-def make_shift(shift):
-    """A temporal shift as a function, in a module's `setup`: shifts with a state are module classes.
-
-    Args:
-        shift: None, a function of (B,T,H,W,C), or a module class (or a `partial` of one).
-    """
-    if shift is None:
-        return lambda x: x
-    kind = getattr(shift, "func", shift)
-    return shift() if isinstance(kind, type) and issubclass(kind, nn.Module) else shift

@@ -10,7 +10,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax.numpy as jnp
 
-from effvid_jax.backbones import blocks, resnet3d
+from effvid_jax.backbones import blocks, resnet3d, trace
 
 SIZE, DILATION = 7, 2  # positions per side of the neighbourhood, pixels between them
 
@@ -51,7 +51,7 @@ class Correlation(nn.Module):
                 product = weight_T11C * before * around[:, :, i:i + h, j:j + w]
                 responses.append(product.reshape(b, t, h, w, self.groups, -1).mean(axis=-1))
         y = jnp.concatenate(responses, axis=-1)
-        blocks.note("correlation", self.path, x_BTHWC, y, kernel=(2, SIZE, SIZE))
+        trace.note("correlation", self.path, x_BTHWC, y, kernel=(2, SIZE, SIZE))
         return y
 
 

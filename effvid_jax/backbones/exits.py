@@ -6,7 +6,7 @@ far, of what they look like at depth d. The same network runs in two forms with 
     dense          module.apply(variables, clip)            all frames, all depths: training, simulation
     progressive    run_segment(module, variables, k, ...)   checkpoint after checkpoint: real early exit
 
-They are equal if nothing at an early checkpoint depends on later frames: `blocks.OnlineShift` keeps
+They are equal if nothing at an early checkpoint depends on later frames: `shifts.OnlineShift` keeps
 that, an ordinary temporal shift does not.
 
 How an exit of a plain backbone looks is not published. Ours: pool, and before the last depth lift to
@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from effvid_jax import routes
-from effvid_jax.backbones import blocks
+from effvid_jax.backbones import blocks, shifts
 
 
 class ExitNet(nn.Module):
@@ -33,11 +33,11 @@ class ExitNet(nn.Module):
 
     Attributes:
         backbone: any backbone for routes along the depth; one that treats frames one by one, or
-            exchanges channels by `blocks.OnlineShift`, for routes along the frames.
+            exchanges channels by `shifts.OnlineShift`, for routes along the frames.
         num_classes: K.
         route: checkpoints, see `effvid_jax.routes`.
         order: order in which frames are consumed; positions of a route count in it.
-        group: frames of a group, as in the backbone's `blocks.OnlineShift`; 0: all.
+        group: frames of a group, as in the backbone's `shifts.OnlineShift`; 0: all.
         exit_stages: stage of the backbone behind each depth, from depth 1 on.
         exit_width: channels that exits before the last are lifted to; 0: no lift.
         share_heads: one linear classifier a depth instead of one a checkpoint.
@@ -184,11 +184,11 @@ def make_exit_net(exits, make_backbone, num_classes: int, **options) -> ExitNet:
     groups = exits.groups or (1 if exits.scheme in ("depth", "input") else 2)
     if frames % groups:
         raise ValueError(f"config.model.exits.groups={groups} does not divide {frames} frames.")
-    shifts = {"online": partial(blocks.OnlineShift, group=frames // groups, div=exits.shift_div),
-              "offline": partial(blocks.temporal_shift, div=exits.shift_div), "none": None}
-    if exits.shift not in shifts:
-        raise ValueError(f"config.model.exits.shift={exits.shift!r}: expected one of {list(shifts)}.")
-    backbone = make_backbone(shift=shifts[exits.shift]) if hasattr(plain, "shift") else plain
+    kinds = {"online": partial(shifts.OnlineShift, group=frames // groups, div=exits.shift_div),
+             "offline": partial(shifts.temporal_shift, div=exits.shift_div), "none": None}
+    if exits.shift not in kinds:
+        raise ValueError(f"config.model.exits.shift={exits.shift!r}: expected one of {list(kinds)}.")
+    backbone = make_backbone(shift=kinds[exits.shift]) if hasattr(plain, "shift") else plain
     return ExitNet(backbone, num_classes, route, order, frames // groups, stages, exits.width,
                    exits.share_heads, classifier_std=exits.classifier_std, **options)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from effvid_jax.backbones import blocks
+from effvid_jax.backbones import blocks, shifts
 from effvid_jax.backbones.backbone import FrameBackbone
 
 STAGES = (  # expansion, channels, blocks, stride of the first block
@@ -53,7 +53,7 @@ class InvertedResidual(nn.Module):
     def setup(self):
         hidden = self.in_features * self.expansion
         self.shortcut = self.stride == 1 and self.in_features == self.features
-        self.shift_input = blocks.make_shift(self.shift if self.shortcut else None)
+        self.shift_input = shifts.make_shift(self.shift if self.shortcut else None)
         if self.expansion > 1:
             self.expand_conv = self.conv(hidden, (1, 1))
             self.expand_bn = self.norm()
@@ -149,6 +149,6 @@ def mobilenet_v2(shift: bool | Callable = False, **options):
     `shift` makes it TSM: True for 1/8 of the channels each way, or a function (see `MobileNetV2.shift`).
     """
     if shift:
-        options = {"shift": shift if callable(shift) else blocks.temporal_shift,
+        options = {"shift": shift if callable(shift) else shifts.temporal_shift,
                    "consensus": "logits", **options}
     return MobileNetV2(**options)

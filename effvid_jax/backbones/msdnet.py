@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 
-from effvid_jax.backbones import blocks
+from effvid_jax.backbones import blocks, shifts
 
 
 # ----------------------------------------------------------------------------------------- geometry
@@ -194,8 +194,8 @@ class Node(nn.Module):
     norm: blocks.ModuleDef = blocks.BatchNorm
 
     def setup(self):
-        self.shift_same = blocks.make_shift(self.shift)
-        self.shift_finer = blocks.make_shift(self.shift)
+        self.shift_same = shifts.make_shift(self.shift)
+        self.shift_finer = shifts.make_shift(self.shift)
         features = self.features // 2 if self.inner_down else self.features
         if self.inner_down:
             self.conv_down = Branch(self.inner_down, features, 2, self.conv, self.norm)
@@ -309,7 +309,7 @@ class MSDNet(nn.Module):
             stride 2, for clips of 64 pixels or so).
         head_channels: channels inside an exit; 0: those of its input (ImageNet), 128 for CIFAR.
         lazy: compute nodes when an exit needs them, see the module docstring.
-        shift: None, or a function of (B,T,H,W,C) or a module class (`blocks.OnlineShift`), applied to
+        shift: None, or a function of (B,T,H,W,C) or a module class (`shifts.OnlineShift`), applied to
             what the convolutions of a node read, not to the channels that are passed on.
         dropout: rate before each exit's linear layer (the image network has none).
         conv, norm: module classes; `conv` must keep the contract of `blocks.Conv`.

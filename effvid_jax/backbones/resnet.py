@@ -15,7 +15,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from effvid_jax.backbones import blocks
+from effvid_jax.backbones import blocks, shifts
 from effvid_jax.backbones.backbone import FrameBackbone
 
 DEPTHS = {  # depth: (blocks per stage, bottleneck?)
@@ -39,7 +39,7 @@ class BasicBlock(nn.Module):
     expansion = 1
 
     def setup(self):
-        self.shift_input = blocks.make_shift(self.shift)
+        self.shift_input = shifts.make_shift(self.shift)
         self.conv1 = self.conv(self.width, (3, 3), self.stride, 1)
         self.bn1 = self.norm()
         self.conv2 = self.conv(self.width, (3, 3), 1, 1)
@@ -68,7 +68,7 @@ class Bottleneck(nn.Module):
     expansion = 4
 
     def setup(self):
-        self.shift_input = blocks.make_shift(self.shift)
+        self.shift_input = shifts.make_shift(self.shift)
         self.conv1 = self.conv(self.width, (1, 1))
         self.bn1 = self.norm()
         self.conv2 = self.conv(self.width, (3, 3), self.stride, 1)
@@ -99,7 +99,7 @@ class ResNet(FrameBackbone):
         width: channels of the first stage; stage s has `width * 2**s` (times the block's expansion).
         stem: 'imagenet' (7x7 stride 2, then max-pool 3x3 stride 2) or 'small' (3x3 stride 2 without
             max-pool, for clips of 32 to 64 pixels).
-        shift: None for TSN, or a function of (B,T,H,W,C), or a module class (`blocks.OnlineShift`),
+        shift: None for TSN, or a function of (B,T,H,W,C), or a module class (`shifts.OnlineShift`),
             applied to the input of the first convolution of residual branches (TSM "blockres"). Every
             second block where a stage has 23 blocks or more (ResNet-101, -152), as the reference does.
         consensus: 'features' averages frames before dropout and classifier (TSN head, ResKD
@@ -183,6 +183,6 @@ def resnet(depth: int, shift: bool | Callable = False, **options):
     sizes, bottleneck = DEPTHS[depth]
     options = {"stage_sizes": sizes, "bottleneck": bottleneck, **options}
     if shift:
-        options = {"shift": shift if callable(shift) else blocks.temporal_shift,
+        options = {"shift": shift if callable(shift) else shifts.temporal_shift,
                    "consensus": "logits", **options}
     return ResNet(**options)

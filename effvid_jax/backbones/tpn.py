@@ -16,7 +16,7 @@ from functools import partial
 import flax.linen as nn
 import jax.numpy as jnp
 
-from effvid_jax.backbones import blocks, resnet, resnet3d
+from effvid_jax.backbones import blocks, resnet, resnet3d, trace
 
 
 class LevelFusion(nn.Module):
@@ -207,7 +207,7 @@ class TPN(nn.Module):
         if self.aux_head and train:
             out["aux_logits"] = self.auxiliary(maps[-2], train)
         elif self.aux_head and self.is_initializing():
-            with blocks.silence():  # its parameters are needed, its cost is none of inference
+            with trace.silence():  # its parameters are needed, its cost is none of inference
                 self.auxiliary(maps[-2], train)
         return logits, out
 

@@ -25,7 +25,7 @@ import flax
 import flax.linen as nn
 import jax.numpy as jnp
 
-from effvid_jax.backbones import blocks
+from effvid_jax.backbones import blocks, trace
 from effvid_jax.gate_variants import Decision, gradient_of
 from effvid_jax.methods import base, va_red2
 
@@ -53,7 +53,7 @@ class ChannelGatedConv(blocks.Conv):
         kernel = self.effective_kernel((*self.kernel_size, x.shape[-1], self.features))
         threshold = self.param("gate_threshold", nn.initializers.constant(self.threshold), (self.features,))
         partial_sum, y = self.convolve(x[..., :first], kernel[..., :first, :]), self.convolve(x, kernel)
-        with blocks.silence():  # the static cost is the plain network's
+        with trace.silence():  # the static cost is the plain network's
             normed = blocks.BatchNorm(affine=False, name="gate_bn")(partial_sum, train)
         open_ = (normed > threshold) + gradient_of(nn.sigmoid(self.sharpness * (normed - threshold)))
         macs = y[0].size * kernel[..., 0].size

@@ -29,7 +29,7 @@ import numpy as np
 import tabulate
 
 from effvid_jax import console, cost, executor, plots, routes, stopping
-from effvid_jax.backbones import blocks
+from effvid_jax.backbones import trace
 from effvid_jax.backbones.exits import run_segment
 from effvid_jax.losses import cross_entropy, soft_kl, weighted_mean
 from effvid_jax.methods import base
@@ -211,12 +211,12 @@ def route_costs(model, clip_shape: tuple[int, ...], convention: str = "macs"):
     total, costs, state = 0, [], {}
     for k, segment in enumerate(routes.plan_segments(model.route, model.group)):
         frames = jax.ShapeDtypeStruct((1, segment.frames - segment.first, *image), jnp.float32)
-        with blocks.recording() as tape:
+        with trace.recording() as tape:
             state, _ = jax.eval_shape(partial(run_segment, model, k=k), variables, state=state,
                                       frames_BTHWC=frames)
         total += sum(rule(op) for op in tape)
         costs.append(total / 1e9)
-    with blocks.recording() as tape:
+    with trace.recording() as tape:
         jax.eval_shape(partial(model.apply, method="full"), variables, jax.ShapeDtypeStruct(
             (1, t, *image), jnp.float32))
     return np.array(costs), sum(rule(op) for op in tape) / 1e9

@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from effvid_jax.backbones import blocks
+from effvid_jax.backbones import blocks, trace
 from effvid_jax.methods import base, supervised, va_red2
 
 
@@ -36,7 +36,7 @@ class PrunedConv(blocks.Conv):
     def __call__(self, x, train: bool = False):
         if not re.fullmatch(self.layers, "/".join(self.path)):
             return super().__call__(x, train)
-        with blocks.silence():
+        with trace.silence():
             y = super().__call__(x, train)
         products = math.prod(y.shape) * math.prod(self.kernel_size) * x.shape[-1] // self.groups
         self.note(x, y, round(self.keep * products))

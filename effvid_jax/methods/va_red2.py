@@ -128,8 +128,8 @@ def gated_conv(config):
         if s[name] < least:
             raise ValueError(f"config.method.{name}={s[name]}: expected {least} or more.")
     return partial(gates.GatedConv, layers=layers(config), **{name: s[name] for name in (
-        "search_space", "temporal", "channel", "cheap_kernel", "gate_width", "beta", "leak", "form",
-        "positions")})
+        "search_space", "temporal", "channel", "cheap_kernel", "cheap_scale", "gate_width", "beta",
+        "beta_reduced", "leak", "form", "positions")})
 
 
 def layers(config) -> str:

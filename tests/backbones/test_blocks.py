@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from effvid_jax.backbones import blocks
+from effvid_jax.backbones import blocks, shifts, trace
 
 
 def conv_by_hand(x, kernel, strides, padding, groups=1):
@@ -136,7 +136,7 @@ def test_max_pool_pads_with_minus_infinity(rng):
 
 def test_temporal_shift_moves_channels_between_frames():
     x = jnp.arange(1, 5.0)[None, :, None, None, None] * jnp.ones((1, 4, 1, 1, 8))
-    y = blocks.temporal_shift(x, div=4)[0, :, 0, 0]
+    y = shifts.temporal_shift(x, div=4)[0, :, 0, 0]
     expected = np.array([[2, 2, 0, 0], [3, 3, 1, 1], [4, 4, 2, 2], [0, 0, 3, 3]])
     np.testing.assert_array_equal(y[:, :4], expected)  # 2 channels from the next, 2 from the last frame
     np.testing.assert_array_equal(y[:, 4:], np.broadcast_to([[1], [2], [3], [4]], (4, 4)))
@@ -152,7 +152,7 @@ def test_relu6_and_dense(rng):
 def test_tape_records_only_inside_the_context():
     x = jnp.zeros((1, 2, 4, 4, 3))
     module = blocks.Conv(6, (3, 3), 2, 1, use_bias=True)
-    with blocks.recording() as tape:
+    with trace.recording() as tape:
         variables = module.init(jax.random.key(0), x)
     module.apply(variables, x)
     (op,) = tape

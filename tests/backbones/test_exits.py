@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from effvid_jax import routes
-from effvid_jax.backbones import blocks, exits, make_backbone
+from effvid_jax.backbones import exits, make_backbone, shifts
 
 NETWORKS = {
     "resnet18": (dict(width=8, stage_sizes=(1, 1, 1), stage_strides=(2, 2, 2), stem="small"), (1, 2, 3),
@@ -21,7 +21,7 @@ NETWORKS = {
 
 def build(name, route, order, group, shift="online"):
     options, stages, side = NETWORKS[name]
-    kinds = {"online": partial(blocks.OnlineShift, group=group), "offline": blocks.temporal_shift,
+    kinds = {"online": partial(shifts.OnlineShift, group=group), "offline": shifts.temporal_shift,
              "none": None}
     backbone = make_backbone(name, num_classes=5, shift=kinds[shift], **options)
     model = exits.ExitNet(backbone, 5, tuple(route), tuple(order), group, stages, exit_width=16,

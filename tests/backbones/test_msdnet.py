@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from effvid_jax import cost
-from effvid_jax.backbones import blocks, make_backbone, msdnet
+from effvid_jax.backbones import make_backbone, msdnet, shifts, trace
 
 SHAPE = (2, 2, 72, 72, 3)
 
@@ -82,7 +82,7 @@ def segment_tapes(lazy):
     variables = jax.eval_shape(model.init, jax.random.key(0), clip)
 
     def traced(method, *args):
-        with blocks.recording() as tape:
+        with trace.recording() as tape:
             out = jax.eval_shape(lambda v, x: model.apply(v, *args[:-1], x, method=method),
                                  variables, args[-1])
         return out, tape
@@ -188,7 +188,7 @@ def test_frames_are_independent_and_averaged():
 
 def test_shift_reaches_convolutions_but_not_the_channels_passed_on():
     _, features = forward()
-    _, shifted = forward(shift=blocks.temporal_shift)
+    _, shifted = forward(shift=shifts.temporal_shift)
     own = features["stem_scale0"].shape[-1]
     np.testing.assert_array_equal(shifted["stem_scale0"], features["stem_scale0"])
     np.testing.assert_array_equal(shifted["stage1_scale0"][..., :own],

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from effvid_jax import cost
-from effvid_jax.backbones import blocks, corrnet, i3d, make_backbone, resnet3d
+from effvid_jax.backbones import blocks, corrnet, i3d, make_backbone, resnet3d, trace
 from effvid_jax.torch_import import convert
 from tests.backbones.test_registry import random_clip, random_variables
 
@@ -132,7 +132,7 @@ def test_another_convolution_replaces_all_of_them(name):
             return super().__call__(x, train)
 
     model, shape = small(name, conv=Recorded, dtype=jnp.bfloat16)
-    with blocks.recording() as tape:
+    with trace.recording() as tape:
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(shape))
     convs = [op.path for op in tape if op.kind == "conv" and "se_module" not in op.path]
     assert convs and set(convs) <= set(seen)

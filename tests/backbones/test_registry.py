@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from effvid_jax import cost
-from effvid_jax.backbones import BACKBONES, blocks, make_backbone
+from effvid_jax.backbones import BACKBONES, blocks, make_backbone, shifts
 
 # (T, H, W), classes, parameters, multiply-adds with attention. Integers are those of the reference
 # implementations (golden cases, torchvision's model cards); rounded costs are published figures.
@@ -201,7 +201,7 @@ def assert_close(a, b):
 def test_tsm_differs_from_tsn_by_the_shift_alone():
     model, shape = small("tsm_resnet18")
     plain, _ = small("resnet18")
-    still, _ = small("tsm_resnet18", shift=lambda x: blocks.temporal_shift(x, div=10**6))  # no channel
+    still, _ = small("tsm_resnet18", shift=lambda x: shifts.temporal_shift(x, div=10**6))  # no channel
     variables, x = random_variables(model, shape), random_clip(shape)
     expected, shifted = (np.asarray(jax.jit(m.apply)(variables, x)[0]) for m in (plain, model))
     assert_close(jax.jit(still.apply)(variables, x)[0], expected)
@@ -225,7 +225,7 @@ def test_one_frame_and_small_stem(name):
 def test_shift_of_deep_networks_is_in_every_second_block():
     """ResNet-101 and -152 (stages of 23 blocks and more), as the reference's n_round."""
     def shifted(name):
-        model = make_backbone(name, num_classes=2, shift=blocks.temporal_shift).bind({})
+        model = make_backbone(name, num_classes=2, shift=shifts.temporal_shift).bind({})
         return [[block.shift is not None for block in getattr(model, f"layer{s}")] for s in (1, 3)]
 
     assert shifted("resnet50") == [[True] * 3, [True] * 6]

@@ -9,7 +9,7 @@ import pytest
 
 from configs import va_red2_minik
 from effvid_jax import cost
-from effvid_jax.backbones import blocks
+from effvid_jax.backbones import blocks, trace
 from effvid_jax.gates import GATED_LAYERS
 from effvid_jax.methods import base, cgnet, make_method, pruning
 
@@ -37,7 +37,7 @@ def test_pruning_keeps_the_largest_weights_and_counts_only_those(keep):
     plain = blocks.Conv(6, (1, 3, 3), padding=(0, 1, 1))
     np.testing.assert_allclose(module.apply(variables, x), plain.apply({"params": {"kernel": kernel}}, x),
                                atol=1e-5)
-    with blocks.recording() as tape:
+    with trace.recording() as tape:
         module.apply(variables, x)
     assert [op.macs for op in tape] == [round(keep * 3 * 4 * 25 * 6 * 8 * 9)]
 
@@ -62,7 +62,8 @@ def test_a_pruned_network_costs_what_is_kept():
         found[keep] = float(method.predict(variables, {"video": video}).gmacs[0])
     model = base.build_backbone(config.model, 4)
     layers = cost.count(model, shape).layers
-    pruned = sum(layer.macs for layer in layers if re.fullmatch(GATED_LAYERS["r2plus1d_18_vared"], layer.name))
+    pattern = GATED_LAYERS["r2plus1d_18_vared"]
+    pruned = sum(layer.macs for layer in layers if re.fullmatch(pattern, layer.name))
     assert found[1.0] == pytest.approx(cost.gmacs(model, shape), rel=1e-6)
     assert found[1.0] - found[0.61] == pytest.approx(0.39 * pruned / 1e9, rel=1e-4)
 

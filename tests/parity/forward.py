@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from effvid_jax import cost
-from effvid_jax.backbones import blocks, make_backbone
+from effvid_jax.backbones import make_backbone, shifts
 from effvid_jax.methods import base
 from effvid_jax.torch_import import convert_with_report
 from tests.parity import families3d, families_other, golden
@@ -30,7 +30,7 @@ _RESNET = {"depth": None, "num_stages": 4, "style": "pytorch", "in_channels": 3}
 
 
 def _shift(options) -> dict[str, Any]:
-    return {"shift": partial(blocks.temporal_shift, div=options["shift_div"])
+    return {"shift": partial(shifts.temporal_shift, div=options["shift_div"])
             if options["is_shift"] else None}
 
 

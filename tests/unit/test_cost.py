@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from effvid_jax import cost
-from effvid_jax.backbones import BACKBONES, blocks, make_backbone
+from effvid_jax.backbones import BACKBONES, blocks, make_backbone, trace
 
 # mmcv 1.4.0's counter on ResKD's networks, to the last digit; where known by layer kind.
 MMCV = [
@@ -67,8 +67,8 @@ class Everything(nn.Module):
         x = blocks.relu(blocks.BatchNorm(name="bn")(
             blocks.Conv(4, (3, 3), 1, 1, use_bias=True, name="conv")(x)))
         x = blocks.max_pool(x, (2, 2), (2, 2), (0, 0))  # (1, 2, 4, 4, 4)
-        blocks.note("layer_norm", ("ln",), x, x)
-        blocks.note("matmul", (), x, x, macs=1000)
+        trace.note("layer_norm", ("ln",), x, x)
+        trace.note("matmul", (), x, x, macs=1000)
         x = blocks.global_avg_pool(x)
         return blocks.Dense(5, name="fc")(x), {}
 
@@ -107,7 +107,7 @@ def test_shortcuts_of_the_trace_change_no_number():
     for name in ("tsm_mobilenet_v2", "x3d_s", "swin3d_t"):
         model, shape = make_backbone(name, num_classes=5), (4, 64, 64, 3)
         tape, variables = cost._trace(model, shape)
-        with blocks.recording() as whole:
+        with trace.recording() as whole:
             expected = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *shape)))
         assert tape == whole
         assert variables == expected

@@ -17,9 +17,9 @@ def test_rows_replace_those_of_their_table(tmp_path):
     assert (one["value"], one["spread"], one["seeds"]) == ("55.0", "7.1", "0,1")
     assert (params["value"], params["spread"]) == ("1,234", "")
     assert one["command"] == "python b.py --seeds 0,1"
-    embedded.replace_rows(path, "b", [other])
-    embedded.replace_rows(path, "a", [params])
-    embedded.replace_rows(path, "a", [one])
+    embedded.replace_table(path, "b", [other])
+    embedded.replace_table(path, "a", [params])
+    embedded.replace_table(path, "a", [one])
     assert [row["what"] for row in results.read_rows(path)] == ["b: y", "a: x: top-1 (%)"]
 
 
