@@ -9,11 +9,16 @@ import json
 import os
 import sys
 
-import jax
-from absl import app, flags, logging
-from ml_collections import config_flags
+from effvid_jax import huge_pages
 
-from effvid_jax import cli, runs
+if __name__ == "__main__":
+    huge_pages.use()  # may start the program again, so before what takes long to import
+
+import jax  # noqa: E402
+from absl import app, flags, logging  # noqa: E402
+from ml_collections import config_flags  # noqa: E402
+
+from effvid_jax import cli, runs  # noqa: E402
 
 MODES = ("train", "eval", "predict", "bench", "report", "export")
 
