@@ -53,6 +53,9 @@ GATED_LAYERS = {
 }
 
 
+FORMS = ("mixed", "compact")
+
+
 class Gate(nn.Module):
     """max(tanh(W2 tanh(BN(W1 mean(X))) + beta), 0): (B, ..., C) -> (B, outputs), in [0, 1).
 
@@ -141,8 +144,8 @@ class GatedConv(blocks.Conv):
         return y
 
     def _check(self) -> None:
-        if self.form not in ("mixed", "compact"):
-            raise ValueError(f"form={self.form!r}: expected 'mixed' or 'compact'.")
+        if self.form not in FORMS:
+            raise ValueError(f"form={self.form!r}: expected one of {FORMS}.")
         if not 2 <= self.search_space <= 4:
             raise ValueError(f"search_space={self.search_space}: expected 2 (all or half of channels and "
                              f"frames), 3 (also a quarter) or 4.")

@@ -23,7 +23,7 @@ import data_pipelines
 from data_pipelines.options import plain_options
 from data_pipelines.sources import make_source
 from data_pipelines.transforms import resize_short_side
-from effvid_jax import bench, console, evaluate, plots, runs, timing, writers
+from effvid_jax import bench, console, evaluate, gates, plots, runs, timing, writers
 
 TIMING_SECONDS = 3.0
 BATCH_SIZE = 8
@@ -72,14 +72,20 @@ class Network:
             size.append("blocks " + "-".join(map(str, model.options.stage_sizes)))
         return f"{model.backbone} ({', '.join(size)})" if size else model.backbone
 
-    def row(self) -> dict[str, Any]:
-        """The network's line of the table."""
+    def row(self, with_range: bool) -> dict[str, Any]:
+        """The network's line of the table.
+
+        Args:
+            with_range: also the cost of the cheapest and of the dearest video.
+        """
         metric = "mAP" if self.config.data.multi_label else "top-1"
+        gmacs = self.metrics["val/gmacs"]
+        limits = {name: self.metrics.get(f"val/gmacs_{name}", gmacs) for name in ("min", "max")}
         return {
             "model": self.name, "backbone": self.architecture,
             "resolution": self.metrics.get("val/resolution") or self.config.data.test_crop_size,
             "frames x views": f"{self.metrics['val/frames']} x {self.metrics['val/views']}",
-            "GMACs": self.metrics["val/gmacs"], "params (M)": self.metrics["params"] / 1e6,
+            "GMACs": gmacs, **(limits if with_range else {}), "params (M)": self.metrics["params"] / 1e6,
             f"{metric} (%)": 100 * self.accuracy, "clips/s": self.clips_per_second}
 
     def read(self, name: str) -> list[dict[str, str]]:
@@ -114,7 +120,8 @@ def report(workdir: str) -> dict:
         return {}
     console.say(f"report: timing {', '.join(network.name for network in networks)}")
     time_inference(networks)
-    rows = [network.row() for network in networks]
+    with_range = any("val/gmacs_min" in network.metrics for network in networks)
+    rows = [network.row(with_range) for network in networks]
     print("\n" + table(rows, "simple"))
     sentence = gap(networks)
     if sentence:
@@ -154,22 +161,30 @@ def find_networks(workdir: str) -> list[Network]:
 
 
 def time_inference(networks: list[Network]) -> None:
-    """Sets `clips_per_second` of all networks, timed in turns on one device, one view a clip."""
+    """Sets `clips_per_second` of all networks, timed in turns on one device, one view a clip.
+
+    Networks that can compute the same in several forms are timed in each, the fastest counts.
+    """
     sides = {}
     for network in networks:
         data = network.config.data
-        method, variables, _ = evaluate.restore_for_inference(network.config, network.directory)
         size = data.test_crop_size
-        sides[network.name] = bench.predict_side(
-            method.predict, variables, (BATCH_SIZE, 1, data.num_frames, size, size, 3))
+        for form in gates.FORMS if "form" in network.config.method else ("",):
+            config = network.config.copy_and_resolve_references()
+            if form:
+                config.method.form = form
+            method, variables, _ = evaluate.restore_for_inference(config, network.directory)
+            sides[network.name, form] = bench.predict_side(
+                method.predict, variables, (BATCH_SIZE, 1, data.num_frames, size, size, 3))
     times = timing.measure(sides, seconds=TIMING_SECONDS)
     for network in networks:
-        network.clips_per_second = times[network.name].rate(BATCH_SIZE)
+        network.clips_per_second = max(
+            time.rate(BATCH_SIZE) for (name, _), time in times.items() if name == network.name)
 
 
 def table(rows: list[dict], style: str) -> str:
     """Rows with the same keys as text, in one of tabulate's styles."""
-    digits = {"GMACs": ".4g", "params (M)": ".4g", "clips/s": ".4g"}
+    digits = {"GMACs": ".4g", "min": ".4g", "max": ".4g", "params (M)": ".4g", "clips/s": ".4g"}
     formats = tuple(digits.get(key, ".1f" if "%" in key else "g") for key in rows[0])
     return tabulate.tabulate(rows, headers="keys", tablefmt=style, floatfmt=formats)
 

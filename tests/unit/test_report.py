@@ -97,9 +97,13 @@ def network(name, accuracy, multi_label=False):
 
 
 def test_several_labels_are_scored_by_map():
-    row = network("a", 0.5, multi_label=True).row()
+    row = network("a", 0.5, multi_label=True).row(False)
     assert row["mAP (%)"] == 25 and "top-1 (%)" not in row
-    assert network("a", 0.5).row()["top-1 (%)"] == 50 and row["frames x views"] == "8 x 3"
+    assert network("a", 0.5).row(False)["top-1 (%)"] == 50 and row["frames x views"] == "8 x 3"
+    one = network("a", 0.5)
+    one.metrics |= {"val/gmacs_min": 1.0, "val/gmacs_max": 3.0}
+    assert {k: one.row(True)[k] for k in ("min", "max")} == {"min": 1.0, "max": 3.0}
+    assert network("a", 0.5).row(True)["min"] == network("a", 0.5).row(True)["GMACs"], "the same for all"
 
 
 def test_gap():
