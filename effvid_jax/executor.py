@@ -132,7 +132,8 @@ class Executor:
         compiled = partial(jax.jit, out_shardings=self.cut)
         # Frames of later steps travel with the rows; from which position on, before each step.
         first = [step.start for step in steps if step.stop > step.start]
-        carried = [next((n for step in steps[k:] for n in [step.start] if step.stop > n), None)
+        # First of the frames that are there before step k: those before it are used up.
+        carried = [next((step.start for step in steps[k:] if step.stop > step.start), None)
                    for k in range(len(steps) + 1)]
         assert first == sorted(first), "the frames of a step follow those of the steps before"
         self._full, self._piece = [], []
@@ -331,11 +332,8 @@ class _Run:
 
 def _run_step(step: Step, score, have, keep, variables, threshold, state):
     """One step on a whole buffer. `have`, `keep`: first position of the frames in it, and afterwards."""
-    frames, new = state.get("frames"), None
-    if step.stop > step.start:
-        # Loaded frames are those of this step alone.
-        start = step.start - have if frames.shape[1] > step.stop - step.start else 0
-        new = frames[:, start:start + step.stop - step.start]
+    frames = state.get("frames")
+    new = frames[:, :step.stop - step.start] if step.stop > step.start else None
     net, logits = step.run(variables, state["net"], new)
     out = {"net": net}
     if keep is not None and frames is not None and frames.shape[1] > keep - have:
