@@ -55,8 +55,8 @@ def train(workdir: str, seed: int, frames: int, name: str, extra) -> None:
         origin, steps = 0, STEPS
     flags = ["--config.run=", f"--config.train.num_steps={steps}", *flags]
     if origin:
-        flags += ["--config.init.checkpoint=" + os.path.join(
-            workdir, f"seed{seed}", folder(origin, FIRST)), "--config.init.skip=gate|cheap_"]
+        flags += ["--config.optim.lr=0.03", "--config.init.checkpoint=" + os.path.join(
+            workdir, f"seed{seed}", folder(origin, FIRST))]
     if name == PRUNING:
         train(workdir, seed, frames, GATES, extra)
         (gated,) = embedded.read(workdir, [seed], folder(frames, GATES))

@@ -64,15 +64,29 @@ def recipe(dataset_name: str, arg: str):
         config.data.synthetic.update(dict(min_period=6.0, max_period=8.0))
     static = config.copy_and_resolve_references()
     static.method = ml_collections.ConfigDict(dict(name="supervised"))
+    if args.demo:
+        static.train.num_steps = 700
     if args.static:
         return static
+    if args.demo or args.tiny:  # from scratch the gates need more steps than a demo has
+        config.run = f"static,{args.baseline or 'dynamic'}"
+        from_static(config)
+    if args.demo:
+        config.optim.lr = 0.03
+        config.train.num_steps = 300
     dynamic = config.copy_and_resolve_references()
     if args.demo or args.tiny:
-        config.run = f"static,{args.baseline or 'dynamic'}"
-        # From the static network's weights: from scratch the gates need more steps than a demo has.
-        dynamic.init.update(dict(checkpoint="static", skip="gate|cheap_"))
+        dynamic.init.checkpoint = "static"
     common.add_stages(config, static=static, **{args.baseline or "dynamic": dynamic})
     return config
+
+
+def from_static(config) -> None:
+    """Settings for a start from a trained static network, which gates disturb as little as they can. Ours."""
+    config.init.skip = "gate|cheap_"
+    config.optim.groups = "gates"
+    if config.method.name == "va_red2":
+        config.method.update(dict(efficiency_weight=2.0, beta_reduced=0.5, cheap_scale=0.0))
 
 
 def method(search_space: int, baseline: str = "") -> ml_collections.ConfigDict:
@@ -87,11 +101,11 @@ def method(search_space: int, baseline: str = "") -> ml_collections.ConfigDict:
         search_space=search_space,  # the paper: 2 (all, 1/2) or 3 (all, 1/2, 1/4)
         temporal=True, channel=True,  # the paper: both; its Table 10 has one of them alone
         layers="",  # regular expression of gated layers; "": the backbone's, inferred from its costs
-        efficiency_weight=0.5,  # lambda_e; ours
+        efficiency_weight=0.5,  # lambda_e; ours (from_static: 2, the gates have fewer steps to move)
         gate_width=0,  # hidden units; 0: max(16, channels / 4), ours
         beta=1.0,  # initial bias of the gates for the whole convolution, so that it starts active; ours
-        beta_reduced=1.0,  # for its variants; 0.1 disturbs a network less that was trained without; ours
-        cheap_scale=1.0,  # initial size of the operation that makes channels; 1 keeps the variance; ours
+        beta_reduced=1.0,  # for its variants, see `from_static`; at 0.1 layers died; ours
+        cheap_scale=1.0,  # initial size of the operation that makes channels: 1 keeps the variance; ours
         leak=0.1,  # gradient of a closed variant, so that it can open again; the paper's gate has 0
         cheap_kernel=3,  # side of the depthwise operation that makes channels; ours
         form="mixed",  # evaluation: mixed | compact (computes what each clip's gates ask for)
