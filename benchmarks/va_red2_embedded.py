@@ -20,9 +20,9 @@ import embedded
 CONFIG = "va_red2_minik.py:demo"
 COMMAND = "python benchmarks/va_red2_embedded.py"
 STEPS, FURTHER_STEPS = 700, 250
-FIRST, CONTROL, GATES, PRUNING = "static, first part", "static", "search space 2", "pruning"
+FIRST, CONTROL, GATES, PRUNING = "start", "static", "search space 2", "pruning"
 ROWS = {  # name: (arguments of the config, flags)
-    FIRST: ("static", []),
+    FIRST: ("static", []),  # what all others start from
     CONTROL: ("static", []),
     GATES: ("", []),
     "search space 3": ("search_space=3", []),
