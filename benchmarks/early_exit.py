@@ -20,7 +20,8 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import jax  # noqa: E402
 
 from configs import common, dynamic  # noqa: E402
-from effvid_jax import bench, bench_exits, console, executor, methods, results, writers  # noqa: E402
+from effvid_jax import (  # noqa: E402
+    bench, bench_exits, console, executor, huge_pages, methods, results, writers)
 
 
 def build(args):
@@ -94,4 +95,5 @@ def main(argv=None) -> None:
 
 
 if __name__ == "__main__":
+    huge_pages.use()
     main()

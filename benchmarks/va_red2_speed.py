@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 import tabulate
 
-from effvid_jax import cost, folding, gate_variants, gates, results, timing
+from effvid_jax import cost, folding, gate_variants, gates, huge_pages, results, timing
 from effvid_jax.backbones import make_backbone
 from effvid_jax.methods import base, va_red2
 
@@ -206,7 +206,7 @@ def result_rows(args, found) -> list[dict[str, str]]:
     config = f"{args.backbone}, search space {args.search_space}, {args.dtype}, gates set to {args.open:g}"
     rows = []
     for one in found:
-        what = (f"va_red2 speed: {args.cheap_kernel}x{args.cheap_kernel} cheap operations, {one['frames']} x "
+        what = (f"va_red2_speed: {args.cheap_kernel}x{args.cheap_kernel} cheap operations, {one['frames']} x "
                 f"{one['resolution']}², batch {one['batch']}")
         best = min((r for r in one["rows"] if r["realised"] is not None), key=lambda r: r["ms per clip"])
         rows += [results.make_row(f"{what}: {column}", value, dataset="random clips", config=config,
@@ -245,4 +245,5 @@ def main(argv=None) -> None:
 
 
 if __name__ == "__main__":
+    huge_pages.use()
     main()
