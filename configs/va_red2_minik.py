@@ -5,13 +5,12 @@
 
 Paper: Tables 1 to 4. R(2+1)D-18, 8 frames: clip-1 56.4 % at 27.7 GMACs static, 57.7 % at 20.0 dynamic.
 `:demo` and `:tiny` train both on the embedded benchmark, with a small network of the same family. The
-dynamic network can start from the static one: `--config.init.checkpoint=DIR
---config.init.skip='gate/|cheap_'`.
+dynamic network can start from the static one: `:from_static` with `--config.init.checkpoint=DIR`.
 """
 
 from configs import vared2
 
 
 def get_config(arg: str = ""):
-    """Arguments: tiny, demo, static, backbone, frames, search_space."""
+    """Arguments: tiny, demo, static, backbone, frames, search_space, baseline, from_static."""
     return vared2.recipe("minik", arg)

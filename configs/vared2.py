@@ -29,12 +29,13 @@ def recipe(dataset_name: str, arg: str):
     """VA-RED2 with its static counterpart; the paper's recipe is not public, so it is ours in most parts.
 
     Arguments: tiny, demo, static (the plain network alone), backbone, frames (8, 16, 32), search_space
-    (2, 3), baseline (pruning, cgnet: in place of gated convolutions, the paper's Table 7). From scratch,
-    cosine with warm-up; 10 clips a video, centre crop of 8/7 of the training crop.
+    (2, 3), baseline (pruning, cgnet: in place of gated convolutions, the paper's Table 7), from_static
+    (settings for a start from a static network, given by init.checkpoint). Else from scratch. Cosine with
+    warm-up; 10 clips a video, centre crop of 8/7 of the training crop.
     """
     args = common.parse_arg(
         arg, tiny=False, demo=False, static=False, backbone="r2plus1d_18_vared", frames=8,
-        search_space=2, baseline="")
+        search_space=2, baseline="", from_static=False)
     if args.backbone not in BACKBONES:
         raise ValueError(f"config argument backbone={args.backbone!r}: expected one of "
                          f"{', '.join(BACKBONES)}.")
@@ -68,9 +69,10 @@ def recipe(dataset_name: str, arg: str):
         static.train.num_steps = 700
     if args.static:
         return static
+    if args.demo or args.tiny or args.from_static:
+        from_static(config)
     if args.demo or args.tiny:  # from scratch the gates need more steps than a demo has
         config.run = f"static,{args.baseline or 'dynamic'}"
-        from_static(config)
     if args.demo:
         config.optim.lr = 0.03
         config.train.num_steps = 300

@@ -468,6 +468,8 @@ def test_configs_build_on_every_backbone_of_the_paper(configs, backbone):
         model = base.build_backbone(config.model, 200)
         side = config.data.test_crop_size
         assert cost.gmacs(model, (16, side, side, 3)) > 0
+    started = configs.get_config(f"from_static,backbone={backbone}")
+    assert not started.run and started.optim.groups == "gates" and started.method.cheap_scale == 0
     with pytest.raises(ValueError, match="backbone='resnet51': expected one of"):
         configs.get_config("backbone=resnet51")
 

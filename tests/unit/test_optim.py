@@ -81,6 +81,10 @@ def test_groups():
     assert lr["layer1_0"]["attn"]["relative_position_bias_table"] == 1.0
     assert decay["layer1_0"]["attn"]["relative_position_bias_table"] == 0.0
     assert lr["fc"]["kernel"] == 1.0
+    gated = {"conv": {"kernel": 1.0, "cheap_t1": 1.0, "gate": {"beta": 1.0, "fc1": {"kernel": 1.0}}}}
+    lr, decay = optim.group_factors(gated, "gates")
+    assert lr["conv"] == {"kernel": 1.0, "cheap_t1": 1.0, "gate": {"beta": 0.3, "fc1": {"kernel": 0.3}}}
+    assert decay["conv"]["gate"]["beta"] == 0.0 and decay["conv"]["kernel"] == 1.0
 
 
 @pytest.mark.parametrize("field", ["name", "groups", "schedule"])
