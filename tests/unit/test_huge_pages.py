@@ -28,3 +28,13 @@ def test_nothing_happens_elsewhere(monkeypatch):
     monkeypatch.delenv(huge_pages.SETTING, raising=False)
     huge_pages.use()
     assert huge_pages.SETTING not in os.environ
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc")
+def test_a_notebook_does_not_start_again(monkeypatch):
+    monkeypatch.setattr(huge_pages.sys, "argv", ["main.py"])
+    monkeypatch.setattr(huge_pages.sys, "orig_argv", ["python", "-m", "ipykernel_launcher"])
+    monkeypatch.setattr(huge_pages.os, "execv", lambda *_: pytest.fail("the kernel would be gone"))
+    monkeypatch.delenv(huge_pages.SETTING, raising=False)
+    huge_pages.use()
+    assert huge_pages.SETTING not in os.environ
