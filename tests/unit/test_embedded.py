@@ -1,12 +1,16 @@
 """Comparisons on the embedded benchmark: rows of results, and what is not finished yet."""
 
 import json
+import os
 import sys
 
 import pytest
 
 from benchmarks import embedded
 from effvid_jax import results
+
+sys.path.insert(0, os.path.dirname(embedded.__file__))  # as a script finds its neighbours
+import va_red2_embedded  # noqa: E402
 
 
 def test_rows_replace_those_of_their_table(tmp_path):
@@ -39,6 +43,30 @@ def test_a_run_starts_as_a_user_would_and_only_once(tmp_path, monkeypatch):
     (tmp_path / "seed2" / "run" / "metrics.json").write_text("{}")
     embedded.train(str(tmp_path), 2, "run", "reskd_minik.py:demo", [])
     assert len(started) == 1
+
+
+def test_va_red2_rows_start_from_their_own_networks(tmp_path, monkeypatch):
+    """16 frames from 8 frames of the same row, those from the start; pruning keeps what gates compute."""
+    started = []
+
+    def train(workdir, seed, run, config, flags):
+        folder = tmp_path / f"seed{seed}" / run
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            (folder / "metrics.json").write_text('{"val/computed": 0.625}')
+            started.append((run, config, [flag for flag in flags if "init" in flag or "keep" in flag]))
+
+    monkeypatch.setattr(va_red2_embedded.embedded, "train", train)
+    va_red2_embedded.train(str(tmp_path), 1, 16, "pruning", [])
+    root = f"--config.init.checkpoint={tmp_path}/seed1/frames"
+    assert [run for run, _, _ in started] == [
+        "frames8/start", "frames8/search_space_2", "frames8/pruning", "frames16/search_space_2",
+        "frames16/pruning"]
+    assert [flags for _, _, flags in started] == [
+        [], [root + "8/start"], [root + "8/start", "--config.method.keep=0.6250"],
+        [root + "8/search_space_2", "--config.init.skip="],
+        [root + "8/pruning", "--config.init.skip=", "--config.method.keep=0.6250"]]
+    assert started[-1][1] == "va_red2_minik.py:demo,baseline=pruning,frames=16"
 
 
 def test_flags_after_ours_go_to_main(monkeypatch):
