@@ -92,9 +92,10 @@ class Layer:
                 made = self._make_channels(z, n, source, relative[0])
             else:
                 made = weigh(self._make_channels(z, n, source, 1.0), weight)
-            # Adding in place: sums of concatenations are several times slower on a CPU.
-            y = (jnp.concatenate([y, made], axis=-1) if n == i else jax.lax.dynamic_update_slice_in_dim(
-                y, y[..., first:] + made, first, axis=y.ndim - 1))
+            # On a CPU the cheap operation, fused into what reads it, is computed again and again.
+            made = jax.lax.optimization_barrier(made)
+            y = (jnp.concatenate([y, made], axis=-1) if n == i else
+                 y + jnp.pad(made, [(0, 0)] * (y.ndim - 1) + [(first, 0)]))
         return y
 
     def _convolve(self, x, kernel, bias, j: int):
