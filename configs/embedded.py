@@ -71,7 +71,8 @@ def _embed(config, **synthetic) -> None:
 
 
 _R2PLUS1D = dict(width=16, stem_kernel=(3, 5, 5), stem_norm=True,
-                 stage_sizes=(1, 1, 1), inflate=(1, 1, 1), time_strides=(1, 2, 2), space_strides=(1, 2, 2))
+                 stage_sizes=(1, 1, 1), inflate=(1, 1, 1), time_strides=(1, 2, 2), space_strides=(1, 2, 2),
+                 classifier_std=0.1)
 SMALL_NETWORKS = {
     "r2plus1d_18_vared": _R2PLUS1D,
     "tpn_r2plus1d_18": _R2PLUS1D | dict(width=32, levels=(2, 3), time_scales=(2, 1)),
