@@ -60,8 +60,9 @@ def recipe(dataset_name: str, arg: str):
     if args.demo:
         config.note = (
             "demo: the code path of the recipe on the embedded benchmark (16 classes of synthetic clips, "
-            "coarser and easier ones than the other demos'), 32 pixels stand for 112 and 64 for 224, a network of "
-            "the same family, of width 16 with a block per stage. Its numbers compare with each other only.")
+            "coarser and easier ones than the other demos'), 32 pixels stand for 112 and 64 for 224, a "
+            "network of the same family, of width 16 with a block per stage. Its numbers compare with each "
+            "other only.")
         config.data.synthetic.update(dict(min_period=10.0, max_period=12.0, difficulty=0.1))
         if "r2plus1d" in args.backbone:
             config.optim.lr = 0.1
