@@ -35,7 +35,7 @@ GROUPS: dict[str, Callable[[str, tuple[str, ...]], tuple[float, float]]] = {
     }.get(kind, (5.0 if _is_classifier(path) else 1.0, 1.0)),
     # VA-RED2 from a trained static network: gates that move as fast as weights close before the weights
     # have learned to do without them. Ours.
-    "gates": lambda kind, path: (0.3, 0.0) if "gate" in path else (1.0, 1.0),
+    "gates": lambda kind, path: (0.1, 0.0) if "gate" in path else (1.0, 1.0),
     # Video Swin as it executes: mmcv takes the longest matching key, so 'backbone' beats 'norm'.
     "swin": lambda kind, path: ((1.0, 1.0) if path[0] == "fc" else
                                 (1.0, 0.0) if kind == "table" else (0.1, 1.0)),
