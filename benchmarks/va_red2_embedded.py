@@ -20,7 +20,7 @@ import embedded
 CONFIG = "va_red2_minik.py:demo"
 COMMAND = "python benchmarks/va_red2_embedded.py"
 FIRST, CONTROL, GATES, PRUNING = "start", "static", "search space 2", "pruning"
-STEPS = {FIRST: 400, 8: 200, 16: 80}
+STEPS = {FIRST: 400, 8: 250, 16: 80}
 ROWS = {  # name: (arguments of the config, flags)
     FIRST: ("static", []),  # what all others start from
     CONTROL: ("static", []),
@@ -48,8 +48,7 @@ def train(workdir: str, seed: int, frames: int, name: str, extra) -> None:
     if name != FIRST:
         origin = folder(8, FIRST if frames == 8 else name)
         train(workdir, seed, 8, FIRST if frames == 8 else name, extra)
-        flags += ["--config.optim.lr=0.03",
-                  f"--config.init.checkpoint={os.path.join(workdir, f'seed{seed}', origin)}"]
+        flags.append(f"--config.init.checkpoint={os.path.join(workdir, f'seed{seed}', origin)}")
         if frames != 8:
             flags.append("--config.init.skip=")
     if name == PRUNING:
