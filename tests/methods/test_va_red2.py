@@ -348,7 +348,8 @@ def test_loss_is_the_sum_of_its_terms_and_trains_the_gates(trained):
     (value, (stats, scalars)), gradient = step(variables.params, variables, batch, jax.random.key(0))
     np.testing.assert_allclose(value, scalars["loss_cls"] + scalars["loss_efficiency"], rtol=1e-6)
     np.testing.assert_allclose(  # everything is computed at the start: L_e is the share of right clips
-        scalars["loss_efficiency"], 0.5 * scalars["top1"], rtol=1e-6)
+        scalars["loss_efficiency"], tiny_config().method.efficiency_weight * scalars["top1"],
+        rtol=1e-6)
     assert scalars["gates/computed"] == 1 and scalars["gates/dead"] == 0
     for path, g in jax.tree.leaves_with_path(gradient):
         assert np.isfinite(g).all(), path
@@ -418,7 +419,7 @@ def rows(ratios):
     n = len(ratios)
     return {"ratios": np.asarray(ratios), "dead": np.zeros_like(ratios), "label": np.arange(n) % 2,
             "name": np.array([f"v{i}" for i in range(n)]), "gmacs": np.linspace(1, 2, n),
-            "gmacs_plain_ops": np.linspace(1, 2, n) - 0.1}
+            "gmacs_plain_ops": np.linspace(1, 2, n) - 0.1, "computed": np.asarray(ratios).mean(axis=1)}
 
 
 def test_analysis_writes_ratios_per_class_and_the_extreme_clips(trained, tmp_path, capsys):
