@@ -127,9 +127,10 @@ def gated_conv(config):
     for name, least in (("efficiency_weight", 0), ("gate_width", 0), ("leak", 0), ("positions", 0)):
         if s[name] < least:
             raise ValueError(f"config.method.{name}={s[name]}: expected {least} or more.")
+    # Configs that were saved before a field existed keep the module's default.
     return partial(gates.GatedConv, layers=layers(config), **{name: s[name] for name in (
         "search_space", "temporal", "channel", "cheap_kernel", "cheap_scale", "gate_width", "beta",
-        "beta_reduced", "leak", "form", "positions")})
+        "beta_reduced", "leak", "form", "positions") if name in s})
 
 
 def layers(config) -> str:
