@@ -20,7 +20,7 @@ BACKBONES = {
 BASELINES = {
     # Of R(2+1)D-18 this leaves 19.9 of 27.7 GMACs, as in the paper's Table 7.
     "pruning": dict(keep=0.61),
-    # The released settings, see `effvid_jax/methods/cgnet.py`.
+    # Of mengyuest/AdaFuse's port, see `effvid_jax/methods/cgnet.py`.
     "cgnet": dict(partitions=4, threshold=0.0, sharpness=2.0, threshold_target=1.0, threshold_weight=1e-4),
 }
 

@@ -8,12 +8,13 @@ exceed a learned threshold, the rest of the channels is not added:
     L = CE + weight * sum (target - Delta)^2
 
 d is a step with the gradient of sigmoid(sharpness (BN(y) - Delta)). Delta: one per output channel, and the
-target pushes it up, which is what saves. Sources: `utils_cgnet` of cornell-zhang/dnn-gating and the port
-that VA-RED2's authors published (mengyuest/AdaFuse: ops/cg_utils.py), whose settings are the defaults of
-ours: p = 4, initial threshold 0, sharpness 2, target 1, weight 1e-4.
+target pushes it up, which is what saves. Source of the rule and of the defaults (p = 4, initial threshold 0,
+sharpness 2, target 1, weight 1e-4): the port in mengyuest/AdaFuse, by co-authors of VA-RED2
+(ops/cg_utils.py `CGConv2dNew`, opts.py, the threshold loss in training). Which of our layers are gated is
+ours: those of VA-RED2. How VA-RED2's table ran CGNet is not known.
 
-The decisions are one per number: everything is computed and the cost is counted, here as in all public
-code. On CPU and GPU it saves no time; the paper's speed is that of a chip made for it.
+There is a decision for every output number, so everything is computed and the cost is counted, there too: on
+CPU and GPU this saves no time. The published speed is that of a chip made for it.
 """
 
 from __future__ import annotations
