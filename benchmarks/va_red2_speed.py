@@ -32,8 +32,6 @@ from effvid_jax import cost, folding, gate_variants, gates, huge_pages, results,
 from effvid_jax.backbones import make_backbone
 from effvid_jax.methods import base, va_red2
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-
 
 def networks(args):
     """(plain, mixed, compact) backbones."""

@@ -1,7 +1,7 @@
-"""Huge pages for a program on the CPU: XLA's steps take a fifth to a quarter less time.
+"""Huge pages for a program on the CPU: a training step of the small R(2+1)D takes about a quarter less time.
 
-XLA allocates its buffers anew for every step, and page faults cost more than the arithmetic of small layers.
-glibc can take huge pages, and reads whether to before Python runs.
+XLA allocates its buffers anew for every step, and touching new memory costs less in huge pages. glibc can
+take them, and reads whether to before Python runs.
 """
 
 import os

@@ -10,7 +10,7 @@ exceed a learned threshold, the rest of the channels is not added:
 d is a step with the gradient of sigmoid(sharpness (BN(y) - Delta)). Delta: one per output channel, and the
 target pushes it up, which is what saves. Source of the rule and of the defaults (p = 4, initial threshold 0,
 sharpness 2, target 1, weight 1e-4): the port in mengyuest/AdaFuse, by co-authors of VA-RED2
-(ops/cg_utils.py `CGConv2dNew`, opts.py, the threshold loss in training). Which of our layers are gated is
+(ops/cg_utils.py `CGConv2dNew`, opts.py, the loss in main_gate.py). Which of our layers are gated is
 ours: those of VA-RED2. How VA-RED2's table ran CGNet is not known.
 
 There is a decision for every output number, so everything is computed and the cost is counted, there too: on

@@ -70,7 +70,7 @@ def test_a_pruned_network_costs_what_is_kept():
 
 # --------------------------------------------------------------------------------------------- CGNet
 def reference(x, kernel, mean, var, threshold, first):
-    """The rule of AdaFuse's port, written out: full sum where the normalised partial sum exceeds the threshold."""
+    """The rule of AdaFuse's port: the full sum where the normalised partial sum exceeds the threshold."""
     conv = blocks.Conv(kernel.shape[-1], (1, 3, 3), padding=(0, 1, 1))
     part = conv.apply({"params": {"kernel": kernel[..., :first, :]}}, x[..., :first])
     full = conv.apply({"params": {"kernel": kernel}}, x)
