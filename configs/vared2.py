@@ -58,31 +58,35 @@ def recipe(dataset_name: str, arg: str):
         config.data.num_frames = args.frames
         config.optim.warmup_epochs = 0.0
     if args.demo:
-        config.note = (
-            "demo: the code path of the recipe on the embedded benchmark (16 classes of synthetic clips, "
-            "coarser and easier ones than the other demos'), 32 pixels stand for 112 and 64 for 224, a "
-            "network of the same family, of width 16 with a block per stage. Its numbers compare with each "
-            "other only.")
-        config.data.synthetic.update(dict(min_period=10.0, max_period=12.0, difficulty=0.1))
-        if "r2plus1d" in args.backbone:
-            config.optim.lr = 0.1
+        demo(config, args.backbone)
     static = config.copy_and_resolve_references()
     static.method = ml_collections.ConfigDict(dict(name="supervised"))
-    if args.demo:
-        static.train.num_steps = 400
     if args.static:
         return static
+    dynamic_name = args.baseline or "dynamic"
     if args.demo or args.tiny or args.from_static:
         from_static(config)
-    if args.demo or args.tiny:  # from scratch the gates need more steps than a demo has
-        config.run = f"static,{args.baseline or 'dynamic'}"
     if args.demo:
-        config.train.num_steps = 250
+        config.train.num_steps = 250  # on top of the static network's
     dynamic = config.copy_and_resolve_references()
-    if args.demo or args.tiny:
+    if args.demo or args.tiny:  # from scratch the gates need more steps than a demo has
+        config.run = f"static,{dynamic_name}"
         dynamic.init.checkpoint = "static"
-    common.add_stages(config, static=static, **{args.baseline or "dynamic": dynamic})
+    common.add_stages(config, **{"static": static, dynamic_name: dynamic})
     return config
+
+
+def demo(config, backbone: str) -> None:
+    """What `:demo` has of its own, for the static network and so for the others: clips, rate and steps."""
+    config.note = (
+        "demo: the code path of the recipe on the embedded benchmark (16 classes of synthetic clips, "
+        "coarser and easier ones than the other demos'), 32 pixels stand for 112 and 64 for 224, a "
+        "network of the same family, of width 16 with a block per stage. Its numbers compare with each "
+        "other only.")
+    config.data.synthetic.update(dict(min_period=10.0, max_period=12.0, difficulty=0.1))
+    config.train.num_steps = 400
+    if "r2plus1d" in backbone:
+        config.optim.lr = 0.1
 
 
 def from_static(config) -> None:
