@@ -20,7 +20,7 @@ import embedded
 CONFIG = "va_red2_minik.py:demo"
 COMMAND = "python benchmarks/va_red2_embedded.py"
 FIRST, CONTROL, GATES, PRUNING = "start", "static", "search space 2", "pruning"
-STEPS = {FIRST: 400, 8: 250, 16: 80}
+STEPS = {FIRST: 400, 8: 400, 16: 80}
 ROWS = {  # name: (arguments of the config, flags)
     FIRST: ("static", []),  # what all others start from
     CONTROL: ("static", []),

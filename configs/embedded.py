@@ -70,8 +70,9 @@ def _embed(config, **synthetic) -> None:
         config.method.calibration_videos = 500
 
 
+# The second stage keeps its frames: with a stride of 2 three fifths of the gated cost would lie in the first.
 _R2PLUS1D = dict(width=16, stem_kernel=(3, 5, 5), stem_norm=True,
-                 stage_sizes=(1, 1, 1), inflate=(1, 1, 1), time_strides=(1, 2, 2), space_strides=(1, 2, 2),
+                 stage_sizes=(1, 1, 1), inflate=(1, 1, 1), time_strides=(1, 1, 2), space_strides=(1, 2, 2),
                  classifier_std=0.1)
 SMALL_NETWORKS = {
     "r2plus1d_18_vared": _R2PLUS1D,

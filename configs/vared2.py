@@ -66,8 +66,6 @@ def recipe(dataset_name: str, arg: str):
     dynamic_name = args.baseline or "dynamic"
     if args.demo or args.tiny or args.from_static:
         from_static(config)
-    if args.demo:
-        config.train.num_steps = 250  # on top of the static network's
     dynamic = config.copy_and_resolve_references()
     if args.demo or args.tiny:  # from scratch the gates need more steps than a demo has
         config.run = f"static,{dynamic_name}"
