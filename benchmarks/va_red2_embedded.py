@@ -4,11 +4,11 @@
 
 Per seed: a static network, and from its weights, with as many further steps each, the static network itself
 (the control that a fair comparison needs), gates with search space 2 and 3, gates on time or channels alone,
-without the efficiency loss, with 1x1 cheap operations, and the two baselines: channel gating, and pruning at
-the share that this seed's gates compute. With 16 frames every network starts from its own one of 8 frames,
-whose arrays fit, and gets the same number of steps on top. A run that is finished is not trained again;
-`--rows` trains some of the rows, `--collect` none; what is reported are the rows of which all seeds are
-finished. They go to `docs/results.csv`.
+with half and without the efficiency loss, with 1x1 cheap operations, and the two baselines: channel gating,
+and pruning at the share that this seed's gates compute. With 16 frames every network starts from its own one
+of 8 frames, whose arrays fit, and gets the same number of steps on top. A run that is finished is not trained
+again; `--rows` trains some of the rows, `--collect` none; what is reported are the rows of which all seeds
+are finished. They go to `docs/results.csv`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ ROWS = {  # name: (arguments of the config, flags)
     "search space 3": ("search_space=3", []),
     "time only": ("", ["--config.method.channel=False"]),
     "channels only": ("", ["--config.method.temporal=False"]),
+    "half the efficiency loss": ("", ["--config.method.efficiency_weight=0.75"]),
     "no efficiency loss": ("", ["--config.method.efficiency_weight=0.0"]),
     "1x1 cheap operations": ("", ["--config.method.cheap_kernel=1"]),
     PRUNING: ("baseline=pruning", []),

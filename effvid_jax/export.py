@@ -11,6 +11,9 @@ The weights lie beside the program, not inside: measured for a ResNet-50 on a CP
 weights inside takes 96 MB instead of 0.1 MB, 4 s instead of 0.6 s to write and 8 s instead of 3 s to
 compile (the compiler folds constants of that size), and it could not hold more than 2 GB.
 
+A network whose clips differ in cost says what each one cost; `gmacs_per_clip` in `model.json` is a black
+clip's. Gated convolutions (VA-RED2) save time in the program with `--config.method.form=compact`.
+
 To read them, `load` in this file needs only jax and numpy (and flatbuffers, for jax):
 
     model = load("runs/demo/export")

@@ -77,7 +77,7 @@ class Layer:
         weights = (V_c[:, i:] @ used.astype(V_c.dtype)).astype(self.dtype)  # (B, k), descending
         bias = None if self.bias is None else self.bias[:k]
         # One clip's weights can go into the kernel, where that is smaller than the map.
-        inside = len(x) == 1 and self.kernel.size < self.positions * self.length * self.features
+        inside = x.shape[0] == 1 and self.kernel.size < self.positions * self.length * self.features
         if inside:
             bias = None if bias is None else bias * weights[0]
             z = y = self._convolve(x, self.kernel[..., :k] * weights[0], bias, j)
@@ -135,16 +135,16 @@ class Layer:
         for n in range(max(j, 1), len(self.frames)):
             factors = jnp.concatenate([jnp.ones_like(self.cheap_t[n][:1]), self.cheap_t[n]])
             factors = weigh(factors[None], V_t[:, n, None]).reshape(
-                len(y), 1, 2**n, *(1,) * (y.ndim - 3), self.features)
+                y.shape[0], 1, 2**n, *(1,) * (y.ndim - 3), self.features)
             kept = y[:, ::2**(n - j), None] * factors
-            total += kept.reshape(len(y), -1, *y.shape[2:])[:, :self.length]  # (B, T/R, R, ..) -> (B, T, ..)
+            total += kept.reshape(y.shape[0], -1, *y.shape[2:])[:, :self.length]  # (B, T/R, R, ..) -> (B, T, ..)
         return total
 
     def decision(self, V_c, V_t, gate_macs: int) -> Decision:
         """Costs of the weights; see `Decision`."""
         open_c, open_t = (jax.lax.stop_gradient(V) > 0 for V in (V_c, V_t))
         frames = share(V_t, self.frames)
-        overhead = jnp.full((len(V_c),), gate_macs, jnp.float32)
+        overhead = jnp.full(V_c.shape[:1], gate_macs, jnp.float32)
         for i, kernel in self.cheap_c.items():
             overhead += open_c[:, i] * jax.lax.stop_gradient(frames) * (
                 kernel.size * self.positions * self.length)
@@ -162,7 +162,7 @@ def share(V, counts):
     Straight-through: the step from n to n + 1 has the gradient of max(V[:, :n + 1]). Nothing pushes the
     last weight down, which would leave nothing of the convolution.
     """
-    share = jnp.full((len(V),), counts[-1] / counts[0], V.dtype)
+    share = jnp.full(V.shape[:1], counts[-1] / counts[0], V.dtype)
     for n in range(len(counts) - 1):
         largest = V[:, :n + 1].max(axis=1)
         step = (largest > 0) * (1 + gradient_of(largest))
@@ -177,7 +177,7 @@ def gradient_of(x):
 
 def weigh(y, weights):
     """Maps (B, ..., C) times weights (B, C) or (B, 1)."""
-    return y * weights.astype(y.dtype).reshape(len(weights), *(1,) * (y.ndim - 2), -1)
+    return y * weights.astype(y.dtype).reshape(weights.shape[0], *(1,) * (y.ndim - 2), -1)
 
 
 # ------------------------------------------------------------------------------------- compact form
@@ -187,18 +187,20 @@ def compact(layer: Layer, x, V_c, V_t, positions: int):
     S_c, S_t = len(set(layer.channels)), len(set(layer.frames))
     variants = [layer.variant(i, j) for j in range(S_t) for i in range(S_c)]
     i, j = first_open(V_c, S_c), first_open(V_t, S_t)
-    if len(x) == 1:
+    batch = x.shape[0]  # a number, or a symbol in a program that is exported for any
+    if batch == 1:
         return jax.lax.switch(j[0] * S_c + i[0], variants, x, V_c, V_t)
 
     def run(ids):
         return jax.lax.switch(j[ids].min() * S_c + i[ids].min(), variants, x[ids], V_c[ids], V_t[ids])
 
-    size = max(1, min(len(x), math.ceil(positions / (layer.positions * layer.length))))
-    groups = math.ceil(len(x) / size)
-    order = jnp.argsort(j * S_c + i) if size > 1 else jnp.arange(len(x))
-    filled = jnp.concatenate([order, jnp.broadcast_to(order[-1:], (groups * size - len(x),))])
+    size = max(1, math.ceil(positions / (layer.positions * layer.length)))
+    size = min(size, batch) if isinstance(batch, int) else size
+    groups = -(-batch // size)
+    order = jnp.argsort(j * S_c + i) if size > 1 else jnp.arange(batch)
+    filled = jnp.concatenate([order, jnp.broadcast_to(order[-1:], (groups * size - batch,))])
     y = jax.lax.map(run, filled.reshape(groups, size))
-    y = y.reshape(-1, *y.shape[2:])
+    y = y.reshape(groups * size, *y.shape[2:])
     return y if size == 1 else y[jnp.argsort(order)]
 
 

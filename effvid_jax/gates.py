@@ -127,7 +127,7 @@ class GatedConv(blocks.Conv):
         beta = sum(((self.beta,) + (self.beta_reduced,) * (S - 1) for S in gated), ())
         with trace.silence():  # the static cost is the plain network's
             V = Gate(sum(gated), width, beta, self.leak, name="gate")(x, train)
-        one = jnp.ones((len(x), 1), V.dtype)
+        one = jnp.ones((x.shape[0], 1), V.dtype)
         V_c, V_t = V[:, :S_c] if S_c > 1 else one, V[:, -S_t:] if S_t > 1 else one
 
         layer = self._layer(x, S_c, S_t)
@@ -135,9 +135,9 @@ class GatedConv(blocks.Conv):
             y = layer.variant(0, 0)(x, V_c, V_t)
         else:
             y = gate_variants.compact(layer, x, V_c, V_t, self.positions)
-        self.note(x, y, len(x) * layer.macs)
+        self.note(x, y, x.shape[0] * layer.macs)
         gate_macs = x.shape[-1] * width + width * sum(gated)
-        trace.note("gate", self.path, x, V, len(x) * gate_macs)
+        trace.note("gate", self.path, x, V, x.shape[0] * gate_macs)
         if not self.is_initializing():
             self.sow("gates", "decision", layer.decision(V_c, V_t, gate_macs),
                      reduce_fn=lambda old, new: new, init_fn=lambda: None)

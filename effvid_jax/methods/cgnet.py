@@ -58,12 +58,12 @@ class ChannelGatedConv(blocks.Conv):
             normed = blocks.BatchNorm(affine=False, name="gate_bn")(partial_sum, train)
         open_ = (normed > threshold) + gradient_of(nn.sigmoid(self.sharpness * (normed - threshold)))
         macs = y[0].size * kernel[..., 0].size
-        self.note(x, y, len(x) * macs)
+        self.note(x, y, x.shape[0] * macs)
         if not self.is_initializing():
             share = first / x.shape[-1]
             ratio = share + (1 - share) * open_.mean(axis=tuple(range(1, y.ndim)), dtype=jnp.float32)
-            one = jnp.ones((len(x), 1), jnp.float32)
-            self.sow("gates", "decision", Decision(one, one, ratio, jnp.zeros(len(x)), macs),
+            one = jnp.ones((x.shape[0], 1), jnp.float32)
+            self.sow("gates", "decision", Decision(one, one, ratio, jnp.zeros(x.shape[0]), macs),
                      reduce_fn=lambda old, new: new, init_fn=lambda: None)
         y = partial_sum + open_.astype(y.dtype) * (y - partial_sum)
         if self.use_bias:

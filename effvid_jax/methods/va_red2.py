@@ -91,7 +91,7 @@ def with_decisions(config, class_names, conv, penalty, marker: str, clip_by_clip
         return ce + efficiency, (updated["batch_stats"], scalars)
 
     def run(variables, clips):
-        if clip_by_clip and len(clips) > 1:
+        if clip_by_clip and clips.shape[0] != 1:
             found = jax.lax.map(lambda clip: run(variables, clip[None]), clips)
             return jax.tree.map(lambda x: x[:, 0], found)
         (logits, _), state = model.apply(variables, clips, mutable=["gates"])

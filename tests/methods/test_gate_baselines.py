@@ -3,6 +3,7 @@
 import re
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -113,6 +114,21 @@ def test_what_cannot_be_gated_stays_plain(fields):
     module = cgnet.ChannelGatedConv(**CONV, groups=fields.get("groups", 1))
     x, variables = setup(module, fields.get("channels", 8))
     assert set(variables["params"]) == {"kernel"} and "batch_stats" not in variables
+
+
+@pytest.mark.parametrize("baseline", ["pruning", "cgnet"])
+def test_exports_for_any_batch_size(baseline):
+    method = make_method(va_red2_minik.get_config(f"tiny,baseline={baseline}"), NAMES)
+    shape = (4, 16, 16, 3)
+    variables = jax.eval_shape(lambda: method.init(jax.random.key(0), (1, *shape)))
+
+    def program(variables, video):
+        found = method.predict(variables, {"video": video})
+        return found.logits, found.gmacs
+
+    (b,) = jax.export.symbolic_shape("b")
+    exported = jax.export.export(jax.jit(program))(variables, jax.ShapeDtypeStruct((b, 1, *shape), np.uint8))
+    assert [x.shape for x in exported.out_avals] == [(b, len(NAMES)), (b,)]
 
 
 @pytest.mark.parametrize(("arg", "field", "value"), [

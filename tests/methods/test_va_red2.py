@@ -4,6 +4,7 @@ from functools import partial
 
 import flax
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -413,6 +414,36 @@ def test_a_static_checkpoint_fits_and_gives_the_same_answers(trained):
     video = {"video": batch["video"][:, None]}
     np.testing.assert_allclose(method.predict(base.Variables(params, stats), video).logits,
                                static.predict(plain, video).logits, atol=1e-5)
+
+
+@pytest.mark.parametrize(("form", "positions"), [("mixed", 0), ("compact", 0), ("compact", 4096)])
+def test_exports_for_any_batch_size(trained, form, positions):
+    method, variables, batch = trained
+    video, config = batch["video"][:, None], tiny_config()
+    model = base.build_backbone(config.model, 4, conv=va_red2.gated_conv(config))
+    look = jax.jit(partial(model.apply, mutable=["intermediates"],
+                           capture_intermediates=lambda module, _: module.name == "fc2"))
+    _, seen = look(dict(params=variables.params, batch_stats=variables.stats), base.normalise(batch["video"]))
+    middle = {path[:-2]: -np.median(x[0], axis=0) for path, x in
+              flax.traverse_util.flatten_dict(seen["intermediates"]).items()}
+    variables = base.Variables(flax.traverse_util.path_aware_map(
+        lambda path, a: middle[path[:-1]] if path[-1] == "beta" else a, variables.params), variables.stats)
+    wanted = method.predict(variables, {"video": video})
+    assert np.ptp(wanted.gmacs) > 0, "clips decide differently"
+
+    predict = va_red2.make(tiny_config(form=form, positions=positions), NAMES).predict
+
+    def program(variables, video):
+        found = predict(variables, {"video": video})
+        return found.logits, found.gmacs
+
+    (b,) = jax.export.symbolic_shape("b")
+    exported = jax.export.export(jax.jit(program), platforms=["cpu", "cuda"])(
+        variables, jax.ShapeDtypeStruct((b, *video.shape[1:]), np.uint8))
+    for n in (1, 4):
+        logits, gmacs = exported.call(variables, video[:n])
+        np.testing.assert_allclose(logits, wanted.logits[:n], atol=1e-5)
+        np.testing.assert_allclose(gmacs, wanted.gmacs[:n], rtol=1e-6)
 
 
 def rows(ratios):
