@@ -73,11 +73,13 @@ def train(config, workdir: str) -> dict:
     names = stage_names(config)
     if not names:
         return train_one(config, workdir)
+    stages = {name: stage_config(config, name, workdir) for name in names}
+    check_stages(stages)
     save_config(config, workdir)
     start, results = time.monotonic(), {}
-    for i, name in enumerate(names):
+    for i, (name, stage) in enumerate(stages.items()):
         console.say(f"stage {i + 1} of {len(names)}: {name}")
-        results[name] = train_one(stage_config(config, name, workdir), os.path.join(workdir, name))
+        results[name] = train_one(stage, os.path.join(workdir, name))
     final = results[names[-1]] | {
         f"{name}/{metric}": value for name in names[:-1] for metric, value in results[name].items()
         if metric.startswith("val/")}
@@ -86,6 +88,24 @@ def train(config, workdir: str) -> dict:
         gather_stages(workdir, names, final)
         report(None, workdir)
     return final
+
+
+def check_stages(stages) -> None:
+    """Mistakes in a later stage show before the first one trains.
+
+    Raises:
+        UserError: what is wrong with a stage's network, method or optimiser.
+    """
+    from effvid_jax.methods import check_method
+    from effvid_jax.optim import make_optimizer
+
+    for name, config in stages.items():
+        data = config.data
+        try:
+            make_optimizer(config.optim, steps_per_epoch=100, num_steps=1000)
+            check_method(config, (1, data.num_frames, data.crop, data.crop, 3))
+        except ValueError as error:
+            raise UserError(f"stage {name}: {error}") from error
 
 
 def eval(config, workdir: str) -> dict:  # the mode's name, as a user types it

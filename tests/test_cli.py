@@ -41,6 +41,12 @@ def message(stderr: str) -> str:
      ["W/empty"]),
     (["--config=configs/reskd_minik.py:tiny", "--config.run=teacher,studnt", "--workdir=W"],
      ["studnt", "student"]),
+    (["--config=configs/va_red2_minik.py:tiny,search_space=5", "--workdir=W"],
+     ["stage dynamic", "search_space=5"]),
+    (["--config=configs/va_red2_minik.py:tiny", "--config.method.layers=zzz", "--workdir=W"],
+     ["stage dynamic", "config.method.layers='zzz'"]),
+    (["--config=configs/reskd_minik.py:tiny", "--config.method.loss=nothing", "--workdir=W"],
+     ["stage student", "config.method.loss='nothing'"]),
 ], ids=lambda x: "_".join(x)[:60] if isinstance(x, list) else None)
 def test_mistakes(args, wanted, tmp_path):
     (tmp_path / "empty").mkdir()
@@ -51,3 +57,4 @@ def test_mistakes(args, wanted, tmp_path):
     assert code != 0 and not out
     for part in wanted:
         assert part.replace("W/", f"{tmp_path}/") in text
+    assert not list(tmp_path.rglob("checkpoints")), "no stage has trained"

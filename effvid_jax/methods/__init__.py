@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 
+import jax
+
 from effvid_jax.methods import cgnet, dynamic_inference, pruning, reskd, supervised, va_red2
 from effvid_jax.methods.base import Method, Prediction, Variables
 
@@ -34,4 +36,20 @@ def make_method(config, class_names, inference: bool = False) -> Method:
     return METHODS[AT_INFERENCE.get(name, name) if inference else name](config, class_names)
 
 
-__all__ = ["METHODS", "Method", "Prediction", "Variables", "make_method"]
+def check_method(config, clip_shape) -> None:
+    """Builds what a config trains, without arrays, data and frozen networks.
+
+    Args:
+        config: a resolved config.
+        clip_shape: (B, T, H, W, 3).
+
+    Raises:
+        ValueError: what `make_method` refuses, or a network that does not fit the clips.
+    """
+    if config.method.name == "reskd":
+        reskd.check_settings(config.method)
+    method = make_method(config, ["some class", "another"], inference=True)
+    jax.eval_shape(lambda: method.init(jax.random.key(0), clip_shape))
+
+
+__all__ = ["METHODS", "Method", "Prediction", "Variables", "check_method", "make_method"]
