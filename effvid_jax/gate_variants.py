@@ -137,7 +137,8 @@ class Layer:
             factors = weigh(factors[None], V_t[:, n, None]).reshape(
                 y.shape[0], 1, 2**n, *(1,) * (y.ndim - 3), self.features)
             kept = y[:, ::2**(n - j), None] * factors
-            total += kept.reshape(y.shape[0], -1, *y.shape[2:])[:, :self.length]  # (B, T/R, R, ..) -> (B, T, ..)
+            # (B, T/R, R, ...) -> (B, T, ...)
+            total += kept.reshape(y.shape[0], -1, *y.shape[2:])[:, :self.length]
         return total
 
     def decision(self, V_c, V_t, gate_macs: int) -> Decision:
