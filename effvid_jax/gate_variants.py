@@ -147,10 +147,10 @@ class Layer:
         frames = share(V_t, self.frames)
         overhead = jnp.full(V_c.shape[:1], gate_macs, jnp.float32)
         for i, kernel in self.cheap_c.items():
-            overhead += open_c[:, i] * jax.lax.stop_gradient(frames) * (
+            overhead += open_c[:, i] * jax.lax.stop_gradient(frames) * float(
                 kernel.size * self.positions * self.length)
         for j, factors in self.cheap_t.items():
-            overhead += open_t[:, j] * (
+            overhead += open_t[:, j] * float(
                 (self.length - self.frames[j]) * self.positions * factors.shape[-1])
         sound = jnp.isfinite(V_c).all(axis=1) & jnp.isfinite(V_t).all(axis=1)
         ratio = jnp.where(sound, share(V_c, self.channels) * frames, jnp.nan)

@@ -158,8 +158,8 @@ def computed_share(decisions):
 
 def clip_gmacs(decisions, static: float):
     """(cost without, cost of) cheap operations and gates, 10^9 multiply-adds, each (B,)."""
-    saved = sum(d.macs * (1 - d.ratio) for d in decisions)
-    return static - saved / 1e9, sum(d.overhead for d in decisions) / 1e9
+    saved = sum(d.macs / 1e9 * (1 - d.ratio) for d in decisions)  # `macs` alone may exceed 32 bits
+    return static - saved, sum(d.overhead for d in decisions) / 1e9
 
 
 def is_dead(decision: gates.Decision):

@@ -12,7 +12,7 @@ import pytest
 from configs import va_red2_k400, va_red2_minik, va_red2_mit
 from effvid_jax import cost, folding, gate_variants, gates
 from effvid_jax.backbones import blocks, make_backbone
-from effvid_jax.methods import base, supervised, va_red2
+from effvid_jax.methods import base, make_method, supervised, va_red2
 
 OPEN, SHUT = 20.0, -20.0  # values of beta whose weight is exactly 1 and 0
 RATIO = {2: (1, 0.5), 3: (1, 0.5, 0.25)}
@@ -504,6 +504,23 @@ def test_configs_build_on_every_backbone_of_the_paper(configs, backbone):
     assert not started.run and started.optim.groups == "gates" and started.method.cheap_scale == 0
     with pytest.raises(ValueError, match="backbone='resnet51': expected one of"):
         configs.get_config("backbone=resnet51")
+
+
+@pytest.mark.parametrize("arg", [f"backbone={name}" for name in SMALL] + ["baseline=cgnet", "baseline=pruning"])
+def test_full_size_networks_train_and_predict(arg):
+    """Traced, not run: a layer of R(2+1)D-18 has more multiply-adds than 32 bits hold."""
+    config = va_red2_minik.get_config(f"{arg},frames=16")
+    data, method = config.data, make_method(config, NAMES)
+    shape = (2, 16, data.crop, data.crop, 3)
+    variables = jax.eval_shape(lambda: method.init(jax.random.key(0), shape))
+    batch = {"label": jnp.zeros(2, jnp.int32), "mask": jnp.ones(2, bool)}
+    loss, _ = jax.eval_shape(
+        lambda v, video: method.loss(v.params, v, batch | {"video": video}, jax.random.key(0)),
+        variables, jax.ShapeDtypeStruct(shape, jnp.uint8))
+    views = (2, 3, 16, data.test_crop_size, data.test_crop_size, 3)
+    found = jax.eval_shape(lambda v, video: method.predict(v, {"video": video}), variables,
+                           jax.ShapeDtypeStruct(views, jnp.uint8))
+    assert loss.shape == () and found.gmacs.shape == (2,) and found.logits.shape == (2, len(NAMES))
 
 
 @pytest.mark.parametrize("name", ["r2plus1d_18_vared", "x3d_m", "tpn_r2plus1d_18"])
