@@ -13,7 +13,7 @@ import time
 import jax
 from absl import flags
 
-from effvid_jax import checkpoint, console, writers
+from effvid_jax import checkpoint, console, saved_config, writers
 from effvid_jax.runs import UserError, known_configs, prepare, stage_config, stage_names, trained
 
 
@@ -42,15 +42,40 @@ def run(start) -> int:
 def parse_flags(argv):
     """absl's flag parsing, with errors of configs as messages.
 
+    Fields of the config (`--config.a.b=c`) may stand before it. Without `--config` they change, for
+    everything but training, what was saved with the run in `--workdir`.
+
     Raises:
         UserError: unknown flag or config field (with close matches), wrong type, broken config file.
     """
     try:
-        return flags.FLAGS(argv)
+        sys.argv = _config_first(argv)  # ml_collections looks there for the fields
+        return flags.FLAGS(sys.argv)
     except flags.Error as error:
         raise UserError(_last_words(error)) from error
     except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         raise UserError(f"--config: {_last_words(error)}") from error
+
+
+def _config_first(argv: list[str]) -> list[str]:
+    """`argv` with `--config` at its beginning, as ml_collections wants it."""
+    def find(name):  # (position, number of arguments, value) of a flag
+        for i, argument in enumerate(argv):
+            if match := re.fullmatch(f"--?{name}(?:=(.*))?", argument, re.DOTALL):
+                return (i, 1, match[1]) if match[1] is not None else (i, 2, "".join(argv[i + 1:i + 2]))
+        return None
+
+    if found := find("config"):
+        i, count, _ = found
+        return [argv[0], *argv[i:i + count], *argv[1:i], *argv[i + count:]]
+    fields = [argument for argument in argv if re.match(r"--?(no)?config\.", argument)]
+    if not fields:
+        return argv
+    mode, workdir = find("mode"), find("workdir")
+    if not workdir or not mode or mode[2] == "train":
+        raise UserError(f"{fields[0]} changes a field of a config: --config=FILE is missing. Configs: "
+                        f"{', '.join(known_configs())}.")
+    return [argv[0], f"--config={saved_config.__file__}:{os.path.abspath(workdir[2])}", *argv[1:]]
 
 
 def _last_words(error: Exception) -> str:

@@ -26,6 +26,9 @@ def message(stderr: str) -> str:
 @pytest.mark.parametrize(("args", "wanted"), [
     (["--config=configs/reskd_minik.py", "--workdir=W"],
      ["minik_train_videofolder.txt", "make_list", ":demo"]),
+    (["--config.data.crop=32", "--workdir=W", "--config=configs/reskd_minik.py"],
+     ["minik_train_videofolder.txt"]),
+    (["--config.seed=1", "--workdir=W"], ["--config.seed=1", "--config=FILE is missing"]),
     (["--config=configs/reskd_minik.py:tiny", "--config.optm.lr=1", "--workdir=W"], ["optm", "optim"]),
     (["--config=configs/reskd_minik.py:tny", "--workdir=W"], ["tny", "tiny"]),
     (["--config=configs/reskd_minik.py:backbone", "--workdir=W"], ["backbone", "needs a value"]),
@@ -33,6 +36,7 @@ def message(stderr: str) -> str:
     (["--workdir=W"], ["--config", "configs/reskd_minik.py"]),
     (["--config=configs/reskd_minik.py:tiny"], ["--workdir"]),
     (["--mode=eval", "--workdir=W/nothing"], ["does not exist"]),
+    (["--mode=eval", "--config.seed=1", "--workdir=W/nothing"], ["W/nothing does not exist"]),
     (["--mode=predict", "--workdir=W"], ["--video"]),
     (["--mode=trian", "--workdir=W"], ["trian", "train"]),
     (["--config=configs/supervised_folder.py", "--config.data.root=W/nowhere", "--workdir=W"],

@@ -45,6 +45,10 @@ def test_from_a_folder_to_a_prediction(my_videos, tmp_path):
             assert f.read().split() == sorted(os.listdir(root))
     code, out, _ = main("--mode=eval", f"--workdir={workdir}")
     assert code == 0 and json.loads(out.splitlines()[-1])["val/top1"] == metrics["val/top1"]
+    code, out, _ = main("--mode=eval", "--config.data.twice_sample=True", f"--workdir={workdir}")
+    again = json.loads(out.splitlines()[-1])
+    print("sampled twice:", again["val/views"], "views")
+    assert code == 0 and again["val/views"] == 2 * metrics["val/views"], "fields of the saved config change"
     folder = root / sorted(os.listdir(root))[0]
     code, out, err = main("--mode=predict", f"--workdir={workdir}", f"--video={folder}", "--json")
     found = [json.loads(line) for line in out.splitlines()]

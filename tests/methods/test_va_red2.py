@@ -506,7 +506,8 @@ def test_configs_build_on_every_backbone_of_the_paper(configs, backbone):
         configs.get_config("backbone=resnet51")
 
 
-@pytest.mark.parametrize("arg", [f"backbone={name}" for name in SMALL] + ["baseline=cgnet", "baseline=pruning"])
+@pytest.mark.parametrize(
+    "arg", [*(f"backbone={name}" for name in SMALL), "baseline=cgnet", "baseline=pruning"])
 def test_full_size_networks_train_and_predict(arg):
     """Traced, not run: a layer of R(2+1)D-18 has more multiply-adds than 32 bits hold."""
     config = va_red2_minik.get_config(f"{arg},frames=16")
