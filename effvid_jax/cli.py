@@ -48,8 +48,8 @@ def parse_flags(argv):
     Raises:
         UserError: unknown flag or config field (with close matches), wrong type, broken config file.
     """
+    sys.argv = _config_first(argv)  # ml_collections looks there for the fields
     try:
-        sys.argv = _config_first(argv)  # ml_collections looks there for the fields
         return flags.FLAGS(sys.argv)
     except flags.Error as error:
         raise UserError(_last_words(error)) from error
