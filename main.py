@@ -9,10 +9,10 @@ import json
 import os
 import sys
 
-from effvid_jax import huge_pages
+from effvid_jax import host_memory
 
 if __name__ == "__main__":
-    huge_pages.use()  # may start the program again, so before what takes long to import
+    host_memory.tune()  # may start the program again, so before what takes long to import
 
 import jax  # noqa: E402
 from absl import app, flags, logging  # noqa: E402

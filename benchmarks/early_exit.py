@@ -21,7 +21,7 @@ import jax  # noqa: E402
 
 from configs import common, dynamic  # noqa: E402
 from effvid_jax import (  # noqa: E402
-    bench, bench_exits, console, executor, huge_pages, methods, results, writers)
+    bench, bench_exits, console, executor, host_memory, methods, results, writers)
 
 
 def build(args):
@@ -95,5 +95,5 @@ def main(argv=None) -> None:
 
 
 if __name__ == "__main__":
-    huge_pages.use()
+    host_memory.tune()
     main()

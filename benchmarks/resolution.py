@@ -20,7 +20,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import jax  # noqa: E402
 
 from configs import common  # noqa: E402
-from effvid_jax import bench, cost, huge_pages, writers  # noqa: E402
+from effvid_jax import bench, cost, host_memory, writers  # noqa: E402
 from effvid_jax.methods import base  # noqa: E402
 
 PAPER = {  # resolution: (GFLOPs, videos per second) of ResNet-50, 16 frames
@@ -71,5 +71,5 @@ def main(argv=None) -> None:
 
 
 if __name__ == "__main__":
-    huge_pages.use()
+    host_memory.tune()
     main()

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 import tabulate
 
-from effvid_jax import cost, folding, gate_variants, gates, huge_pages, results, timing
+from effvid_jax import cost, folding, gate_variants, gates, host_memory, results, timing
 from effvid_jax.backbones import make_backbone
 from effvid_jax.methods import base, va_red2
 
@@ -243,5 +243,5 @@ def main(argv=None) -> None:
 
 
 if __name__ == "__main__":
-    huge_pages.use()
+    host_memory.tune()
     main()
