@@ -103,6 +103,7 @@ class TfdsSource(Source):
         try:
             self._data = builder.as_data_source(split=self._split)
         except (ValueError, AssertionError, FileNotFoundError, NotImplementedError) as error:
+            # The last one is TFDS's own, for files in a format without random access.
             raise DataError(
                 f"{self.description} cannot be read ({str(error).splitlines()[0]}). Splits that "
                 f"exist: {sorted(builder.info.splits)}; the files must be in array_record format "
