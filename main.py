@@ -9,16 +9,16 @@ import json
 import os
 import sys
 
-from effvid_jax import host_memory
+from effvid_jax.speed import host_memory
 
 if __name__ == "__main__":
     host_memory.tune()  # may start the program again, so before what takes long to import
 
-import jax  # noqa: E402
-from absl import app, flags, logging  # noqa: E402
-from ml_collections import config_flags  # noqa: E402
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
 
-from effvid_jax import cli, runs  # noqa: E402
+from effvid_jax import cli, runs
 
 MODES = ("train", "eval", "predict", "bench", "report", "export")
 

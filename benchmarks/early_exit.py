@@ -6,8 +6,8 @@
 
 Weights are random and thresholds are set so that counting multiply-adds promises a speed-up of
 `--speedup`, with exit shares ~ r^k; the last line is one JSON object. R is the measured speed-up over the
-promised one, see `effvid_jax/bench_exits.py`. Published for early exits in video recognition: R = 0.93 on
-an RTX 3090 (Uni-AdaFocus), with exits that were simulated; MSDNet-PyTorch and AdaFocusV2 simulate too.
+promised one, see `effvid_jax/speed/exit_bench.py`. Published for early exits in video recognition: R = 0.93
+on an RTX 3090 (Uni-AdaFocus), with exits that were simulated; MSDNet-PyTorch and AdaFocusV2 simulate too.
 """
 
 import argparse
@@ -17,11 +17,13 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-import jax  # noqa: E402
+import jax
 
-from configs import common, dynamic  # noqa: E402
-from effvid_jax import (  # noqa: E402
-    bench, bench_exits, console, executor, host_memory, methods, results, writers)
+from configs.recipes import base, dynamic_inference
+from effvid_jax import console, methods, writers
+from effvid_jax.exits import executor
+from effvid_jax.reports import results
+from effvid_jax.speed import bench, exit_bench, host_memory
 
 
 def build(args):
@@ -30,9 +32,9 @@ def build(args):
     Raises:
         ValueError: unknown backbone, scheme or type.
     """
-    config = dynamic.recipe(
+    config = dynamic_inference.recipe(
         "k400", f"backbone={args.backbone},scheme={args.scheme},frames={args.frames}")
-    common.pixels(config, args.resolution)
+    base.pixels(config, args.resolution)
     config.model.update(dict(dtype=args.dtype, dropout=0.0))
     config.model.exits.classifier_std = 0.5  # scores that differ between clips
     config.method.calibration_videos = 1
@@ -82,7 +84,7 @@ def main(argv=None) -> None:
             shape = (args.batches * batch, args.frames, args.resolution, args.resolution, 3)
             clips = bench.random_clips(shape, contrast=True)
             with console.bar(None, f"batch {batch}", "sample", leave=False) as progress:
-                found[batch] = bench_exits.measure(
+                found[batch] = exit_bench.measure(
                     method.adaptive, variables, clips, batch, speedup=args.speedup, sizes=sizes,
                     seconds=args.seconds, progress=progress.update)
             print(f"{args.backbone}, {args.scheme}, {args.frames} x {args.resolution}^2, batch {batch}, "

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
-from effvid_jax import results  # noqa: E402
+from effvid_jax.reports import results
 
 DATASET = "embedded benchmark (3000 train, 800 val clips)"
 

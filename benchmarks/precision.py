@@ -17,13 +17,13 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-import flax  # noqa: E402
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-import tabulate  # noqa: E402
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tabulate
 
-from effvid_jax.backbones import BACKBONES, make_backbone  # noqa: E402
+from effvid_jax.backbones import BACKBONES, make_backbone
 
 CLASSES = 16
 BOUND = 0.04  # of both distances, for every backbone; the tests assert it

@@ -17,11 +17,12 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-import jax  # noqa: E402
+import jax
 
-from configs import common  # noqa: E402
-from effvid_jax import bench, cost, host_memory, writers  # noqa: E402
-from effvid_jax.methods import base  # noqa: E402
+from configs.recipes.base import defaults
+from effvid_jax import cost, writers
+from effvid_jax.methods import base
+from effvid_jax.speed import bench, host_memory
 
 PAPER = {  # resolution: (GFLOPs, videos per second) of ResNet-50, 16 frames
     224: (65.9, 78.7), 144: (28.3, 163.2), 112: (17.4, 262.8), 96: (12.1, 333.9), 72: (8.3, 434.7),
@@ -35,7 +36,7 @@ def measure(backbone: str, frames: int, batch: int, resolutions: list[int], dtyp
     Raises:
         ValueError: unknown backbone or type, or a resolution too small.
     """
-    config = common.base().model
+    config = defaults().model
     config.update(dict(backbone=backbone, dtype=dtype))
     rows = bench.inference(config, classes, resolutions, frames, batch, seconds=seconds)
     model = base.build_backbone(config, classes)

@@ -6,7 +6,7 @@
 
 realised = (1 - time ratio) / (1 - GMACs ratio), cheap operations and gates counted. The static network is
 in its best form: batch norms folded or not, the whole batch at once or clip by clip, whichever is faster.
-Times are taken in turns in one run (`effvid_jax/timing.py`). Weights are random and gates are set: in
+Times are taken in turns in one run (`effvid_jax/speed/timing.py`). Weights are random and gates are set: in
 every layer the gate's last bias is moved until a share `--open` of the clips computes all channels, and
 (independently) all frames; the decisions are then made by the gates from the clips, layer by layer. The
 paper's own best is 0.46 (its R(2+1)D-18 at 16 frames 0.40; batch size and device are not known).
@@ -28,9 +28,12 @@ import jax.numpy as jnp
 import numpy as np
 import tabulate
 
-from effvid_jax import cost, folding, gate_variants, gates, host_memory, results, timing
+from effvid_jax import cost
 from effvid_jax.backbones import make_backbone
+from effvid_jax.gating import folding, gates, variants
 from effvid_jax.methods import base, va_red2
+from effvid_jax.reports import results
+from effvid_jax.speed import host_memory, timing
 
 
 def networks(args):
@@ -174,7 +177,7 @@ def profile(args, plain, compact, variables, decisions, clips, times, best, coun
         x = jnp.ones(in_shape, layer.dtype)
         layer.kernel, layer.bias = jnp.asarray(flat[path + "/kernel"], layer.dtype), None
         for d in decisions:
-            i, j = (int(gate_variants.first_open(V, len(set(counts)))[0]) for V, counts in (
+            i, j = (int(variants.first_open(V, len(set(counts)))[0]) for V, counts in (
                 (d[path].V_c, layer.channels), (d[path].V_t, layer.frames)))
             used[path, i, j] = used.get((path, i, j), 0) + 1 / len(decisions)
         for i, j in {(0, 0)} | {(i, j) for p, i, j in used if p == path}:

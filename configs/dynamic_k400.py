@@ -8,9 +8,9 @@ initial weights come from `python -m effvid_jax.torch_import`; the recipe is TSM
 train a small network of the same family on the embedded benchmark.
 """
 
-from configs import dynamic
+from configs.recipes import dynamic_inference
 
 
 def get_config(arg: str = ""):
     """Arguments: tiny, demo, backbone, scheme, frames, shift."""
-    return dynamic.recipe("k400", arg)
+    return dynamic_inference.recipe("k400", arg)

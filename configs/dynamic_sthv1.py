@@ -5,9 +5,9 @@
 Paper: MSDNet-38 46.5 % at 38.4 GMACs, ResNet-50 45.2 % at 52.8.
 """
 
-from configs import dynamic
+from configs.recipes import dynamic_inference
 
 
 def get_config(arg: str = ""):
     """Arguments: tiny, demo, backbone, scheme, frames, shift."""
-    return dynamic.recipe("sthv1", arg)
+    return dynamic_inference.recipe("sthv1", arg)

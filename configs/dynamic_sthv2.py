@@ -5,9 +5,9 @@
 Paper: MSDNet-38 60.0 % at 35.4 GMACs, ResNet-50 58.2 % at 48.0.
 """
 
-from configs import dynamic
+from configs.recipes import dynamic_inference
 
 
 def get_config(arg: str = ""):
     """Arguments: tiny, demo, backbone, scheme, frames, shift."""
-    return dynamic.recipe("sthv2", arg)
+    return dynamic_inference.recipe("sthv2", arg)

@@ -1,4 +1,4 @@
-"""ResKD on ActivityNet: a ResNet-152 on 224 pixels teaches a ResNet-50 that sees 112. TSN, 16 frames, 200 epochs.
+"""ResKD on ActivityNet: a ResNet-152 on 224 pixels teaches a ResNet-50 on 112. TSN, 16 frames, 200 epochs.
 
     python main.py --config=configs/supervised_actnet.py:backbone=resnet152 --workdir=runs/actnet_teacher
     python main.py --config=configs/reskd_actnet.py --config.method.teacher=runs/actnet_teacher \
@@ -10,11 +10,12 @@ all three in one go; `:demo` and `:tiny` do so on the embedded benchmark. Table 
 student on high resolution). The student starts from ImageNet weights, see `supervised_minik.py`.
 """
 
-from configs import common, reskd, supervised_actnet as supervised
+from configs import supervised_actnet as supervised
+from configs.recipes import base, reskd
 
 
 def get_config(arg: str = ""):
     """Arguments: tiny, demo, backbone, teacher, resolution (of the student), distill."""
-    args = common.parse_arg(arg, tiny=False, demo=False, backbone="resnet50", teacher="resnet152",
+    args = base.parse_arg(arg, tiny=False, demo=False, backbone="resnet50", teacher="resnet152",
                             resolution=112, distill="both")
     return reskd.reskd("actnet", supervised.get_config, args, num_epochs=200)

@@ -10,11 +10,12 @@ all three in one go; `:demo` and `:tiny` do so on the embedded benchmark. Table 
 student on high resolution). The student starts from ImageNet weights, see `supervised_minik.py`.
 """
 
-from configs import common, reskd, supervised_fcvid as supervised
+from configs import supervised_fcvid as supervised
+from configs.recipes import base, reskd
 
 
 def get_config(arg: str = ""):
     """Arguments: tiny, demo, backbone, teacher, resolution (of the student), distill."""
-    args = common.parse_arg(arg, tiny=False, demo=False, backbone="resnet50", teacher="resnet152",
+    args = base.parse_arg(arg, tiny=False, demo=False, backbone="resnet50", teacher="resnet152",
                             resolution=112, distill="both")
     return reskd.reskd("fcvid", supervised.get_config, args, num_epochs=200)

@@ -7,12 +7,13 @@ Folders, fine-tuning and `:small` are as in `supervised_folder.py`. A teacher th
 trains the plain low-resolution network to compare with.
 """
 
-from configs import common, reskd, supervised_folder as supervised
+from configs import supervised_folder as supervised
+from configs.recipes import base, reskd
 
 
 def get_config(arg: str = ""):
     """Arguments: tiny, demo, small, backbone, teacher, resolution (of the student), distill."""
-    args = common.parse_arg(arg, tiny=False, demo=False, small=False, backbone="tsm_resnet50",
+    args = base.parse_arg(arg, tiny=False, demo=False, small=False, backbone="tsm_resnet50",
                             teacher="tsm_resnet50", resolution=112, distill="both")
     size = "small," if args.small else ""
     config = reskd.reskd("folder", lambda a: supervised.get_config(size + a), args, num_epochs=60,

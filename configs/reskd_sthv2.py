@@ -9,12 +9,13 @@ head, not TSM's), is trained with batch 64, lr 0.01 and weight decay 1e-4 althou
 and 5e-4, and is tested on one centre crop. Arguments as in `reskd_minik.py`.
 """
 
-from configs import common, reskd, supervised_sthv2 as supervised
+from configs import supervised_sthv2 as supervised
+from configs.recipes import base, reskd
 
 
 def get_config(arg: str = ""):
     """Arguments: tiny, demo, backbone, teacher, resolution (of the student), distill."""
-    args = common.parse_arg(arg, tiny=False, demo=False, backbone="tsm_resnet50",
+    args = base.parse_arg(arg, tiny=False, demo=False, backbone="tsm_resnet50",
                             teacher="tsm_resnet50", resolution=112, distill="both")
     return reskd.reskd("sthv2", supervised.get_config, args, num_epochs=100,
                         options=dict(consensus="features"))

@@ -12,12 +12,12 @@
 `:small` trains a network of width 16 on 64 pixels, for a CPU. Recipe: ours, TSM's shortened.
 """
 
-from configs import common, embedded, reskd
+from configs.recipes import base, embedded, reskd
 
 
 def get_config(arg: str = ""):
     """Arguments: tiny, demo, small, backbone, resolution."""
-    args = common.parse_arg(arg, tiny=False, demo=False, small=False, backbone="tsm_resnet50",
+    args = base.parse_arg(arg, tiny=False, demo=False, small=False, backbone="tsm_resnet50",
                             resolution=224)
     config = reskd.supervised_tsn("folder", args.backbone, args.resolution)
     return embedded.finish(reskd.folder(config, args), args)

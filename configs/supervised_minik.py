@@ -8,10 +8,10 @@ They start from ImageNet weights: `--config.init.checkpoint=DIR --config.init.sk
 from `python -m effvid_jax.torch_import --backbone resnet152 --checkpoint resnet152.pth --out DIR`.
 """
 
-from configs import common, embedded, reskd
+from configs.recipes import base, embedded, reskd
 
 
 def get_config(arg: str = ""):
     """Arguments: tiny, demo, backbone, resolution."""
-    args = common.parse_arg(arg, tiny=False, demo=False, backbone="resnet50", resolution=224)
+    args = base.parse_arg(arg, tiny=False, demo=False, backbone="resnet50", resolution=224)
     return embedded.finish(reskd.supervised_tsn("minik", args.backbone, args.resolution), args)

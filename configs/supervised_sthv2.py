@@ -9,12 +9,12 @@ at an assertion; the 128 pixels of its resize are used here for its three crops.
 They start from ImageNet weights, see `supervised_minik.py`.
 """
 
-from configs import common, embedded, reskd
+from configs.recipes import base, embedded, reskd
 
 
 def get_config(arg: str = ""):
     """Arguments: tiny, demo, backbone, resolution."""
-    args = common.parse_arg(arg, tiny=False, demo=False, backbone="tsm_resnet50", resolution=224)
+    args = base.parse_arg(arg, tiny=False, demo=False, backbone="tsm_resnet50", resolution=224)
     config = reskd.supervised_tsn("sthv2", args.backbone, args.resolution)
     config.data.update(dict(
         batch_size=96, twice_sample=True, test_crop="three",

@@ -8,9 +8,9 @@ Paper: Tables 1 to 4. R(2+1)D-18, 8 frames: clip-1 56.4 % at 27.7 GMACs static, 
 dynamic network can start from the static one: `:from_static` with `--config.init.checkpoint=DIR`.
 """
 
-from configs import vared2
+from configs.recipes import va_red2
 
 
 def get_config(arg: str = ""):
     """Arguments: tiny, demo, static, backbone, frames, search_space, baseline, from_static."""
-    return vared2.recipe("minik", arg)
+    return va_red2.recipe("minik", arg)

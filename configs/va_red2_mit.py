@@ -8,9 +8,9 @@ Paper: Table 6. R(2+1)D-18, 16 frames: video-1 28.8 % at 55.2 GMACs static, 30.1
 dynamic network can start from the static one: `:from_static` with `--config.init.checkpoint=DIR`.
 """
 
-from configs import vared2
+from configs.recipes import va_red2
 
 
 def get_config(arg: str = ""):
     """Arguments: tiny, demo, static, backbone, frames, search_space, baseline, from_static."""
-    return vared2.recipe("mit", arg)
+    return va_red2.recipe("mit", arg)

@@ -13,9 +13,9 @@ __all__ = ["DataError", "VideoError", "make_pipeline"]
 
 
 def make_pipeline(data_config, split, *, start_step=0, process_index=0, process_count=1):
-    """Returns a restartable iterator of batches; see `grain_pipeline.make_pipeline`."""
-    from data_pipelines import grain_pipeline  # slow to import, and the tools do not need grain
+    """Returns a restartable iterator of batches; see `pipeline.make_pipeline`."""
+    from data_pipelines.batches import pipeline  # slow to import, and the tools do not need grain
 
-    return grain_pipeline.make_pipeline(
+    return pipeline.make_pipeline(
         data_config, split, start_step=start_step,
         process_index=process_index, process_count=process_count)

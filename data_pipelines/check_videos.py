@@ -20,11 +20,11 @@ from pathlib import Path
 
 import av
 
-from data_pipelines.decode import FrameFolder, open_video
+from data_pipelines.clip_lists import files_below, list_items, reason_of, write_broken
 from data_pipelines.errors import VideoError
-from data_pipelines.reader import VideoReader
-from data_pipelines.tools import (
-    files_below, list_items, parallel, reason_of, run_tool, write_broken)
+from data_pipelines.tools import parallel, run_tool
+from data_pipelines.video.decode import FrameFolder, open_video
+from data_pipelines.video.reader import VideoReader
 
 _AT_ONCE = 32  # frames decoded before the next ones are
 
@@ -71,7 +71,7 @@ def check_reader(reader: VideoReader) -> None:
 def _clips(args):
     """(names, function that checks the clip of an index) of what the arguments name."""
     if args.shards or args.tfds:
-        from data_pipelines.record_sources import ArrayRecordSource, TfdsSource
+        from data_pipelines.sources.shards import ArrayRecordSource, TfdsSource
 
         pattern = args.shards or args.split
         config = types.SimpleNamespace(source="array_record" if args.shards else "tfds",

@@ -21,9 +21,10 @@ from pathlib import Path
 import av
 import cv2
 
-from data_pipelines.decode import open_video
+from data_pipelines.clip_lists import files_below, reason_of, write_broken
 from data_pipelines.errors import DataError, VideoError
-from data_pipelines.tools import files_below, parallel, reason_of, run_tool, write_broken
+from data_pipelines.tools import parallel, run_tool
+from data_pipelines.video.decode import open_video
 
 _TURNS = {90: ("cclock",), -90: ("clock",), 180: ("clock", "clock"), -180: ("clock", "clock")}
 

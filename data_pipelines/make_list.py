@@ -23,11 +23,11 @@ import os
 import types
 from pathlib import Path
 
-from data_pipelines.decode import open_video
+from data_pipelines.clip_lists import Dropped, list_items, read_broken, reason_of
 from data_pipelines.errors import DataError, VideoError
-from data_pipelines.file_sources import VIDEO_ENDINGS, folder_source
-from data_pipelines.tools import (
-    Dropped, atomic_write, list_items, parallel, read_broken, reason_of, run_tool)
+from data_pipelines.sources.files import VIDEO_ENDINGS, folder_source
+from data_pipelines.tools import atomic_write, parallel, run_tool
+from data_pipelines.video.decode import open_video
 
 
 def find_video(path: str) -> str:

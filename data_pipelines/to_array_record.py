@@ -24,13 +24,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data_pipelines.decode import open_video
+from data_pipelines.batches.transforms import resize_short_side
+from data_pipelines.clip_lists import Dropped, read_broken, write_broken
 from data_pipelines.errors import DataError, VideoError
-from data_pipelines.file_sources import FileSource, folder_source, list_source
-from data_pipelines.records import Record, ShardWriter
-from data_pipelines.tools import (
-    Dropped, atomic_write, parallel, read_broken, run_tool, write_broken)
-from data_pipelines.transforms import resize_short_side
+from data_pipelines.sources.files import FileSource, folder_source, list_source
+from data_pipelines.tools import atomic_write, parallel, run_tool
+from data_pipelines.video.decode import open_video
+from data_pipelines.video.records import Record, ShardWriter
 
 
 def jpeg_record(reader, name: str, labels, *, max_frames: int, short_side: int,

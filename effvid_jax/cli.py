@@ -156,7 +156,7 @@ def predict(config, workdir: str, video: str | None, as_json: bool) -> None:
 
 def bench(config, workdir: str) -> dict:
     """Speed of decoding, loading, training and inference."""
-    from effvid_jax import bench as benching
+    from effvid_jax.speed import bench as benching
 
     config = prepare(config, workdir) if config is not None else trained(config, workdir)[0]
     return benching.bench(config, workdir)
@@ -164,7 +164,7 @@ def bench(config, workdir: str) -> dict:
 
 def report(config, workdir: str) -> dict:
     """The table and plots of a finished run, again."""
-    from effvid_jax import report as reporting
+    from effvid_jax.reports import report as reporting
 
     del config
     return reporting.report(workdir)

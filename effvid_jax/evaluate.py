@@ -11,12 +11,13 @@ import jax
 import numpy as np
 
 import data_pipelines
-from data_pipelines import clips
-from data_pipelines.broken import BrokenFiles
-from data_pipelines.cache import CachedSource
+from data_pipelines.batches import clips
+from data_pipelines.batches.cache import CachedSource
 from data_pipelines.options import check_options, plain_options
 from data_pipelines.sources import make_source
-from effvid_jax import checkpoint, console, executor, metrics, sharding, writers
+from data_pipelines.sources.broken import BrokenFiles
+from effvid_jax import checkpoint, console, metrics, sharding, writers
+from effvid_jax.exits import executor
 from effvid_jax.methods import Method, Variables, make_method
 
 

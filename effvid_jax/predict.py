@@ -19,12 +19,13 @@ import jax
 import numpy as np
 
 from data_pipelines import VideoError
-from data_pipelines.clips import eval_frames, eval_views, num_views
-from data_pipelines.decode import ArrayFrames, FrameFolder, open_video
-from data_pipelines.file_sources import VIDEO_ENDINGS
+from data_pipelines.batches.clips import eval_frames, eval_views, num_views
 from data_pipelines.options import check_options, plain_options
-from data_pipelines.reader import VideoReader
-from effvid_jax import console, evaluate, executor, runs
+from data_pipelines.sources.files import VIDEO_ENDINGS
+from data_pipelines.video.decode import ArrayFrames, FrameFolder, open_video
+from data_pipelines.video.reader import VideoReader
+from effvid_jax import console, evaluate, runs
+from effvid_jax.exits import executor
 
 
 class Predictor:

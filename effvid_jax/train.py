@@ -60,7 +60,7 @@ def train(config, workdir: str) -> dict[str, float]:
     """Trains what `config` describes, then evaluates it.
 
     Args:
-        config: a resolved config (see `configs/common.py`).
+        config: a resolved config (see `configs/recipes/base.py`).
         workdir: where everything is written; an earlier run there is continued.
 
     Returns:

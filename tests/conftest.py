@@ -12,9 +12,9 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR",
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
-from absl import flags  # noqa: E402
+import numpy as np
+import pytest
+from absl import flags
 
 flags.FLAGS.mark_as_parsed()  # grain's worker processes read flags
 

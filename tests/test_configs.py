@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from configs import common
+from configs.recipes import base
 from effvid_jax import cli, runs
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -22,7 +22,7 @@ def load(name, arg=""):
 @pytest.mark.parametrize("name", NAMES)
 def test_loads_in_every_form(name):
     full, tiny, demo = load(name), load(name, "tiny"), load(name, "demo")
-    assert set(full) == set(tiny) == set(demo) == set(common.base())
+    assert set(full) == set(tiny) == set(demo) == set(base.defaults())
     assert tiny.train.num_steps == 20 and tiny.data.source == demo.data.source == "synthetic"
     assert "tiny" in tiny.note and "demo" in demo.note and not full.note
     docstring = importlib.import_module(f"configs.{name}").__doc__

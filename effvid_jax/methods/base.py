@@ -15,8 +15,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from effvid_jax import cost, executor
-from effvid_jax.backbones import blocks, exits, make_backbone
+from effvid_jax import cost
+from effvid_jax.backbones import blocks, make_backbone
+from effvid_jax.exits import executor, network
 
 MEAN_RGB = (123.675, 116.28, 103.53)  # of 0-255 values; mmaction2's img_norm_cfg
 STD_RGB = (58.395, 57.12, 57.375)
@@ -55,7 +56,7 @@ class Prediction:
 
 
 class Adaptive(NamedTuple):
-    """A network in segments, for `effvid_jax.executor`: videos that are done really stop.
+    """A network in segments, for `effvid_jax.exits.executor`: videos that are done really stop.
 
     Attributes:
         steps: the segments.
@@ -143,7 +144,7 @@ def build_backbone(model, num_classes: int, **fields) -> nn.Module:
                    **_tuples(model.options), **fields)
     if not model.get("exits"):
         return make()
-    return exits.make_exit_net(model.exits, make, num_classes, **common)
+    return network.make_exit_net(model.exits, make, num_classes, **common)
 
 
 def compute_dtype(name: str):

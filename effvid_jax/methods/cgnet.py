@@ -27,7 +27,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from effvid_jax.backbones import blocks, trace
-from effvid_jax.gate_variants import Decision, gradient_of
+from effvid_jax.gating.variants import Decision, gradient_of
 from effvid_jax.methods import base, va_red2
 
 

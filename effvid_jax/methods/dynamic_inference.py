@@ -3,14 +3,14 @@
 Wu et al., "Dynamic Inference: A New Approach Toward Efficient Video Action Recognition", CVPR Workshops
 2020, arXiv 2002.03342. No code was published; what the paper leaves open is a field of the config.
 
-    route          checkpoints (frames seen, depth), see `effvid_jax/routes.py`
-    network        `effvid_jax/backbones/exits.py`: head k reads the mean over the frames seen so far
+    route          checkpoints (frames seen, depth), see `effvid_jax/exits/routes.py`
+    network        `effvid_jax/exits/network.py`: head k reads the mean over the frames seen so far
     training       one pass over all frames and depths, every checkpoint read from prefixes:
                    L = sum_k w_k CE(logits_k, y)  [+ distillation from the last checkpoint, ours, off]
-    stopping       the first k whose score reaches its threshold answers, `effvid_jax/stopping.py`;
+    stopping       the first k whose score reaches its threshold answers, `effvid_jax/exits/stopping.py`;
                    thresholds from a held-out part of the training videos, for a budget of GMACs
     inference      `predict` computes everything and applies the rule; `adaptive` gives the segments to
-                   `effvid_jax/executor.py`, which really stops. Same answers.
+                   `effvid_jax/exits/executor.py`, which really stops. Same answers.
 
 The cost of an answer counts all that was computed for it, the heads on the way included. "Full" is the
 same network with the last head alone, which is cheaper than the last checkpoint.
@@ -28,9 +28,10 @@ import jax.numpy as jnp
 import numpy as np
 import tabulate
 
-from effvid_jax import console, cost, executor, plots, routes, stopping
+from effvid_jax import console, cost, plots
 from effvid_jax.backbones import trace
-from effvid_jax.backbones.exits import run_segment
+from effvid_jax.exits import executor, routes, stopping
+from effvid_jax.exits.network import run_segment
 from effvid_jax.losses import cross_entropy, soft_kl, weighted_mean
 from effvid_jax.methods import base
 

@@ -1,8 +1,8 @@
 """VA-RED2: every clip decides, layer by layer, how many channels and frames a convolution computes.
 
 Pan et al., "VA-RED2: Video Adaptive Redundancy Reduction", ICLR 2021, arXiv 2102.07887. No code was
-published; formulas and tables are known, the rest is a choice of ours, see `effvid_jax/gates.py` (the
-gated convolution) and `configs/vared2.py` (what is the paper's and what is ours).
+published; formulas and tables are known, the rest is a choice of ours, see `effvid_jax/gating/gates.py` (the
+gated convolution) and `configs/recipes/va_red2.py` (what is the paper's and what is ours).
 
     L = CE(logits, y) + lambda_e * L_e
     L_e = ( mu_0 * sum_l C_l / (sum_k C_k) * r_l / R_l )^2         mean over clips
@@ -30,7 +30,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from effvid_jax import console, cost, gates, plots
+from effvid_jax import console, cost, plots
+from effvid_jax.gating import gates
 from effvid_jax.losses import cross_entropy, weighted_mean
 from effvid_jax.methods import base
 

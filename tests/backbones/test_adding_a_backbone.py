@@ -10,7 +10,7 @@ import pytest
 
 from effvid_jax.backbones import BACKBONES, make_backbone
 from effvid_jax.torch_import import convert_with_report
-from effvid_jax.torch_naming import NAMING
+from effvid_jax.torch_import.naming import NAMING
 from tests.backbones import test_registry as registry
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "adding_a_backbone.md"

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from effvid_jax import routes
-from effvid_jax.backbones import exits, make_backbone, shifts
+from effvid_jax.backbones import make_backbone, shifts
+from effvid_jax.exits import network, routes
 
 NETWORKS = {
     "resnet18": (dict(width=8, stage_sizes=(1, 1, 1), stage_strides=(2, 2, 2), stem="small"), (1, 2, 3),
@@ -24,7 +24,7 @@ def build(name, route, order, group, shift="online"):
     kinds = {"online": partial(shifts.OnlineShift, group=group), "offline": shifts.temporal_shift,
              "none": None}
     backbone = make_backbone(name, num_classes=5, shift=kinds[shift], **options)
-    model = exits.ExitNet(backbone, 5, tuple(route), tuple(order), group, stages, exit_width=16,
+    model = network.ExitNet(backbone, 5, tuple(route), tuple(order), group, stages, exit_width=16,
                           classifier_std=0.3)
     clip = jnp.asarray(np.random.default_rng(0).standard_normal((2, len(order), side, side, 3)),
                        jnp.float32)
@@ -36,7 +36,7 @@ def progressive(model, variables, clip):
     clip = clip[:, jnp.array(model.order)]
     state, found = {}, []
     for k, segment in enumerate(routes.plan_segments(model.route, model.group)):
-        state, logits = jax.jit(partial(exits.run_segment, model), static_argnums=1)(
+        state, logits = jax.jit(partial(network.run_segment, model), static_argnums=1)(
             variables, k, state, clip[:, segment.first:segment.frames])
         found.append(logits)
     return jnp.stack(found, axis=1)
@@ -118,7 +118,7 @@ def test_mistakes_are_named(call, message):
 @pytest.mark.parametrize("name, parameters", [("resnet50", 29_124_848), ("resnet101", 48_116_976)])
 def test_parameters_of_the_assumed_head_design(name, parameters):
     """The paper's 29.12 M and 48.12 M, for three 400-way heads after stages 2, 3 and 4."""
-    model = exits.ExitNet(
+    model = network.ExitNet(
         make_backbone(name, num_classes=400), 400, routes.scheme_route("depth", 16, 3),
         tuple(range(16)), 0, (2, 3, 4))
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 16, 64, 64, 3)))

@@ -224,7 +224,8 @@ def test_x3d_averages_probabilities_as_pyslowfast():
 def test_x3d_starts_with_empty_residual_branches():
     for zero_init, scale in ((True, 0.0), (False, 1.0)):
         model, shape = small("x3d_m", zero_init=zero_init)
-        init = jax.jit(lambda key: model.init(key, jnp.zeros(shape))["params"]["layer1_0"]["bn3"])
+        init = jax.jit(lambda key, model=model, shape=shape: model.init(
+            key, jnp.zeros(shape))["params"]["layer1_0"]["bn3"])
         assert float(init(jax.random.key(0))["scale"].max()) == scale
     with pytest.raises(ValueError, match="widths=\\(8, 8\\)"):
         shapes("x3d_m", (4, 32, 32), widths=(8, 8))

@@ -3,9 +3,10 @@ import cv2
 import numpy as np
 import pytest
 
-from data_pipelines import VideoError, video_file
-from data_pipelines.decode import ArrayFrames, FrameFolder, JpegRecord, open_record, open_video
-from data_pipelines.records import Record, decode_record, encode_record
+from data_pipelines import VideoError
+from data_pipelines.video import video_file
+from data_pipelines.video.decode import ArrayFrames, FrameFolder, JpegRecord, open_record, open_video
+from data_pipelines.video.records import Record, decode_record, encode_record
 from tests.data.clip_files import numbered_frames, patch_rotation, read_numbers, write_video
 
 TIMES = np.cumsum(np.random.default_rng(0).integers(10, 90, 100))  # ms: variable frame rate

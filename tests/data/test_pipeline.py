@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from data_pipelines import DataError, make_pipeline
-from data_pipelines.batches import EvalBatches
-from data_pipelines.cache import FRAMES
-from data_pipelines.clips import eval_clip, train_clip
+from data_pipelines.batches.assembly import EvalBatches
+from data_pipelines.batches.cache import FRAMES
+from data_pipelines.batches.clips import eval_clip, train_clip
 from data_pipelines.options import plain_options
-from data_pipelines.records import Record, ShardWriter
+from data_pipelines.video.records import Record, ShardWriter
 from tests.data.clip_files import class_folders, data_config, numbered_frames, write_video
 
 
@@ -357,7 +357,7 @@ def test_clip_functions_agree_with_batches(clips):
 
 def test_jax_is_not_imported():
     """grain imports jax if it is installed; nothing else here does, so the tools start fast."""
-    code = ("import sys, data_pipelines.sources, data_pipelines.batches, data_pipelines.cache; "
+    code = ("import sys, data_pipelines.sources, data_pipelines.batches, data_pipelines.batches.cache; "
             "assert not {'jax', 'grain', 'tensorflow', 'effvid_jax'} & set(sys.modules)")
     subprocess.run([sys.executable, "-c", code], check=True)
 

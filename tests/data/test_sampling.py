@@ -4,7 +4,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from data_pipelines import sampling
+from data_pipelines.batches import sampling
 from tests.data.clip_files import data_config
 from tests.parity import pipelines
 

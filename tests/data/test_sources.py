@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from data_pipelines import DataError, VideoError
-from data_pipelines.lists import ListItem, read_class_names, read_list
 from data_pipelines.options import plain_options
-from data_pipelines.records import Record, ShardWriter
 from data_pipelines.sources import make_source
+from data_pipelines.sources.lists import ListItem, read_class_names, read_list
+from data_pipelines.video.records import Record, ShardWriter
 from tests.data.clip_files import data_config, numbered_frames, read_numbers, write_video
 
 

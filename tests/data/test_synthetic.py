@@ -10,9 +10,10 @@ import cv2
 import numpy as np
 import pytest
 
-from data_pipelines import DataError, VideoError, make_pipeline, synthetic, synthetic_clips
+from data_pipelines import DataError, VideoError, make_pipeline, synthetic
 from data_pipelines.check_videos import check_file
-from data_pipelines.decode import open_video
+from data_pipelines.synthetic import drawing
+from data_pipelines.video.decode import open_video
 from tests.data.clip_files import data_config
 
 ROOT = Path(__file__).parents[2]
@@ -154,29 +155,29 @@ def test_a_single_frame_does_not_tell_the_direction():
         assert abs(gap) < 3.5
 
 
-@pytest.mark.parametrize("motion", synthetic_clips.MOTIONS)
+@pytest.mark.parametrize("motion", drawing.MOTIONS)
 def test_patches_move_in_the_direction_of_the_class(motion, monkeypatch):
-    monkeypatch.setattr(synthetic_clips, "_background", lambda rng, height, width, side: np.zeros(
+    monkeypatch.setattr(drawing, "_background", lambda rng, height, width, side: np.zeros(
         (height, width, 3), np.uint8))
     params = synthetic.check_params(dict(num_textures=1, difficulty=0.0))
-    factors, rng = synthetic_clips.draw_factors(params, "train", 0)
+    factors, rng = drawing.draw_factors(params, "train", 0)
     factors |= dict(motion=motion, clutter=0, occlusion=0, noise=0.0, reveal=0.0)
-    frames = synthetic_clips._render(factors, rng).astype(np.float32)
-    last = int(np.argmax(synthetic_clips._positions(factors) >= 6))
-    dx, dy = synthetic_clips.MOTIONS[motion]
+    frames = drawing._render(factors, rng).astype(np.float32)
+    last = int(np.argmax(drawing._positions(factors) >= 6))
+    dx, dy = drawing.MOTIONS[motion]
     errors = {step: np.abs(np.roll(frames[0], (step * dy, step * dx), (0, 1)) - frames[last])[
         12:-12, 12:-12].sum() for step in range(-12, 13)}
     best = min(errors, key=errors.get)
-    print(f"{motion}: best shift {best}, true {synthetic_clips._positions(factors)[last]}")
-    assert best == synthetic_clips._positions(factors)[last] > 0 and errors[best] == 0
+    print(f"{motion}: best shift {best}, true {drawing._positions(factors)[last]}")
+    assert best == drawing._positions(factors)[last] > 0 and errors[best] == 0
 
 
 def test_textures_lose_contrast_at_half_resolution_but_do_not_vanish():
     rng = np.random.default_rng(0)
-    for name in synthetic_clips.TEXTURES:
+    for name in drawing.TEXTURES:
         ratios = []
         for _ in range(20):
-            _, patch, mask = synthetic_clips._patch(rng, name, 24, rng.uniform(3.5, 4.5), 60.0)
+            _, patch, mask = drawing._patch(rng, name, 24, rng.uniform(3.5, 4.5), 60.0)
             inner = patch[8:40, 8:40, 1].astype(np.float32)
             half = cv2.resize(inner, (16, 16), interpolation=cv2.INTER_AREA)
             ratios.append(half.std() / inner.std())
@@ -186,7 +187,7 @@ def test_textures_lose_contrast_at_half_resolution_but_do_not_vanish():
 
 def test_factors_mean_what_they_say():
     params = synthetic.check_params({})
-    drawn = [synthetic_clips.draw_factors(params, "train", index)[0] for index in range(300)]
+    drawn = [drawing.draw_factors(params, "train", index)[0] for index in range(300)]
     static = {kind: np.mean([f["static_share"] for f in drawn if f["redundancy"] == kind])
               for kind in ("slow", "fast", "burst")}
     early = [f["decisive_frame"] / f["frames"] for f in drawn if not f["late"]]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from data_pipelines import DataError, make_pipeline, tfds_builders
-from data_pipelines.decode import open_video
-from data_pipelines.sources import make_source
 from data_pipelines.options import plain_options
+from data_pipelines.sources import make_source
+from data_pipelines.video.decode import open_video
 from tests.data.clip_files import data_config, numbered_frames, write_video
 
 ROOT = Path(__file__).parents[2]

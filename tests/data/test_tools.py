@@ -11,11 +11,18 @@ import numpy as np
 import pytest
 
 from data_pipelines import (
-    DataError, VideoError, check_videos, extract_frames, make_list, make_pipeline, synthetic,
-    to_array_record, tools)
-from data_pipelines.decode import open_video
-from tests.data.clip_files import (
-    class_folders, data_config, numbered_frames, read_numbers, write_video)
+    DataError,
+    VideoError,
+    check_videos,
+    extract_frames,
+    make_list,
+    make_pipeline,
+    synthetic,
+    to_array_record,
+    tools,
+)
+from data_pipelines.video.decode import open_video
+from tests.data.clip_files import class_folders, data_config, numbered_frames, read_numbers, write_video
 
 ROOT = Path(__file__).parents[2]
 BROKEN = {"cut.mp4", "damaged.mp4", "empty.mp4", "no_frames.mp4", "sound_only.mp4", "text.mp4",

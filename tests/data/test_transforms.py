@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from data_pipelines import transforms
+from data_pipelines.batches import transforms
 from tests.data.clip_files import data_config
 from tests.parity import pipelines
 

@@ -10,12 +10,15 @@ import optax
 import pytest
 
 from configs import dynamic_k400
-from data_pipelines import DataError, clips
+from data_pipelines import DataError
+from data_pipelines.batches import clips
 from data_pipelines.options import plain_options
 from data_pipelines.sources import make_source
-from effvid_jax import checkpoint, cli, mean_of_splits, predict, report, routes, runs, stopping, train
-from effvid_jax.backbones import exits, make_backbone
+from effvid_jax import checkpoint, cli, predict, runs, train
+from effvid_jax.backbones import make_backbone
+from effvid_jax.exits import network, routes, stopping
 from effvid_jax.methods import dynamic_inference, make_method
+from effvid_jax.reports import mean_of_splits, report
 
 CLASSES = [f"class {k}" for k in range(16)]
 
@@ -146,7 +149,7 @@ def test_costs_of_the_routes_on_msdnet_38():
         ("depth", [9.79, 22.88, 36.40, 47.34, 51.91]),
         ("unified", [2.45, 5.72, 17.67, 23.13, 25.42, 49.36]),
     ]:
-        model = exits.ExitNet(
+        model = network.ExitNet(
             make_backbone("msdnet_38", num_classes=400), 400, routes.scheme_route(scheme, 16, 5),
             routes.frame_order(16, scheme), 8, (1, 2, 3, 4, 5))
         found, full = dynamic_inference.route_costs(model, (16, 224, 224, 3))

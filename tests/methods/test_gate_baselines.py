@@ -11,7 +11,7 @@ import pytest
 from configs import va_red2_minik
 from effvid_jax import cost
 from effvid_jax.backbones import blocks, trace
-from effvid_jax.gates import GATED_LAYERS
+from effvid_jax.gating.gates import GATED_LAYERS
 from effvid_jax.methods import base, cgnet, make_method, pruning
 
 CONV = dict(features=6, kernel_size=(1, 3, 3), padding=(0, 1, 1), layers=".*")

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from configs import va_red2_k400, va_red2_minik, va_red2_mit
-from effvid_jax import cost, folding, gate_variants, gates
+from effvid_jax import cost
 from effvid_jax.backbones import make_backbone
+from effvid_jax.gating import folding, gates, variants
 from effvid_jax.methods import base, make_method, supervised, va_red2
 from tests.drawn import OPEN, SHUT, draw
 
@@ -120,8 +121,8 @@ def test_efficiency_loss_counts_right_clips_only_and_reaches_the_gates():
     labels, logits = jnp.array([0, 1]), jnp.array([[5.0, 0.0], [5.0, 0.0]])  # right, wrong
 
     def loss(V):
-        ratio = gate_variants.share(V, [4, 2]) * gate_variants.share(V, [8, 4])
-        decision = gate_variants.Decision(V, V, ratio, 0.0, 10)
+        ratio = variants.share(V, [4, 2]) * variants.share(V, [8, 4])
+        decision = variants.Decision(V, V, ratio, 0.0, 10)
         return va_red2.efficiency_loss([decision], logits, labels)
 
     V = jnp.full((2, 2), 0.5)

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from effvid_jax.backbones import blocks, make_backbone, mobilenet_v2, resnet
-from effvid_jax.torch_naming import S3D_NUMBERS
+from effvid_jax.torch_import.naming import S3D_NUMBERS
 from tests.parity import golden
 from tests.parity.reference import Reference, expect, options_of
 

@@ -24,7 +24,6 @@ from effvid_jax.torch_import import convert_with_report
 from tests.parity import families3d, families_other, golden
 from tests.parity.reference import Reference, expect, options_of
 
-
 # ------------------------------------------------------------------------------- mmaction2 (mmcv 1.4)
 _RESNET = {"depth": None, "num_stages": 4, "style": "pytorch", "in_channels": 3}
 

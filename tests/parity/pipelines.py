@@ -8,7 +8,7 @@ values (stored with 12 digits) to 1e-11, normalised pixels to 1e-6, resized uint
 
 import numpy as np
 
-from data_pipelines import sampling, transforms
+from data_pipelines.batches import sampling, transforms
 from effvid_jax import metrics
 
 

@@ -5,7 +5,8 @@ import pytest
 from configs import reskd_minik
 from data_pipelines.options import plain_options
 from data_pipelines.sources import make_source
-from effvid_jax import cli, report, runs
+from effvid_jax import cli, runs
+from effvid_jax.reports import report
 
 
 @pytest.fixture(scope="session")

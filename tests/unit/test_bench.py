@@ -8,7 +8,8 @@ import pytest
 
 from benchmarks import resolution
 from configs import dynamic_k400, reskd_minik, supervised_minik
-from effvid_jax import bench, cli, timing
+from effvid_jax import cli
+from effvid_jax.speed import bench, timing
 
 
 class Clock:

@@ -4,35 +4,35 @@ import pathlib
 
 import pytest
 
-from effvid_jax import cost_tables
+from effvid_jax.cost import tables
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "cost.md"
 # Every figure that the three papers print for a static network.
 PUBLISHED = {
-    cost_tables.RESKD: [65.9, 28.3, 17.4, 12.1, 8.3, 4.8, 8.7, 1260, 332, 1639, 421],
-    cost_tables.DYNAMIC: [52, 62.31, 33, 65, 64, 29.12, 48.12],
-    cost_tables.VARED: [27.7, 55.2, 110.5, 56.0, 112.0, 6.20, 6.42, 43.9, 5.75, 10.6, 28.5, 56.8, 60.8],
+    tables.RESKD: [65.9, 28.3, 17.4, 12.1, 8.3, 4.8, 8.7, 1260, 332, 1639, 421],
+    tables.DYNAMIC: [52, 62.31, 33, 65, 64, 29.12, 48.12],
+    tables.VARED: [27.7, 55.2, 110.5, 56.0, 112.0, 6.20, 6.42, 43.9, 5.75, 10.6, 28.5, 56.8, 60.8],
 }
 
 
 def test_page_is_up_to_date_and_rows_are_within_one_percent():
-    page = cost_tables.page()
+    page = tables.page()
     assert PAGE.read_text(encoding="utf-8") == page, (
-        "docs/cost.md is out of date: python -m effvid_jax.cost_tables --write docs/cost.md")
-    for row, ours, difference in cost_tables.differences():
+        "docs/cost.md is out of date: python -m effvid_jax.cost.tables --write docs/cost.md")
+    for row, ours, difference in tables.differences():
         print(f"{row.paper}, {row.what}: {ours:.3f} for {row.published} ({difference:+.2%})")
-        met = abs(difference) <= cost_tables.TOLERANCE
+        met = abs(difference) <= tables.TOLERANCE
         assert met != row.unresolved, row.what
         assert not row.unresolved or row.remark
 
 
 @pytest.mark.parametrize("paper", PUBLISHED)
 def test_no_figure_is_left_out(paper):
-    assert [row.published for row in cost_tables.ROWS if row.paper == paper] == PUBLISHED[paper]
+    assert [row.published for row in tables.ROWS if row.paper == paper] == PUBLISHED[paper]
 
 
 def test_command(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(cost_tables, "ROWS", cost_tables.ROWS[:1])
-    cost_tables.main([])
-    cost_tables.main(["--write", str(tmp_path / "cost.md")])
+    monkeypatch.setattr(tables, "ROWS", tables.ROWS[:1])
+    tables.main([])
+    tables.main(["--write", str(tmp_path / "cost.md")])
     assert capsys.readouterr().out == (tmp_path / "cost.md").read_text(encoding="utf-8")

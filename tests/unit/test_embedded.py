@@ -7,10 +7,10 @@ import sys
 import pytest
 
 from benchmarks import embedded
-from effvid_jax import results
+from effvid_jax.reports import results
 
 sys.path.insert(0, os.path.dirname(embedded.__file__))  # as a script finds its neighbours
-import va_red2_embedded  # noqa: E402
+import va_red2_embedded
 
 
 def test_rows_replace_those_of_their_table(tmp_path):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from effvid_jax import executor
+from effvid_jax.exits import executor
 
 NEW = [(0, 2), (2, 2), (2, 4), (4, 8)]  # frames that are new in each step
 

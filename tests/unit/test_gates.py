@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from effvid_jax import gate_variants, gates
 from effvid_jax.backbones import blocks
+from effvid_jax.gating import gates, variants
 from effvid_jax.methods import va_red2
 from tests.drawn import OPEN, SHUT, draw
 
@@ -178,7 +178,7 @@ def test_overhead_is_cheap_operations_and_gate():
 
 def test_gradient_of_the_ratio_reaches_the_larger_variants_only():
     V = jnp.array([[0.5, 0.3, 0.2], [0.0, 0.3, 0.2], [0.0, 0.0, 0.2], [0.0, 0.0, 0.0]])
-    value, gradient = gate_variants.share(V, [8, 4, 2]), jax.jacobian(gate_variants.share)(V, [8, 4, 2])
+    value, gradient = variants.share(V, [8, 4, 2]), jax.jacobian(variants.share)(V, [8, 4, 2])
     np.testing.assert_allclose(value, [1, 0.5, 0.25, 0.25])
     per_clip = np.einsum("bbs->bs", gradient)
     assert (per_clip[:, 2] == 0).all(), "nothing pushes the last variant down"

@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from effvid_jax import host_memory
+from effvid_jax.speed import host_memory
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-PROGRAM = "from effvid_jax import host_memory; host_memory.tune(); import os, sys; print(os.environ.get(" \
-          "'GLIBC_TUNABLES'), sys.prefix, sys.argv[1:])"
+PROGRAM = "from effvid_jax.speed import host_memory; host_memory.tune(); import os, sys; " \
+          "print(os.environ.get('GLIBC_TUNABLES'), sys.prefix, sys.argv[1:])"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc")

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import common
+from configs.recipes import base
 from effvid_jax import optim
 
 
 def settings(**changes):
-    config = common.base().optim
+    config = base.defaults().optim
     config.update(changes)
     return config
 

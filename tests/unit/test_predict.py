@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from data_pipelines import VideoError
-from data_pipelines.decode import open_video
 from data_pipelines.synthetic import write_video
+from data_pipelines.video.decode import open_video
 from effvid_jax import cli
 from effvid_jax.predict import Predictor
 

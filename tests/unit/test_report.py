@@ -11,8 +11,9 @@ import cv2
 import numpy as np
 import pytest
 
-from configs import common
-from effvid_jax import cli, plots, report, runs
+from configs.recipes import base
+from effvid_jax import cli, plots, runs
+from effvid_jax.reports import report
 
 
 def read_csv(path):
@@ -89,7 +90,7 @@ def test_many_classes(rng):
 
 
 def network(name, accuracy, multi_label=False):
-    config = common.base()
+    config = base.defaults()
     config.data.multi_label = multi_label
     return report.Network(name, "", config, {
         "val/top1": accuracy, "val/map": accuracy / 2, "val/frames": 8, "val/views": 3, "val/gmacs": 2.0,

@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from effvid_jax import results
+from effvid_jax.reports import results
 
 
 def row(**values):
@@ -75,4 +75,4 @@ def test_update_and_check(tmp_path, capsys):
 
 
 def test_tables_of_this_project_are_up_to_date():
-    assert results.update(check=True) == [], "run: python -m effvid_jax.results"
+    assert results.update(check=True) == [], "run: python -m effvid_jax.reports.results"

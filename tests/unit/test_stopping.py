@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from effvid_jax import stopping
+from effvid_jax.exits import stopping
 
 COSTS = np.array([0.6157, 1.4364, 2.2832, 2.9674, 3.2538])  # MSDNet-38, one frame
 

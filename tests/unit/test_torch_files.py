@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from effvid_jax.torch_files import TorchFileError, read_torch_file
+from effvid_jax.torch_import.files import TorchFileError, read_torch_file
 from tests.unit.fixtures.make_fixtures import value
 
 FIXTURES = Path(__file__).parent / "fixtures"

@@ -17,10 +17,16 @@ from flax.traverse_util import flatten_dict
 from configs import supervised_minik
 from effvid_jax import checkpoint, cli, cost, torch_import
 from effvid_jax.backbones import make_backbone
-from effvid_jax.torch_files import TorchFileError
 from effvid_jax.torch_import import (
-    ImportMismatch, convert, convert_with_report, count_classes, load_torch_state)
-from effvid_jax.torch_naming import select_part
+    ImportMismatch,
+    conversion,
+    convert,
+    convert_with_report,
+    count_classes,
+    load_torch_state,
+)
+from effvid_jax.torch_import.files import TorchFileError
+from effvid_jax.torch_import.naming import select_part
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SMALL = dict(stage_sizes=(1, 1), width=2)  # the network of the fixtures, 4 classes
@@ -278,7 +284,7 @@ def test_where_the_state_dict_is(monkeypatch):
     wrapped = {"module.a": np.zeros(1), "module.b": np.zeros(1)}
 
     def load(content):
-        monkeypatch.setattr(torch_import, "read_torch_file", lambda path: content)
+        monkeypatch.setattr(conversion, "read_torch_file", lambda path: content)
         return [*load_torch_state("f.pth")]
 
     assert load(plain) == [*plain]

@@ -1,0 +1,203 @@
+"""What recipes share: every field with its default, the data sets, stages, and `key=value` arguments.
+
+A config file says how its benchmark differs from here. Sources of the numbers: the released configs of
+CVMI-Lab/ResKD (configs/myconfig/**, configs/_base_/**), commit c6b85a3.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import ml_collections
+
+
+def defaults() -> ml_collections.ConfigDict:
+    """Every field of a config, with its default and what it means."""
+    config = ml_collections.ConfigDict()
+    config.name = ""
+    config.note = ""  # printed at the start: what :tiny and :demo shrink
+    config.seed = 0  # weights, dropout; the data has its own
+
+    config.data = ml_collections.ConfigDict(dict(
+        source="list",  # list | folder | array_record | tfds | synthetic (the embedded benchmark)
+        root="",  # folder that paths are relative to; folder source: the folder of classes
+        train_list="", val_list="",  # list files, shard patterns (array_record), splits (tfds)
+        tfds_name="",
+        list_format="video",  # video: "path label ..." | frames: "dir num_frames label ..."
+        frame_template="img_{:05}.png", start_index=1,
+        classes_file="",
+        num_classes=0,  # 0: count the folders (folder source)
+        multi_label=False,  # train on one randomly drawn label, evaluate mAP on all of them
+        val_share=0.2, split_seed=0,  # folder source without train/ and val/
+        calib_share=0.0,  # of train, held out as the split 'calib' (thresholds of early exits)
+        sampling="segments",  # segments (TSN, TSM: one frame each) | dense (a clip at frame_interval)
+        num_frames=8, frame_interval=1,
+        test_clips=1, twice_sample=False,
+        short_side=256, train_crop="multi_scale",  # multi_scale | random_resized | center
+        crop=224, flip=True,
+        test_short_side=256, test_crop="center", test_crop_size=224,  # center | three
+        batch_size=64, eval_batch_size=64,  # global; the reference has 8 GPUs x 8 clips
+        seed=0, num_threads=16, num_workers=0, prefetch=8,
+        max_broken_share=0.01,  # more broken files than this end the run, by name
+        cache="none", cache_gib=4.0,  # memory: keep decoded clips in RAM
+        synthetic=dict(),  # parameters of the embedded benchmark, see data_pipelines/synthetic.py
+    ))
+    config.model = ml_collections.ConfigDict(dict(
+        backbone="resnet50",
+        resolution=0,  # side of the network's input, resized on the device; 0: as the pipeline crops
+        dropout=0.5,
+        dtype="float32",  # bfloat16: compute type; parameters stay float32
+        bn_groups=0,  # statistics per part of the batch: 0 = per device (the reference), 1 = global
+        options=dict(),  # further fields of the backbone, such as width
+        exits=dict(),  # early exits, see `dynamic_inference` below; {}: none
+    ))
+    config.method = ml_collections.ConfigDict(dict(name="supervised"))
+    config.optim = ml_collections.ConfigDict(dict(
+        name="sgd", lr=0.01, momentum=0.9, weight_decay=1e-4,
+        groups="single",  # single | tsm | swin, see effvid_jax/optim.py
+        clip_norm=20.0, accumulate=1,
+        schedule="cosine_epoch", milestones=(), warmup_epochs=0.0, warmup_ratio=0.1,
+    ))
+    config.train = ml_collections.ConfigDict(dict(
+        num_epochs=50.0, num_steps=0,  # steps win over epochs if not 0
+        log_every_steps=20, eval_every_epochs=5.0, checkpoint_every_steps=1000, keep=2,
+        min_reference_ratio=2.0,  # a frozen teacher below this times chance is refused
+    ))
+    config.init = ml_collections.ConfigDict(dict(
+        checkpoint="",  # workdir whose weights to start from (ImageNet weights: torch_import)
+        skip="",  # regular expression of arrays to leave at their initial values
+        step=0,  # checkpoint step to restore; 0 = the newest
+    ))
+    config.bench = ml_collections.ConfigDict(dict(
+        seconds=60.0,  # to spend on measuring; compiling comes on top
+        batch_size=0,  # 0: that of the data, on a CPU less where clips are large
+        threads=(),  # reading threads to try; (): 1, 2, 4, ... up to twice the cores
+        workers=(1, 2),  # worker processes to try, beside none
+        resolutions=(),  # of inference, in pixels; (): 224, 144, 112, 96, 72, 56, scaled to data.crop
+    ))
+    # Stages of one run: 'teacher,baseline,student' trains them in this order, each in its own folder of
+    # the workdir. A stage is this config with the fields of `stages.<name>` changed; 'student' is the
+    # config itself. Empty: one run, directly in the workdir.
+    config.run = ""
+    config.stages = ml_collections.ConfigDict()
+    return config
+
+
+DATASETS: dict[str, dict[str, Any]] = {
+    "actnet": dict(
+        num_classes=200, num_frames=16, list_format="frames", multi_label=True, root="data/actnet/imgs",
+        train_list="data/actnet/actnet_png_img_train_split.txt",
+        val_list="data/actnet/actnet_png_img_val_split.txt"),
+    # 239 classes; the released configs say 200 in the data, which cannot be evaluated.
+    "fcvid": dict(
+        num_classes=239, num_frames=16, list_format="frames", multi_label=True, root="data/fcvid",
+        train_list="data/fcvid/fcvid_png_img_train_split.txt",
+        val_list="data/fcvid/fcvid_png_img_val_split.txt"),
+    "minik": dict(
+        num_classes=200, num_frames=8, root="data/kinetics400",
+        train_list="data/kinetics400/mini-kinetics/minik_train_videofolder.txt",
+        val_list="data/kinetics400/mini-kinetics/minik_val_videofolder.txt"),
+    "sthv2": dict(
+        num_classes=174, num_frames=8, flip=False, root="data/sthv2/videos",
+        train_list="data/sthv2/sthv2_train_list_videos.txt",
+        val_list="data/sthv2/sthv2_val_list_videos.txt"),
+    # {} is the number of the split.
+    "k400": dict(
+        num_classes=400, root="data/kinetics400",
+        train_list="data/kinetics400/kinetics400_train_list_videos.txt",
+        val_list="data/kinetics400/kinetics400_val_list_videos.txt"),
+    "ucf101": dict(
+        num_classes=101, root="data/ucf101/videos",
+        train_list="data/ucf101/ucf101_train_split_{}_videos.txt",
+        val_list="data/ucf101/ucf101_val_split_{}_videos.txt"),
+    "hmdb51": dict(
+        num_classes=51, root="data/hmdb51/videos",
+        train_list="data/hmdb51/hmdb51_train_split_{}_videos.txt",
+        val_list="data/hmdb51/hmdb51_val_split_{}_videos.txt"),
+    "sthv1": dict(
+        num_classes=174, flip=False, root="data/sthv1/rawframes", list_format="frames",
+        frame_template="{:05}.jpg",
+        train_list="data/sthv1/sthv1_train_list_rawframes.txt",
+        val_list="data/sthv1/sthv1_val_list_rawframes.txt"),
+    "mit": dict(
+        num_classes=339, root="data/mit/videos", train_list="data/mit/mit_train_list_videos.txt",
+        val_list="data/mit/mit_val_list_videos.txt"),
+    "folder": dict(source="folder", num_frames=8, flip=False),
+}
+
+# Short side before cropping, by resolution: the released configs' RS(n).
+SHORT_SIDES = {224: 256, 160: 180, 144: 160, 112: 128, 96: 108, 72: 80, 56: 64}
+
+
+def dataset(config, name: str) -> None:
+    """Sets the fields of a data set; paths are the released layout, relative to the project."""
+    config.data.update(DATASETS[name])
+
+
+def pixels(config, resolution: int) -> None:
+    """Clips of one resolution, from the short side that the released configs crop it from."""
+    short_side = SHORT_SIDES.get(resolution, round(resolution * 8 / 7))
+    config.data.update(dict(short_side=short_side, test_short_side=short_side, crop=resolution,
+                            test_crop_size=resolution))
+
+
+WHOLE = ("method", "options", "exits")
+
+
+def add_stages(config, **others) -> None:
+    """Adds `config.stages`: for each other config the fields in which it differs from this one.
+
+    Differences rather than whole configs, so that `--config.data.root=...` reaches every stage. The
+    dicts of `WHOLE` are replaced, not merged: their fields depend on the method or backbone.
+    """
+    for name, other in others.items():
+        config.stages[name] = _difference(config, other)
+
+
+def _difference(ours, other) -> ml_collections.ConfigDict:
+    out = ml_collections.ConfigDict()
+    for key, value in other.items():
+        if key in ("name", "note", "run", "stages"):
+            continue
+        if isinstance(value, ml_collections.ConfigDict) and key in ours and key not in WHOLE:
+            nested = _difference(ours[key], value)
+            if nested:
+                out[key] = nested
+        elif key not in ours or ours[key] != value:
+            out[key] = value
+    return out
+
+
+# ------------------------------------------------------------------------------ `config.py:arguments`
+def parse_arg(arg: str, **defaults) -> ml_collections.ConfigDict:
+    """`'tiny,backbone=resnet50,resolution=112'` -> the values, typed like their defaults.
+
+    A bare word stands for `word=True`.
+
+    Raises:
+        ValueError: an unknown argument (lists the known ones) or a value of another type.
+    """
+    values = dict(defaults)
+    for item in filter(None, (arg or "").split(",")):
+        key, given, text = item.partition("=")
+        key = key.strip()
+        if key not in defaults:
+            close = difflib.get_close_matches(key, defaults)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"unknown config argument {key!r} in {arg!r}.{hint} Known: "
+                             f"{', '.join(f'{k}={v!r}' for k, v in defaults.items())}.")
+        kind = type(defaults[key])
+        try:
+            values[key] = _parse_bool(text) if kind is bool and given else kind(text) if given else True
+        except ValueError as error:
+            raise ValueError(f"config argument {item!r}: expected {kind.__name__}.") from error
+        if not given and kind is not bool:
+            raise ValueError(f"config argument {key!r} needs a value: {key}={defaults[key]!r}.")
+    return ml_collections.ConfigDict(values)
+
+
+def _parse_bool(text: str) -> bool:
+    if text.lower() not in ("1", "true", "0", "false"):
+        raise ValueError(text)
+    return text.lower() in ("1", "true")

@@ -1,0 +1,70 @@
+"""Recipe of Dynamic Inference: that of TSM, as the paper's own is not known.
+
+Sources: `main.py` and `scripts/` of mit-han-lab/temporal-shift-module; arXiv 2002.03342.
+"""
+
+from __future__ import annotations
+
+import ml_collections
+
+from configs.recipes import base, embedded
+
+
+def recipe(dataset_name: str, arg: str, **defaults):
+    """The config of one data set.
+
+    Arguments: tiny, demo, backbone (msdnet_38, resnet50, resnet101, resnet18, ...), scheme (depth, input,
+    permuted, unified), frames (8, 16), shift (online, offline, none), and `split` where a data set has
+    several.
+    """
+    args = base.parse_arg(
+        arg, tiny=False, demo=False, backbone="resnet50", scheme="unified", frames=16,
+        shift="online", **defaults)
+    config = base.defaults()
+    config.name = f"dynamic_{dataset_name}"
+    base.dataset(config, dataset_name)
+    config.data.num_frames = args.frames
+    config.data.calib_share = 0.05
+    config.model.backbone = args.backbone
+    small = dataset_name in ("ucf101", "hmdb51")
+    config.model.dropout = 0.8 if small else 0.5
+    config.model.exits = ml_collections.ConfigDict(dict(
+        frames=args.frames,
+        scheme=args.scheme,  # depth | input | permuted | unified: panels a-d of the paper's figure
+        route=(),  # by hand: ((frames, depth), ...); (): the scheme's
+        order=(),  # by hand: frames in the order they are consumed; (): the scheme's
+        groups=0,  # groups of frames that a shift does not leave; 0: the scheme's (1 or 2)
+        shift=args.shift,  # online (the paper) | offline (two-sided, for comparison) | none
+        shift_div=8,  # 1/8 of the channels: TSM's; the paper does not say
+        stages=(),  # backbone stage behind each depth; (): MSDNet's exits, or the last three
+        width=2048,  # of exits before the last; ours, fits the paper's parameters
+        share_heads=False,  # one classifier a depth instead of one a checkpoint (as drawn)
+        classifier_std=0.001,
+    ))
+    config.method = ml_collections.ConfigDict(dict(
+        name="dynamic_inference",
+        loss_weights=(),  # per checkpoint; (): 1 each, MSDNet's; the paper does not say
+        distill_weight=0.0, distill_temperature=1.0,  # from the last checkpoint; ours
+        rule="confidence",  # the paper | margin | entropy (ours)
+        search="accuracy",  # of thresholds: accuracy (ours) | msdnet, see effvid_jax/exits/stopping.py
+        budget=0.5,  # mean cost as a share of full inference, for the thresholds
+        budget_gmacs=0.0,  # the same in GMACs per video; 0: `budget` counts
+        thresholds=(),  # by hand, one a checkpoint; (): from the calibration videos
+        calibration_videos=5000,  # at most; their scores are saved with the checkpoint
+        executor="simulate",  # evaluation: compute everything | compact | pool: really stop
+        executor_sizes=(),  # batch sizes to compile beside eval_batch_size; (): halves down to 1/32
+    ))
+    config.optim.update(dict(groups="tsm_fc5", schedule="step", lr=0.01))
+    config.init.skip = "^head_|(^|/)fc/|^stopping/"  # classifiers and thresholds are this data set's
+    config.train.num_epochs = 50.0
+    config.optim.milestones = (20, 40)
+    if dataset_name == "k400":
+        config.data.update(dict(batch_size=128, eval_batch_size=64))
+        config.optim.lr = 0.02
+    if small:  # fine-tuned from Kinetics-400: only the first batch norm moves
+        for name in ("train_list", "val_list"):
+            config.data[name] = config.data[name].format(args.split)
+        config.optim.update(dict(lr=0.001, milestones=(10, 20), groups="tsm"))
+        config.train.num_epochs = 25.0
+        config.model.options = ml_collections.ConfigDict(dict(partial_bn=True))
+    return embedded.finish(config, args)

@@ -1,0 +1,90 @@
+"""Recipes of ResKD and of the plain networks it is compared with.
+
+Source: the released configs of CVMI-Lab/ResKD (configs/myconfig/**), commit c6b85a3.
+"""
+
+from __future__ import annotations
+
+import ml_collections
+
+from configs.recipes import base, embedded
+
+
+def supervised_tsn(dataset_name: str, backbone: str, resolution: int) -> ml_collections.ConfigDict:
+    """Teachers and baselines on segments: SGD, 50 epochs, cosine per epoch, batch 8 x 8."""
+    config = base.defaults()
+    config.name = f"supervised_{dataset_name}"
+    base.dataset(config, dataset_name)
+    base.pixels(config, resolution)
+    config.model.backbone = backbone
+    config.optim.groups = "tsm"
+    if backbone == "resnet50" and resolution < 224:  # tsn_r50_{160,112,96,72}p_*
+        config.optim.update(dict(groups="single", clip_norm=40.0))
+    return config
+
+
+def reskd(dataset_name: str, supervised, args, num_epochs: int, options=None):
+    """The ResKD recipe on segments, with its teacher and baseline as stages.
+
+    Args:
+        dataset_name: key of `DATASETS`, or 'folder'.
+        supervised: `get_config` of the supervised config of this data set.
+        args: parsed arguments: tiny, demo, backbone, teacher, resolution, distill.
+        num_epochs: of the student.
+        options: further fields of the student's backbone.
+    """
+    if args.distill not in ("both", "model", "resolution"):
+        raise ValueError(f"config argument distill={args.distill!r}: expected both, model or resolution.")
+    teacher = args.backbone if args.distill == "resolution" else args.teacher
+    high = args.resolution if args.distill == "model" else 224
+    size = "tiny," if args.tiny else "demo," if args.demo else ""
+    teacher_config = supervised(f"{size}backbone={teacher},resolution={high}")
+    baseline_config = supervised(f"{size}backbone={args.backbone},resolution={args.resolution}")
+
+    config = base.defaults()
+    config.name = f"reskd_{dataset_name}"
+    base.dataset(config, dataset_name)
+    base.pixels(config, high)
+    config.model.update(dict(backbone=args.backbone, resolution=args.resolution))
+    config.model.options = ml_collections.ConfigDict(options or {})
+    config.train.num_epochs = float(num_epochs)
+    reskd_method(config, teacher_resolution=high)
+    if dataset_name == "folder":
+        folder(config, args)
+    embedded.finish(config, args)
+    base.add_stages(config, teacher=teacher_config, baseline=baseline_config)
+    if size:
+        config.run = "teacher,baseline,student"
+    return config
+
+
+def folder(config, args) -> ml_collections.ConfigDict:
+    """Settings of a user's own clips, which are few: shorter epochs, and `:small` for a CPU."""
+    config.data.update(dict(batch_size=16, eval_batch_size=16, max_broken_share=0.1))
+    config.optim.lr = 0.0025  # 0.01 at batch 64, scaled with the batch
+    config.train.update(dict(num_epochs=30.0 if config.method.name == "supervised" else 60.0,
+                             checkpoint_every_steps=200))
+    if args.small:
+        config.note = "small: 64 pixels stand for 224 and 32 for 112, a ResNet of width 16."
+        crop = embedded.small(config.data.crop)
+        base.pixels(config, crop)
+        if config.method.name == "reskd":
+            config.model.resolution = embedded.small(config.model.resolution)
+            config.method.teacher_resolution = embedded.small(config.method.teacher_resolution)
+        embedded.small_network(config)
+        config.optim.lr = 0.05
+    return config
+
+
+def reskd_method(config, teacher_resolution: int) -> None:
+    """Adds `config.method` of ResKD with the released settings."""
+    config.method = ml_collections.ConfigDict(dict(
+        name="reskd",
+        teacher="",  # workdir of the trained or imported teacher
+        teacher_resolution=teacher_resolution,  # Table 6, "model distillation": the student's
+        loss="feature",  # feature | position_kl | frame_kl | clip_kl (Table 5)
+        weight=100.0,
+        temperature=2.0,  # of the KL losses
+        kl_mean="element",  # element: divide by positions x classes, as torch does | row
+        teacher_bn="batch",  # batch: as the released code executes | running: evaluation mode
+    ))

@@ -1,0 +1,118 @@
+"""Batches of clips by number: the pure functions that the loader calls, in any thread or process.
+
+Global row q of training batch k is clip position k·B + q of an endless shuffled stream, and process
+p of P builds the rows p·B/P to (p+1)·B/P - 1: the batches of all processes, one after the other,
+are the batch of a single process. The random numbers of a position come from (seed, position).
+"""
+
+import itertools
+import json
+
+import numpy as np
+
+from data_pipelines.batches import clips
+from data_pipelines.errors import DataError, VideoError
+from data_pipelines.sources.base import Source
+from data_pipelines.sources.broken import allowed_broken, too_many_broken
+
+
+class _Batches:
+    """What both kinds share: the rows of this process, empty batches, reporting."""
+
+    def __init__(self, source: Source, options, batch_size: int, process_index: int,
+                 process_count: int):
+        self._source, self._options, self._batch_size = source, options, batch_size
+        rows = batch_size // process_count
+        self._rows = range(process_index * rows, (process_index + 1) * rows)
+
+    def _empty(self, *video_shape):
+        rows = len(self._rows)
+        return {"video": np.zeros((rows, *video_shape), np.uint8),
+                "label": np.zeros(rows, np.int32),
+                "mask": np.zeros(rows, np.float32),
+                "id": np.full(rows, -1, np.int64)}
+
+    def __call__(self, *arguments) -> dict:
+        """Builds a batch, and adds 'report', which travels with it between processes.
+
+        An error is reported, not raised: grain would add its own lines to the message.
+        """
+        broken = []
+        try:
+            batch, error = self._build(broken, *arguments), ""
+        except DataError as caught:
+            batch, error = {}, str(caught)
+        return batch | {"report": json.dumps([broken, error])}
+
+
+def open_report(batch: dict) -> list[tuple[int, str, str]]:
+    """Takes the report out of a batch and returns the broken clips in it: (index, name, reason).
+
+    Raises:
+      DataError: that building the batch ended with.
+    """
+    broken, error = json.loads(batch.pop("report"))
+    if error:
+        raise DataError(error)
+    return broken
+
+
+class TrainBatches(_Batches):
+    """batches(step, indices) builds the local rows of one training batch.
+
+    `indices` has the clip index of every row of the global batch. A clip that cannot be read is
+    replaced by another one of the split, drawn from (seed, position, attempt).
+    """
+
+    def _build(self, broken, step, indices_B):
+        options = self._options
+        batch = self._empty(options.num_frames, options.crop, options.crop, 3)
+        for i, row in enumerate(self._rows):
+            position = step * self._batch_size + row
+            index, video, label = self._read(position, int(indices_B[row]), broken)
+            batch["video"][i], batch["label"][i], batch["id"][i] = video, label, index
+        batch["mask"][:] = 1
+        return batch
+
+    def _read(self, position, index, broken):
+        seed, share = self._options.seed, self._options.max_broken_share
+        for attempt in itertools.count(1):
+            try:
+                rng = np.random.default_rng([seed, position])
+                return index, *clips.train_clip(self._source, self._options, index, rng)
+            except VideoError as error:
+                broken.append((index, error.name, error.reason))
+            distinct = dict((clip[0], clip[1:]) for clip in broken)
+            if len(distinct) > allowed_broken(self._source, share):
+                raise too_many_broken(self._source, share, list(distinct.values()))
+            draw = np.random.default_rng([seed, position, attempt])
+            index = int(draw.integers(len(self._source)))
+
+
+class EvalBatches(_Batches):
+    """batches(step) builds the local rows of one evaluation batch; every clip has exactly one row.
+
+    Rows beyond the last clip have mask 0 and id -1; a clip that cannot be read has zeros, mask 0
+    and its id.
+    """
+
+    def _build(self, broken, step):
+        options = self._options
+        size = options.test_crop_size
+        batch = self._empty(clips.num_views(options), options.num_frames, size, size, 3)
+        if options.multi_label:
+            batch["labels"] = np.zeros((len(self._rows), len(self._source.class_names)), np.uint8)
+        for i, row in enumerate(self._rows):
+            index = step * self._batch_size + row
+            if index >= len(self._source):
+                break
+            batch["id"][i] = index
+            try:
+                video, labels = clips.eval_clip(self._source, options, index)
+            except VideoError as error:
+                broken.append((index, error.name, error.reason))
+                continue
+            batch["video"][i], batch["label"][i], batch["mask"][i] = video, labels[0], 1
+            if options.multi_label:
+                batch["labels"][i, labels] = 1
+        return batch

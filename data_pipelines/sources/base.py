@@ -1,0 +1,64 @@
+"""The interface of all sources of clips."""
+
+import abc
+import shlex
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from data_pipelines.video.reader import VideoReader
+
+
+class Entry(NamedTuple):
+    """What is known of a clip without opening it: its name in messages, and its labels."""
+    name: str
+    labels: tuple[int, ...]
+
+
+class Source(abc.ABC):
+    """A random-access, picklable sequence of clips.
+
+    Attributes:
+      class_names: name of every class; its length is the number of classes.
+      description: where the clips come from, for messages, e.g. "data.val_list='val.txt'".
+      check_command: shell command that decodes every clip and lists the broken ones.
+    """
+    class_names: list[str]
+    description: str
+    check_command: str
+
+    @abc.abstractmethod
+    def __len__(self) -> int:
+        """Number of clips."""
+
+    @abc.abstractmethod
+    def entry(self, index: int) -> Entry:
+        """Returns name and labels of clip `index`."""
+
+    @abc.abstractmethod
+    def open(self, index: int) -> VideoReader:
+        """Returns a reader of clip `index`; raises `VideoError` if it cannot be opened."""
+
+    def read(self, index: int) -> tuple[Entry, VideoReader]:
+        """Returns both at once: sources whose entries are not in memory read a record only once."""
+        return self.entry(index), self.open(index)
+
+    @abc.abstractmethod
+    def key(self, index: int) -> tuple:
+        """Returns what identifies the content of a clip in this process (for the frame cache)."""
+
+
+def default_class_names(num_classes: int) -> list[str]:
+    """Names for a data set that comes without: "class 0", "class 1", ..."""
+    return [f"class {k}" for k in range(num_classes)]
+
+
+def shorten(names: Sequence[str], limit: int = 5) -> str:
+    """The first few names of a longer list, for messages."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(str(name) for name in names[:limit]) + more
+
+
+def check_command(**flags: str | int) -> str:
+    """The command that decodes every clip of a source and lists the broken ones."""
+    arguments = [shlex.quote(f"--{name}={value}") for name, value in flags.items()]
+    return " ".join(["python -m data_pipelines.check_videos", *arguments])

@@ -1,0 +1,97 @@
+"""`make_source`: the source of clips that a data configuration names.
+
+Everything that can be wrong with a data set as a whole is found here, before anything is decoded.
+"""
+
+import types
+
+import numpy as np
+
+from data_pipelines.errors import DataError
+from data_pipelines.options import check_choice
+from data_pipelines.sources.base import Source
+from data_pipelines.sources.files import folder_source, list_source
+from data_pipelines.sources.shards import ArrayRecordSource, TfdsSource
+
+
+def make_source(config, split: str) -> Source:
+    """Builds the source of one split.
+
+    Args:
+      config: the data configuration (`config.data`) as `options.plain_options` returns it.
+      split: 'train', 'val', or another name NAME for which the configuration has a field NAME_list.
+        With data.calib_share also 'calib': that share of 'train', which is then without it.
+
+    Raises:
+      DataError: see the sources; unknown data.source or split; nothing to hold out.
+    """
+    check_choice("source", config.source, _SOURCES)
+    share = getattr(config, "calib_share", 0.0)
+    if share and split in ("train", "calib"):
+        source = _SOURCES[config.source](config, "train")
+        return HeldOut(source, share, config.split_seed, split == "calib")
+    if split == "calib" and config.source != "folder" and not hasattr(config, "calib_list"):
+        raise DataError("split 'calib' (videos to choose thresholds on): set data.calib_share to the share "
+                        "of the training clips to hold out for it, such as 0.05.")
+    if config.source != "folder":
+        check_choice("split", split, split_names(config), prefix="")
+    return _SOURCES[config.source](config, split)
+
+
+class HeldOut(Source):
+    """One side of a split of another source in two: the share that is held out, or the rest.
+
+    Which clips are held out depends on the seed and the number of clips alone.
+    """
+
+    def __init__(self, source: Source, share: float, seed: int, held_out: bool):
+        count = round(share * len(source))
+        if not 0 < count < len(source):
+            raise DataError(f"data.calib_share={share} holds out {count} of {len(source)} training clips "
+                            f"for calibration: set a share between 0 and 1 that leaves some for both.")
+        order = np.random.default_rng([seed, len(source)]).permutation(len(source))
+        self._source = source
+        self._indices = np.sort(order[:count] if held_out else order[count:])
+        self.class_names = source.class_names
+        self.description = (f"{source.description} ({'held-out part' if held_out else 'the rest'} by "
+                            f"data.calib_share={share})")
+        self.check_command = source.check_command
+
+    def __len__(self):
+        return len(self._indices)
+
+    def entry(self, index):
+        return self._source.entry(int(self._indices[index]))
+
+    def open(self, index):
+        return self._source.open(int(self._indices[index]))
+
+    def read(self, index):
+        return self._source.read(int(self._indices[index]))
+
+    def key(self, index):
+        return self._source.key(int(self._indices[index]))
+
+
+def split_names(config) -> list[str]:
+    """Names of the splits of a configuration: all X for which it has a field X_list."""
+    return [name.removesuffix("_list") for name in vars(config) if name.endswith("_list")]
+
+
+def _synthetic_source(config, split):
+    from data_pipelines import synthetic  # writes videos: not needed for anything else
+
+    train_list, val_list, classes_file, root = synthetic.ensure_built(config)
+    return list_source(types.SimpleNamespace(**{
+        **vars(config), "train_list": str(train_list), "val_list": str(val_list),
+        "classes_file": str(classes_file), "root": str(root), "list_format": "video",
+        "multi_label": False, "num_classes": 0}), split)
+
+
+_SOURCES = {
+    "list": list_source,
+    "folder": folder_source,
+    "array_record": ArrayRecordSource,
+    "tfds": TfdsSource,
+    "synthetic": _synthetic_source,
+}

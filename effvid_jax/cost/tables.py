@@ -1,0 +1,234 @@
+"""`docs/cost.md`: our costs beside the figures of the three papers, each in its paper's convention.
+
+    python -m effvid_jax.cost.tables                        # prints the page
+    python -m effvid_jax.cost.tables --write docs/cost.md   # rewrites it
+
+Every row of `ROWS` is one printed figure. Where a paper leaves the network open, the row says in words
+which choice makes it fit, and a figure that no reading meets within 1 % is listed as unresolved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import tabulate
+
+from effvid_jax import cost
+from effvid_jax.backbones import blocks, make_backbone
+from effvid_jax.exits import network, routes
+
+TOLERANCE = 0.01  # of a figure that counts as met
+
+RESKD, DYNAMIC, VARED = "ResKD", "Dynamic Inference", "VA-RED2"
+
+
+# --------------------------------------------------------------------------- networks beyond backbones
+class Localiser(nn.Module):
+    """A 3-D trunk with the channel-fusion head of YOWO (arXiv 1911.06644 §3) and no 2-D branch.
+
+    The head sees one map of the clip: 1x1 to 1024, 3x3, attention over channels (a Gram matrix, no
+    convolution), 3x3, 1x1, and a 1x1 to 5 anchors x (classes + 5).
+
+    Attributes:
+        trunk: a backbone; its classifier is not used.
+        classes: of actions; 21 for J-HMDB.
+    """
+
+    trunk: nn.Module
+    classes: int = 21
+
+    @nn.compact
+    def __call__(self, x_BTHWC, train: bool = False):
+        x = self.trunk.run_stem(x_BTHWC, train)
+        for stage in range(1, self.trunk.num_stages + 1):
+            x = self.trunk.run_stage(stage, x, train)
+        x = x.mean(axis=1, keepdims=True)  # (B, 1, h, w, C)
+        for number, kernel in enumerate((1, 3), start=1):
+            x = self._unit(x, kernel, f"fusion{number}")
+        x_BNC = x.reshape(x.shape[0], -1, x.shape[-1])
+        gram_BCC = blocks.einsum("bnc,bnd->bcd", x_BNC, x_BNC)
+        x = x + blocks.einsum("bnc,bdc->bnd", x_BNC, blocks.softmax(gram_BCC)).reshape(x.shape)
+        x = self._unit(x, 3, "fusion3")
+        x = blocks.Conv(1024, (1, 1), use_bias=True, name="fusion4")(x)
+        return blocks.Conv(5 * (self.classes + 5), (1, 1), name="boxes")(x), {}
+
+    def _unit(self, x, kernel: int, name: str):
+        return blocks.ConvBN(1024, (kernel, kernel), 1, kernel // 2, name=name)(x)
+
+
+def _localiser(backbone: str) -> nn.Module:
+    return Localiser(make_backbone(backbone, num_classes=21))
+
+
+def _with_three_exits(backbone: str) -> nn.Module:
+    """Exits after stages 2, 3 and 4; how they look is our choice, see `effvid_jax.exits.network`."""
+    route = tuple(routes.Checkpoint(frames=1, depth=depth) for depth in (1, 2, 3))
+    return network.ExitNet(make_backbone(backbone, num_classes=400), 400, route, order=(0,), group=1,
+                         exit_stages=(2, 3, 4))
+
+
+# ------------------------------------------------------------------------------------------------ rows
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One figure of a paper.
+
+    Attributes:
+        paper: whose table.
+        what: the row there.
+        published: the figure: 10^9 multiply-adds of a clip and its views, or 10^6 parameters.
+        backbone: name, or what to call `network`.
+        clip: (T, H, W) of a view.
+        classes, options, views, convention: see `cost.count` and `make_backbone`.
+        remark: what a reader should know, such as what was chosen freely.
+        network: makes the model where it is more than a backbone.
+        parameters: compare these.
+        unresolved: no reading is within `TOLERANCE`; this is the nearest.
+    """
+
+    paper: str
+    what: str
+    published: float
+    backbone: str
+    clip: tuple[int, int, int]
+    classes: int = 400
+    convention: str = "macs"
+    views: int = 1
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    remark: str = ""
+    network: Callable[[], nn.Module] | None = None
+    parameters: bool = False
+    unresolved: bool = False
+
+    def ours(self) -> float:
+        """Our figure in the unit of `published`."""
+        model = (self.network() if self.network else
+                 make_backbone(self.backbone, num_classes=self.classes, **self.options))
+        found = cost.count(model, (*self.clip, 3), self.convention, self.views)
+        return found.params / 1e6 if self.parameters else found.gmacs
+
+
+def _reskd() -> list[Row]:
+    rows = [Row(RESKD, f"Table 4, TSN-ResNet-50, {side}p", figure, "resnet50", (16, side, side), 200, "mmcv",
+                remark="printed 17.4; the counter has 17.347" if side == 112 else "")
+            for side, figure in ((224, 65.9), (144, 28.3), (112, 17.4), (96, 12.1), (72, 8.3), (56, 4.8))]
+    rows.append(Row(RESKD, "Table 1, Mini-Kinetics", 8.7, "resnet50", (8, 112, 112), 200, "mmcv"))
+    for name, backbone, frames, views, figures in (
+            ("SlowOnly", "slowonly_resnet50", 8, 30, (1260, 332)),
+            ("Swin-S", "swin3d_s", 32, 12, (1639, 421))):
+        remark = "attention products are not counted; with them 1988 and 506" if views == 12 else ""
+        rows += [Row(RESKD, f"Table 3, {name}, {side}p", figure, backbone, (frames, side, side), 400, "mmcv",
+                     views, remark=remark) for side, figure in zip((224, 112), figures)]
+    return rows
+
+
+def _dynamic_inference() -> list[Row]:
+    heads = ("free choice among 24 head designs that fit: three 400-way heads, after stages 2 and 3 a biased "
+             "1x1 convolution to 2048 channels with batch norm before the linear layer")
+    return [
+        Row(DYNAMIC, "MSDNet-38 (Full), 16 frames", 52, "msdnet_38", (16, 224, 224), 400, "msdnet"),
+        Row(DYNAMIC, "MSDNet-38, M parameters", 62.31, "msdnet_38", (1, 224, 224), 1000, "msdnet",
+            parameters=True, remark="counted with 1000-way heads; 60.31 with Kinetics' 400 classes"),
+        Row(DYNAMIC, "TSN and TSM, ResNet-50, 8 frames", 33, "tsm_resnet50", (8, 224, 224)),
+        Row(DYNAMIC, "TSN and TSM, ResNet-50, 16 frames", 65, "tsm_resnet50", (16, 224, 224)),
+        Row(DYNAMIC, "the same, in another table", 64, "tsm_resnet50", (16, 224, 224), unresolved=True,
+            remark="the paper prints 64 and 65 for one network; twice its 8 frames is 65.4"),
+        Row(DYNAMIC, "ResNet-50 with exits, M parameters", 29.12, "resnet50 + exits", (1, 224, 224),
+            remark=heads, parameters=True, network=lambda: _with_three_exits("resnet50")),
+        Row(DYNAMIC, "ResNet-101 with exits, M parameters", 48.12, "resnet101 + exits", (1, 224, 224),
+            remark="as for ResNet-50", parameters=True, network=lambda: _with_three_exits("resnet101")),
+    ]
+
+
+def _va_red2() -> list[Row]:
+    variant = ("free choice of the public variant that fits (every convolution factored, 83 channels in the "
+               "stem); the three figures are one, cost is linear in frames")
+    larger = {"head_pool": (16, 7, 7)}  # PySlowFast's head, trained at 224: 2x2 positions at 256
+    rows = [Row(VARED, f"R(2+1)D-18, {frames} frames", figure, "r2plus1d_18_vared", (frames, 128, 128), 200,
+                "thop", remark=variant if frames == 8 else "")
+            for frames, figure in ((8, 27.7), (16, 55.2), (32, 110.5))]
+    rows += [Row(VARED, f"I3D, {frames} frames", figure, "i3d_tp", (frames, 256, 256), 400, "thop",
+                 remark="IBM's I3D with temporal pooling" if frames == 16 else "")
+             for frames, figure in ((16, 56.0), (32, 112.0))]
+    return rows + [
+        Row(VARED, "X3D-M, Mini-Kinetics", 6.20, "x3d_m", (16, 256, 256), 200, options=larger,
+            remark="fits without batch norms only: the paper mixes conventions"),
+        Row(VARED, "X3D-M, Kinetics-400", 6.42, "x3d_m", (16, 256, 256), 400, "thop", options=larger,
+            remark="fits with batch norms only"),
+        Row(VARED, "J-HMDB, I3D", 43.9, "i3d_tp + YOWO head", (16, 224, 224), 21,
+            network=lambda: _localiser("i3d_tp"),
+            remark="free choice of the head: YOWO's channel fusion without its 2-D branch"),
+        Row(VARED, "J-HMDB, X3D-M", 5.75, "x3d_m + YOWO head", (16, 224, 224), 21,
+            network=lambda: _localiser("x3d_m"), remark="the same head meets both figures"),
+        Row(VARED, "dilated ResNet-18", 10.6, "dilated_resnet18", (1, 224, 224), 150,
+            remark="free choice: the encoder alone, of CSAILVision's semantic segmentation"),
+        *(Row(VARED, f"TPN, {frames} frames", figure, "tpn_r2plus1d_18", (frames, 128, 128), 200, "thop",
+              remark="free choice of backbone and levels; TPN's released network has "
+                     f"{50.3 * frames / 8:.1f}") for frames, figure in ((8, 28.5), (16, 56.8))),
+        Row(VARED, "CorrNet", 60.8, "corrnet_r2plus1d_18", (16, 128, 128), 200, "thop",
+            remark="free choice: CorrNet's blocks on the R(2+1)D-18 above"),
+    ]
+
+
+ROWS: Sequence[Row] = (*_reskd(), *_dynamic_inference(), *_va_red2())
+
+
+# ------------------------------------------------------------------------------------------------ page
+HEADER = """# Costs beside the papers
+
+Written by `python -m effvid_jax.cost.tables --write docs/cost.md`; a test keeps it up to date. What the
+papers call GFLOPs are multiply-adds, and each counts its own selection of them: the column "convention"
+names the rule (`python -m effvid_jax.cost --convention`, explained in `effvid_jax/cost/counting.py`). Figures are
+10^9 per clip including its views, or millions of parameters where the row says so. "unresolved" marks what
+no reading of ours meets within 1 %.
+"""
+PAPERS = {RESKD: "ResKD (arXiv 2209.12797)", DYNAMIC: "Dynamic Inference (arXiv 2002.03342)",
+          VARED: "VA-RED2 (arXiv 2102.07887)"}
+COLUMNS = ("paper", "row", "backbone", "input", "convention", "paper's", "ours", "difference", "remark")
+
+
+def differences() -> list[tuple[Row, float, float]]:
+    """(row, our figure, its relative difference to the paper's) of every row; traces, runs nothing."""
+    found = [(row, row.ours()) for row in ROWS]
+    return [(row, ours, ours / row.published - 1) for row, ours in found]
+
+
+def page() -> str:
+    """The text of docs/cost.md."""
+    lines = []
+    for row, ours, difference in differences():
+        views = f", {row.views} views" if row.views > 1 else ""
+        remark = ("**unresolved**: " if row.unresolved else "") + row.remark
+        digits = max(1, 4 - int(math.log10(ours)))
+        lines.append((
+            PAPERS[row.paper].split(" (")[0], row.what, f"`{row.backbone}`",
+            f"{'x'.join(map(str, row.clip))}, {row.classes} classes{views}",
+            "parameters" if row.parameters else f"`{row.convention}`", f"{row.published:g}",
+            f"{ours:.{digits}f}", f"{difference:+.2%}", remark))
+    sources = "; ".join(PAPERS.values())
+    return f"{HEADER}\n{tabulate.tabulate(lines, COLUMNS, 'github', disable_numparse=True)}\n\n{sources}.\n"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command; see the module docstring."""
+    parser = argparse.ArgumentParser(prog="python -m effvid_jax.cost.tables",
+                                     description="Our costs beside the figures of the papers.")
+    parser.add_argument("--write", metavar="FILE", help="write the page here instead of printing it")
+    args = parser.parse_args(argv)
+    jax.config.update("jax_platforms", "cpu")  # nothing runs: do not wait for an accelerator
+    text = page()
+    if not args.write:
+        sys.stdout.write(text)
+        return
+    with open(args.write, "w", encoding="utf-8") as f:
+        f.write(text)
+
+
+if __name__ == "__main__":
+    main()

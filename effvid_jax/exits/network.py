@@ -1,0 +1,260 @@
+"""A backbone with exits along a route through the grid of frames x depth.
+
+Dynamic Inference, arXiv 2002.03342: at checkpoint (n, d) a head reads the mean, over the n frames seen so
+far, of what they look like at depth d. The same network runs in two forms with equal results:
+
+    dense          module.apply(variables, clip)            all frames, all depths: training, simulation
+    progressive    run_segment(module, variables, k, ...)   checkpoint after checkpoint: real early exit
+
+They are equal if nothing at an early checkpoint depends on later frames: `shifts.OnlineShift` keeps
+that, an ordinary temporal shift does not.
+
+How an exit of a plain backbone looks is not published. Ours: pool, and before the last depth lift to
+`exit_width` channels (linear, batch norm, ReLU); then one linear classifier a checkpoint. With 2048
+channels after stages 2 and 3, three heads and 400 classes this gives the paper's parameter counts
+(29.12 M and 48.12 M for ResNet-50 and -101), as 23 other designs do. MSDNet brings its own exits.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from effvid_jax.backbones import blocks, shifts
+from effvid_jax.exits import routes
+
+
+class ExitNet(nn.Module):
+    """See the module docstring.
+
+    Attributes:
+        backbone: any backbone for routes along the depth; one that treats frames one by one, or
+            exchanges channels by `shifts.OnlineShift`, for routes along the frames.
+        num_classes: K.
+        route: checkpoints, see `effvid_jax.exits.routes`.
+        order: order in which frames are consumed; positions of a route count in it.
+        group: frames of a group, as in the backbone's `shifts.OnlineShift`; 0: all.
+        exit_stages: stage of the backbone behind each depth, from depth 1 on.
+        exit_width: channels that exits before the last are lifted to; 0: no lift.
+        share_heads: one linear classifier a depth instead of one a checkpoint.
+        dropout: rate before the classifiers.
+        classifier_std: of the classifiers' initial weights.
+        bn_groups, dtype: see `blocks.BatchNorm`, `ResNet`.
+    """
+
+    backbone: nn.Module
+    num_classes: int
+    route: tuple[routes.Checkpoint, ...]
+    order: tuple[int, ...]
+    group: int
+    exit_stages: tuple[int, ...]
+    exit_width: int = 2048
+    share_heads: bool = False
+    dropout: float = 0.0
+    classifier_std: float = 0.001
+    bn_groups: int = 1
+    dtype: Any = None
+
+    def setup(self):
+        last = self.exit_stages[-1]
+        self.own_exits = hasattr(self.backbone, "pool_exit")
+        lifts = self.exit_width and not self.own_exits
+        depths = [d for d, stage in enumerate(self.exit_stages, 1) if stage != last]
+        used = {c.depth for c in self.route}
+        self.lift = {str(d): blocks.Dense(self.exit_width, dtype=self.dtype)
+                     for d in depths if lifts and d in used}
+        self.lift_bn = {d: blocks.BatchNorm(groups=self.bn_groups, dtype=self.dtype)
+                        for d in self.lift}
+        self.drop = nn.Dropout(self.dropout)
+        heads = sorted(used) if self.share_heads else range(1, len(self.route) + 1)
+        self.head = {str(h): blocks.Dense(
+            self.num_classes, dtype=self.dtype,
+            kernel_init=nn.initializers.normal(self.classifier_std)) for h in heads}
+
+    @property
+    def num_stages(self) -> int:
+        """Stages of the backbone."""
+        return self.exit_stages[-1]
+
+    def run_depths(self, x, start: int, stop: int, train: bool = False):
+        """Frames (`start` = 0: a clip; else the map or state at that depth) -> at depth `stop`."""
+        maps = {}
+        first = self.exit_stages[start - 1] if start else 0
+        if not start:
+            x = self.backbone.run_stem(x, train)
+        for stage in range(first + 1, self.exit_stages[stop - 1] + 1 if stop else first + 1):
+            x = maps[f"stage{stage}"] = self.backbone.run_stage(stage, x, train)
+        return x, maps
+
+    def pool(self, depth: int, state, train: bool = False):
+        """State at a depth -> what the head reads of each frame (B, T, C)."""
+        if self.own_exits:
+            return self.backbone.pool_exit(self.exit_stages[depth - 1], state, train)
+        x = blocks.global_avg_pool(state)
+        if str(depth) in self.lift:
+            x = blocks.relu(self.lift_bn[str(depth)](self.lift[str(depth)](x), train))
+        return x
+
+    def classify(self, checkpoint: int, merged_BC, train: bool = False):
+        """Head of a checkpoint (from 0) on the mean over frames -> logits (B, K)."""
+        name = self.route[checkpoint].depth if self.share_heads else checkpoint + 1
+        return self.head[str(name)](self.drop(merged_BC, deterministic=not train))
+
+    def __call__(self, x_BTHWC, train: bool = False):
+        """All frames through all depths.
+
+        Args:
+            x_BTHWC: normalised clip (B, T, H, W, 3), frames in natural order.
+            train: batch statistics and dropout on.
+
+        Returns:
+            logits (B, K) of the last checkpoint, and a dict: 'checkpoints' (B, m, K) logits of all;
+            'stage1'... the backbone's states, frames in natural order; 'features' the last map;
+            'pooled' (B, T, C) what the last head reads of each frame.
+        """
+        assert x_BTHWC.shape[1] == len(self.order), (x_BTHWC.shape, self.order)
+        x = x_BTHWC[:, jnp.array(self.order)]
+        out, logits = {}, {}
+        pooled_BTC = None
+        for depth in range(1, len(self.exit_stages) + 1):
+            x, maps = self.run_depths(x, depth - 1, depth, train)
+            out |= maps
+            here = [(k, c.frames) for k, c in enumerate(self.route) if c.depth == depth]
+            if here:
+                most = max(frames for _, frames in here)
+                seen = jax.tree.map(lambda a: a[:, :most], x)  # noqa: B023
+                pooled_BTC = self.pool(depth, seen, train)
+                for k, frames in here:
+                    logits[k] = self.classify(k, pooled_BTC[:, :frames].mean(axis=1), train)
+        back = jnp.argsort(jnp.array(self.order))
+        out = {name: jax.tree.map(lambda a: a[:, back], maps) for name, maps in out.items()}
+        last = out[f"stage{self.num_stages}"]
+        out["features"] = jax.tree.leaves(last)[-1]  # of several scales the coarsest
+        out["pooled"] = pooled_BTC[:, back]
+        out["checkpoints"] = jnp.stack([logits[k] for k in range(len(self.route))], axis=1)
+        return logits[len(self.route) - 1], out
+
+
+    def full(self, x_BTHWC):
+        """The network without early exits: all frames, all depths, the last head alone -> logits (B, K).
+
+        What full inference costs, and what early exits have to beat on the clock.
+        """
+        x = x_BTHWC[:, jnp.array(self.order)]
+        x, _ = self.run_depths(x, 0, len(self.exit_stages))
+        return self.classify(len(self.route) - 1, self.pool(len(self.exit_stages), x).mean(axis=1))
+
+
+def make_exit_net(exits, make_backbone, num_classes: int, **options) -> ExitNet:
+    """The network that a `config.model.exits` describes (see `configs/recipes/dynamic_inference.py`).
+
+    Args:
+        exits: config with `frames`, `scheme`, `route`, `order`, `groups`, `shift`, `shift_div`,
+            `stages`, `width`, `share_heads`, `classifier_std`.
+        make_backbone: (shift, or nothing) -> module.
+        num_classes: K.
+        options: further fields of `ExitNet`.
+
+    Raises:
+        ValueError: a route, order or shift that does not fit frames or backbone.
+    """
+    frames = exits.frames
+    plain = make_backbone()
+    stages = tuple(exits.stages)
+    if not stages:  # every exit of its own, or the last three stages
+        first = 1 if hasattr(plain, "pool_exit") else max(1, plain.num_stages - 2)
+        stages = tuple(range(first, plain.num_stages + 1))
+    if sorted(set(stages)) != list(stages) or stages[0] < 1 or stages[-1] != plain.num_stages:
+        raise ValueError(f"config.model.exits.stages={stages}: expected stages of the backbone in "
+                         f"order, ending with the last, {plain.num_stages}.")
+    if exits.route:
+        route = routes.check_route(exits.route, frames, len(stages))
+    else:
+        route = routes.scheme_route(exits.scheme, frames, len(stages))
+    order = (routes.check_order(exits.order, frames) if exits.order else
+             routes.frame_order(frames, exits.scheme))
+    by_frames = route[0].frames < frames
+    if by_frames and not hasattr(plain, "shift"):
+        raise ValueError(f"{type(plain).__name__} mixes frames inside, so its exits can only lie along "
+                         f"the depth: use config.model.exits.scheme='depth', or a 2-D backbone.")
+    groups = exits.groups or (1 if exits.scheme in ("depth", "input") else 2)
+    if frames % groups:
+        raise ValueError(f"config.model.exits.groups={groups} does not divide {frames} frames.")
+    kinds = {"online": partial(shifts.OnlineShift, group=frames // groups, div=exits.shift_div),
+             "offline": partial(shifts.temporal_shift, div=exits.shift_div), "none": None}
+    if exits.shift not in kinds:
+        raise ValueError(f"config.model.exits.shift={exits.shift!r}: expected one of {list(kinds)}.")
+    backbone = make_backbone(shift=kinds[exits.shift]) if hasattr(plain, "shift") else plain
+    return ExitNet(backbone, num_classes, route, order, frames // groups, stages, exits.width,
+                   exits.share_heads, classifier_std=exits.classifier_std, **options)
+
+
+def run_segment(model: ExitNet, variables, k: int, state, frames_BTHWC):
+    """From checkpoint `k - 1` to checkpoint `k` (from 0), for an executor.
+
+    Args:
+        model, variables: as for `model.apply`.
+        k: which segment.
+        state: what the segment before returned; {} for the first.
+        frames_BTHWC: the normalised frames that are new in this segment, in the order of `model.order`
+            (`segment.first` to `segment.frames`); without frames, T = 0 or None.
+
+    Returns:
+        The state for the next segment (arrays with the batch first), and logits (B, K).
+    """
+    segment = routes.plan_segments(model.route, model.group)[k]
+    stream = state.get("stream", {})
+
+    def run(x, start, stop, stream):
+        return model.apply({**variables, "stream": stream}, x, start, stop, method=_depths,
+                           mutable=["stream"])
+
+    new, first = [], segment.first
+    for start, stop, continued in segment.chunks:
+        x, updated = run(frames_BTHWC[:, start - first:stop - first], 0, segment.join,
+                         stream if continued else {})
+        stream = updated.get("stream", {})
+        new.append(x)
+    new = _join(new)
+    if segment.first and segment.depth > segment.join or not segment.chunks:
+        together, updated = run(_join([state["maps"], new]), segment.join, segment.depth, {})
+        stream = _merge(stream, updated.get("stream", {}))
+        total, maps = 0.0, together
+        fresh = together
+    else:
+        fresh, total = new, state.get("total", 0.0)
+        maps = _join([state.get("maps"), new])
+    pooled_BTC = model.apply(variables, segment.depth, fresh, method="pool")
+    total = total + pooled_BTC.sum(axis=1)
+    logits = model.apply(variables, k, total / segment.frames, method="classify")
+    out = {"total": total}
+    if segment.keep:
+        out["maps"] = maps
+    if segment.stream:
+        out["stream"] = stream
+    return out, logits
+
+
+def _depths(model: ExitNet, x, start: int, stop: int):
+    return model.run_depths(x, start, stop)[0]
+
+
+def _join(parts):
+    """States of several pieces of a clip as one, along the frames."""
+    parts = [part for part in parts if part is not None]
+    if len(parts) < 2:
+        return parts[0] if parts else None
+    return jax.tree.map(lambda *arrays: jnp.concatenate(arrays, axis=1), *parts)
+
+
+def _merge(ours, theirs):
+    """Two nested dicts of different layers as one."""
+    out = dict(ours)
+    for name, value in theirs.items():
+        both = isinstance(value, dict) and isinstance(out.get(name), dict)
+        out[name] = _merge(out[name], value) if both else value
+    return out

@@ -1,0 +1,184 @@
+"""Gated convolutions: every clip decides how many channels and frames a convolution computes.
+
+VA-RED2 (Pan et al., ICLR 2021, arXiv 2102.07887). A small gate reads the convolution's input X and gives
+non-negative weights V_c (one for each channel ratio r_i = 1/2^i) and V_t (one for each temporal stride
+R_j = 2^j). With Z = conv(X) and one kernel for all variants:
+
+    Y_c = sum_i V_c[i] * [ Z[..., :rC] , Phi_c,i(Z[..., :rC]) ]    first rC channels; the rest made cheaply
+    Y   = sum_j V_t[j] * hold_j(Y_c)                               frames 0, R, 2R, ...; between them
+                                                                   Phi_t,j of the frame before
+
+A variant of weight zero costs nothing, so a clip needs Z only for the largest r and the smallest R whose
+weight is not zero: its *decision* (i, j). `variants.Layer.variant(i, j)` computes just that:
+
+    form      what is computed                                                               used for
+    mixed     variant (0, 0) for all clips                                                   training
+    compact   the variant of each clip: `lax.switch` for one clip; several clips are sorted  inference
+              by decision and cut into small groups, each of which computes what covers it
+
+Both give the same numbers. The paper has no public code or text beyond its tables; what is ours: the
+cheap operations (depthwise 3x3 over space; a factor per channel over time, starting as a copy), rounding
+(at least one channel: ceil(rC); frames 0, R, 2R, ... of T are ceil(T/R), so R beyond T is R = T; whole
+groups of grouped convolutions), the gate's hidden layer, its initial values and its gradient at zero,
+and that a gate with no weight left gives zeros and is charged the cheapest variant.
+
+Axes: B batch, T frames, C output channels, S search space; maps are (B, T, H, W, C), (B, T, C) or without
+time (B, H, W, C).
+"""
+
+from __future__ import annotations
+
+import re
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from effvid_jax.backbones import blocks, trace
+from effvid_jax.gating import variants
+from effvid_jax.gating.variants import Decision
+
+_BLOCK_CONVS = r"layer\d+_\d+/conv\d+"
+# Which convolutions are gated, as regular expressions of module paths. The paper does not say; its costs
+# leave these: spatial halves of R(2+1)D, all of I3D with the stem, all three of X3D's blocks. Shortcuts,
+# squeeze-excitation, necks and correlation blocks stay as they are.
+GATED_LAYERS = {
+    **dict.fromkeys(("r2plus1d_18_vared", "r2plus1d_18", "r2plus1d_34", "tpn_r2plus1d_18",
+                     "corrnet_r2plus1d_18"), _BLOCK_CONVS + "/conv_s"),
+    **dict.fromkeys(("r3d_18", "mc3_18", "slowonly_resnet50", "i3d_resnet50", "resnet18", "resnet34",
+                     "resnet50", "resnet101", "resnet152", "tsm_resnet18", "tsm_resnet50",
+                     "tsm_resnet101", "x3d_s", "x3d_m", "x3d_l"), _BLOCK_CONVS),
+    **dict.fromkeys(("i3d", "i3d_tp"), r"(Conv3d_\w+|Mixed_\w+/b\w+)/conv"),
+}
+
+
+FORMS = ("mixed", "compact")
+
+
+class Gate(nn.Module):
+    """max(tanh(W2 tanh(BN(W1 mean(X))) + beta), 0): (B, ..., C) -> (B, outputs), in [0, 1).
+
+    Attributes:
+        outputs: number of weights.
+        width: hidden units.
+        beta: initial bias of every weight; positive for variants that start active.
+        leak: share of the gradient that passes where the weight is zero, so that a closed variant can
+            open again; the paper's max(., 0) has 0.
+    """
+
+    outputs: int
+    width: int
+    beta: tuple[float, ...]
+    leak: float
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        y = x.mean(axis=tuple(range(1, x.ndim - 1)), dtype=jnp.promote_types(jnp.float32, x.dtype))
+        y = blocks.Dense(self.width, name="fc1")(y)
+        y = jnp.tanh(blocks.BatchNorm(name="bn")(y, train))
+        y = blocks.Dense(self.outputs, use_bias=False, name="fc2",
+                         kernel_init=nn.initializers.normal(0.01))(y)
+        beta = self.param("beta", lambda _, shape: jnp.asarray(self.beta, jnp.float32), (self.outputs,))
+        y = jnp.tanh(y + beta)
+        return jnp.maximum(y, 0) + self.leak * variants.gradient_of(jnp.minimum(y, 0))
+
+
+class GatedConv(blocks.Conv):
+    """`blocks.Conv` with a gate where `layers` matches its path, and exactly `blocks.Conv` elsewhere.
+
+    Attributes:
+        layers: regular expression of the (whole) module paths that are gated, see `GATED_LAYERS`.
+        search_space: S; ratios 1, 1/2, ... 1/2^(S-1), strides 1, 2, ... 2^(S-1). The paper has 2 and 3.
+        temporal, channel: which of the two axes is gated.
+        cheap_kernel: side of the depthwise kernel of Phi_c.
+        gate_width: hidden units of the gate; 0 for max(16, C_in / 4).
+        beta, beta_reduced: initial biases of the gate for the whole convolution and for its variants.
+        cheap_scale: initial size of Phi_c; 1 keeps the variance, 0 lets the made channels begin at zero.
+        leak: see `Gate`.
+        form: 'mixed' or 'compact'; training is always mixed.
+        positions: compact, several clips: a group has as many clips as it takes for this many output
+            positions, at least one. Larger groups fill a device better, in smaller ones more clips
+            agree.
+    """
+
+    layers: str = ""
+    search_space: int = 2
+    temporal: bool = True
+    channel: bool = True
+    cheap_kernel: int = 3
+    gate_width: int = 0
+    beta: float = 1.0
+    beta_reduced: float = 1.0
+    cheap_scale: float = 1.0
+    leak: float = 0.0
+    form: str = "mixed"
+    positions: int = 2048
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        S_c = self.search_space if self.channel else 1
+        S_t = self.search_space if self.temporal and x.ndim in (3, 5) else 1
+        self._check()
+        if S_c * S_t == 1 or not re.fullmatch(self.layers, "/".join(self.path)):
+            return super().__call__(x, train)
+        gated = [S for S in (S_c, S_t) if S > 1]
+        width = self.gate_width or max(16, x.shape[-1] // 4)
+        beta = sum(((self.beta,) + (self.beta_reduced,) * (S - 1) for S in gated), ())
+        with trace.silence():  # the static cost is the plain network's
+            V = Gate(sum(gated), width, beta, self.leak, name="gate")(x, train)
+        one = jnp.ones((x.shape[0], 1), V.dtype)
+        V_c, V_t = V[:, :S_c] if S_c > 1 else one, V[:, -S_t:] if S_t > 1 else one
+
+        layer = self._layer(x, S_c, S_t)
+        if train or self.form == "mixed" or self.is_initializing():
+            y = layer.variant(0, 0)(x, V_c, V_t)
+        else:
+            y = variants.compact(layer, x, V_c, V_t, self.positions)
+        self.note(x, y, x.shape[0] * layer.macs)
+        gate_macs = x.shape[-1] * width + width * sum(gated)
+        trace.note("gate", self.path, x, V, x.shape[0] * gate_macs)
+        if not self.is_initializing():
+            self.sow("gates", "decision", layer.decision(V_c, V_t, gate_macs),
+                     reduce_fn=lambda old, new: new, init_fn=lambda: None)
+        return y
+
+    def _check(self) -> None:
+        if self.form not in FORMS:
+            raise ValueError(f"form={self.form!r}: expected one of {FORMS}.")
+        if not 2 <= self.search_space <= 4:
+            raise ValueError(f"search_space={self.search_space}: expected 2 (all or half of channels and "
+                             f"frames), 3 (also a quarter) or 4.")
+        if self.cheap_kernel % 2 == 0 or self.cheap_kernel < 1:
+            raise ValueError(f"cheap_kernel={self.cheap_kernel}: expected an odd number, such as 1 or 3.")
+
+    def _layer(self, x, S_c: int, S_t: int) -> variants.Layer:
+        """Geometry and arrays of this convolution for inputs like `x`."""
+        n = len(self.kernel_size)
+        tuples = (blocks.per_axis(v, n) for v in (self.strides, self.padding, self.dilation))
+        kernel = self.param("kernel", self.kernel_init,
+                            (*self.kernel_size, x.shape[-1] // self.groups, self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
+        dtype = self.dtype or jnp.result_type(x, kernel)
+        layer = variants.Layer(x.shape, dtype, kernel.astype(dtype), bias, *tuples, self.groups,
+                                    S_c, S_t, self.factor_on_cpu and jax.default_backend() == "cpu")
+        side = self.cheap_kernel if x.ndim > 3 else 1
+        init = nn.initializers.normal(self.cheap_scale / side)
+        for i in range(1, S_c):
+            layer.cheap_c[i] = self.param(
+                f"cheap_c{i}", init, (side, side, 1, self.features - layer.channels[i])).astype(dtype)
+        for j in range(1, S_t):
+            layer.cheap_t[j] = self.param(
+                f"cheap_t{j}", nn.initializers.ones, (2**j - 1, self.features)).astype(dtype)
+        return layer
+
+
+def collect(gates) -> dict[str, Decision]:
+    """{path of a layer: its decision} of the collection 'gates', blocks in numerical order."""
+    flat = flax.traverse_util.flatten_dict(flax.core.unfreeze(gates), sep="/")
+    return {path.removesuffix("/decision"): flat[path] for path in sorted(flat, key=natural_order)}
+
+
+def natural_order(path: str) -> list:
+    """Sorts 'layer3_10' behind 'layer3_2'."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path)]

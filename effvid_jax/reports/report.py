@@ -1,0 +1,352 @@
+"""What a run has learned, side by side: a table, and `report.html` with pictures, `report.md`, `report.csv`.
+
+Reads what training and evaluation left in the workdir (config.json, metrics.json, metrics.csv,
+predictions_val.csv) and times the networks' inference against each other; nothing is evaluated again.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import dataclasses
+import html
+import json
+import os
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+import tabulate
+
+import data_pipelines
+from data_pipelines.batches.transforms import resize_short_side
+from data_pipelines.options import plain_options
+from data_pipelines.sources import make_source
+from effvid_jax import console, evaluate, plots, runs, writers
+from effvid_jax.gating import gates
+from effvid_jax.speed import bench, timing
+
+TIMING_SECONDS = 3.0
+BATCH_SIZE = 8
+NUM_EXAMPLES, FRAMES_SHOWN, FRAME_SIDE = 8, 6, 96
+
+
+PICTURES = {  # that methods draw at the end of an evaluation: title, caption
+    "exits_val.png": ("Early exits", "Videos stop at the first checkpoint that is sure; moving the "
+                      "thresholds, chosen on held-out training videos, draws the curve. Numbers: "
+                      "exits_val.csv."),
+    "gate_ratios_val.png": ("Gates", "Share of each gated convolution that is computed, per class. Numbers: "
+                            "gate_ratios_val.csv."),
+}
+
+
+@dataclasses.dataclass
+class Network:
+    """One trained network of a run.
+
+    Attributes:
+        name: the stage, or the method of a run without stages.
+        directory: its folder.
+        config: what it was trained with.
+        metrics: its `metrics.json`.
+        clips_per_second: of single views, timed here.
+    """
+
+    name: str
+    directory: str
+    config: Any
+    metrics: dict[str, float]
+    clips_per_second: float = float("nan")
+
+    @property
+    def accuracy(self) -> float:
+        """mAP for several labels a video, else top-1."""
+        return self.metrics["val/map" if self.config.data.multi_label else "val/top1"]
+
+    @property
+    def architecture(self) -> str:
+        """Backbone, with the width and depth that make it another network."""
+        model, size = self.config.model, []
+        if "width" in model.options:
+            size.append(f"width {model.options.width}")
+        if "stage_sizes" in model.options:
+            size.append("blocks " + "-".join(map(str, model.options.stage_sizes)))
+        return f"{model.backbone} ({', '.join(size)})" if size else model.backbone
+
+    def row(self, with_range: bool) -> dict[str, Any]:
+        """The network's line of the table.
+
+        Args:
+            with_range: also the cost of the cheapest and of the dearest video.
+        """
+        metric = "mAP" if self.config.data.multi_label else "top-1"
+        gmacs = self.metrics["val/gmacs"]
+        limits = {name: self.metrics.get(f"val/gmacs_{name}", gmacs) for name in ("min", "max")}
+        return {
+            "model": self.name, "backbone": self.architecture,
+            "resolution": self.metrics.get("val/resolution") or self.config.data.test_crop_size,
+            "frames x views": f"{self.metrics['val/frames']} x {self.metrics['val/views']}",
+            "GMACs": gmacs, **(limits if with_range else {}), "params (M)": self.metrics["params"] / 1e6,
+            f"{metric} (%)": 100 * self.accuracy, "clips/s": self.clips_per_second}
+
+    def read(self, name: str) -> list[dict[str, str]]:
+        """Rows of a csv file of the run; [] if it is not there."""
+        path = os.path.join(self.directory, name)
+        if not os.path.exists(path):
+            return []
+        with open(path, newline="") as f:
+            return list(csv.DictReader(f))
+
+    def class_names(self) -> list[str]:
+        """K names."""
+        with open(os.path.join(self.directory, "classes.txt")) as f:
+            return f.read().splitlines()
+
+
+def report(workdir: str) -> dict:
+    """Prints the table of a run and writes `report.html`, `report.md` and `report.csv` into it.
+
+    Args:
+        workdir: of a run with or without stages, evaluated.
+
+    Returns:
+        `{"report": path, "<name>/top1 or map": ..., "<name>/gmacs": ..., "<name>/clips_per_second":
+        ...}`.
+
+    Raises:
+        UserError: nothing there to report.
+    """
+    networks = find_networks(workdir)
+    if jax.process_index() > 0:
+        return {}
+    console.say(f"report: timing {', '.join(network.name for network in networks)}")
+    time_inference(networks)
+    with_range = any("val/gmacs_min" in network.metrics for network in networks)
+    rows = [network.row(with_range) for network in networks]
+    print("\n" + table(rows, "simple"))
+    sentence = gap(networks)
+    if sentence:
+        print(f"\n{sentence}")
+    write_table(workdir, rows, sentence)
+    path = os.path.join(workdir, "report.html")
+    with open(path, "w") as f:
+        f.write(page(workdir, networks, rows, sentence))
+    print(f"\nreport: {path}", flush=True)
+    metric = "map" if networks[-1].config.data.multi_label else "top1"
+    return {"report": path} | {
+        f"{network.name}/{name}": value for network in networks
+        for name, value in ((metric, network.accuracy), ("gmacs", network.metrics["val/gmacs"]),
+                            ("clips_per_second", round(network.clips_per_second, 2)))}
+
+
+def find_networks(workdir: str) -> list[Network]:
+    """The evaluated networks of a run, in the order of its stages.
+
+    Raises:
+        UserError: none.
+    """
+    config = _config(workdir)
+    names = runs.stage_names(config) if config is not None else []
+    folders = {name: os.path.join(workdir, name) for name in names} or {"": workdir}
+    networks = []
+    for name, folder in folders.items():
+        config, metrics = _config(folder), os.path.join(folder, "metrics.json")
+        if config is not None and os.path.exists(metrics):
+            with open(metrics) as f:
+                networks.append(Network(name or config.method.name, folder, config, json.load(f)))
+    networks = [n for n in networks if "val/gmacs" in n.metrics and "params" in n.metrics]
+    if not networks:
+        raise runs.UserError(f"--workdir={workdir}: nothing to report. It must be the folder of a run that "
+                            f"is trained, or of an imported network after --mode=eval.")
+    return networks
+
+
+def time_inference(networks: list[Network]) -> None:
+    """Sets `clips_per_second` of all networks, timed in turns on one device, one view a clip.
+
+    Networks that can compute the same in several forms are timed in each, the fastest counts.
+    """
+    sides = {}
+    for network in networks:
+        data = network.config.data
+        size = data.test_crop_size
+        for form in gates.FORMS if "form" in network.config.method else ("",):
+            config = network.config.copy_and_resolve_references()
+            if form:
+                config.method.form = form
+            method, variables, _ = evaluate.restore_for_inference(config, network.directory)
+            sides[network.name, form] = bench.predict_side(
+                method.predict, variables, (BATCH_SIZE, 1, data.num_frames, size, size, 3))
+    times = timing.measure(sides, seconds=TIMING_SECONDS)
+    for network in networks:
+        network.clips_per_second = max(
+            time.rate(BATCH_SIZE) for (name, _), time in times.items() if name == network.name)
+
+
+def table(rows: list[dict], style: str) -> str:
+    """Rows with the same keys as text, in one of tabulate's styles."""
+    digits = {"GMACs": ".4g", "min": ".4g", "max": ".4g", "params (M)": ".4g", "clips/s": ".4g"}
+    formats = tuple(digits.get(key, ".1f" if "%" in key else "g") for key in rows[0])
+    return tabulate.tabulate(rows, headers="keys", tablefmt=style, floatfmt=formats)
+
+
+def gap(networks: list[Network]) -> str:
+    """How much of what low resolution costs the student regains; '' without all three networks."""
+    found = {network.name: 100 * network.accuracy for network in networks}
+    if not {"teacher", "baseline", "student"} <= set(found):
+        return ""
+    lost, won = (found[name] - found["baseline"] for name in ("teacher", "student"))
+    share = f": it regains {won / lost:.0%}" if lost > 0 and won > 0 else ""
+    return (f"The baseline is {abs(lost):.1f} points {'below' if lost >= 0 else 'above'} the teacher, the "
+            f"student {abs(won):.1f} points {'above' if won >= 0 else 'below'} the baseline{share}.")
+
+
+def write_table(workdir: str, rows: list[dict], sentence: str) -> None:
+    """`report.csv` and `report.md`."""
+    with open(os.path.join(workdir, "report.csv"), "w", newline="") as f:
+        writer = csv.DictWriter(f, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    with open(os.path.join(workdir, "report.md"), "w") as f:
+        f.write(table(rows, "github") + "\n" + (f"\n{sentence}\n" if sentence else ""))
+
+
+# ---------------------------------------------------------------------------------------- the page
+def page(workdir: str, networks: list[Network], rows: list[dict], sentence: str) -> str:
+    """The report as one HTML document without references to other files."""
+    last, name = networks[-1], html.escape(os.path.basename(os.path.abspath(workdir)))
+    metric = "mAP" if last.config.data.multi_label else "top-1"
+    first_label = " Videos with several labels count for their first." if metric == "mAP" else ""
+    parts = [f"<p>{html.escape(last.config.note)}</p>" if last.config.note else "",
+             table(rows, "html"), f"<p><strong>{html.escape(sentence)}</strong></p>" if sentence else "",
+             "<p class=small>GMACs: 10<sup>9</sup> multiply-adds per video, all views. clips/s: one view a "
+             f"clip, from pixels as the network's data delivers them, batches of {BATCH_SIZE}, networks "
+             f"timed in turns on {jax.devices()[0].device_kind}; compare them with each other only.</p>"]
+
+    def add(title: str, png: bytes, caption: str = "") -> None:
+        data = base64.b64encode(png).decode()
+        parts.append(f'<h2>{title}</h2>\n<img alt="{title}" src="data:image/png;base64,{data}">'
+                     f"<p class=small>{caption}</p>")
+
+    add("Accuracy against cost", plots.accuracy_against_cost(
+        {n.name: (n.metrics["val/gmacs"], n.accuracy) for n in networks}, metric))
+    histories = {n.name: rows for n in networks if (rows := _numbers(n.read("metrics.csv")))}
+    if histories:
+        add("Training", plots.curves(histories))
+    for n in networks:
+        for file, (title, caption) in PICTURES.items():
+            path = os.path.join(n.directory, file)
+            if os.path.exists(path):
+                with open(path, "rb") as f:
+                    add(f"{title} of {n.name}", f.read(), caption)
+    predictions = {n.name: rows for n in networks if (rows := n.read("predictions_val.csv"))}
+    if last.name in predictions:
+        names = last.class_names()
+        counts = {name: count_confusions(names, rows) for name, rows in predictions.items()}
+        shown = (f"The {plots.MAX_CLASSES} classes that {last.name} gets wrong most. "
+                 if len(names) > plots.MAX_CLASSES else f"Sorted by {last.name}. ")
+        add("Accuracy per class", plots.per_class(names, {n: _diagonal(c) for n, c in counts.items()}),
+            shown + first_label)
+        add(f"Confusion of {last.name}", plots.confusion(names, counts[last.name]),
+            "Percent of the true class." + first_label)
+        clips, problem = example_clips(last, predictions)
+        if clips:
+            add("Examples", plots.examples(clips), f"Every network names its class and how sure it is. "
+                f"First the clips on which the networks disagree. {html.escape(problem)}")
+        elif problem:
+            parts.append(f"<h2>Examples</h2><p class=small>{html.escape(problem)}</p>")
+    run = {"written": writers.environment(), **{n.name: n.directory for n in networks}}
+    parts.append(f"<h2>Run</h2><pre>{html.escape(json.dumps(run, indent=1))}</pre>")
+    return _PAGE.replace("TITLE", name).replace("BODY", "\n".join(filter(None, parts)))
+
+
+def count_confusions(class_names: list[str], rows: list[dict[str, str]]) -> np.ndarray:
+    """(K, K) numbers of videos by true (row) and predicted class."""
+    index = {name: k for k, name in enumerate(class_names)}
+    counts = np.zeros((len(class_names), len(class_names)), int)
+    for row in rows:
+        counts[index[row["label"]], index[row["predicted"]]] += 1
+    return counts
+
+
+def example_clips(network: Network, predictions: dict[str, list[dict[str, str]]]):
+    """A few clips for `plots.examples`, those on which networks disagree first.
+
+    Returns:
+        The clips, and a sentence about what could not be read ('' if nothing).
+    """
+    by_video: dict[str, dict[str, dict]] = {}
+    for name, rows in predictions.items():
+        for row in rows:
+            by_video.setdefault(row["video"], {})[name] = row
+    rows = predictions[network.name]
+
+    def interest(i: int) -> tuple:
+        said = by_video[rows[i]["video"]]
+        right = {name: row["label"] == row["predicted"] for name, row in said.items()}
+        return (not (right[network.name] and not all(right.values())), all(right.values()),
+                any(right.values()))
+
+    kinds: dict[tuple, list[int]] = {}
+    for i in np.random.default_rng(0).permutation(len(rows)).tolist():
+        kinds.setdefault(interest(i), []).append(i)
+    quota = -(-NUM_EXAMPLES // len(kinds))
+    chosen = [i for kind in sorted(kinds) for i in kinds[kind][:quota]][:NUM_EXAMPLES]
+    try:
+        source = make_source(plain_options(network.config.data), "val")
+    except (ValueError, OSError) as error:
+        return [], f"The videos are not there any more: {error}"
+    clips, problem = [], ""
+    for i in chosen:
+        try:
+            frames = _frames(source, rows[i]["video"], i)
+        except (data_pipelines.VideoError, OSError) as error:
+            problem = f"Not every clip could be read: {error}"
+            continue
+        words = {name: (f"{row['predicted']} {float(row['prob']):.0%}", row["label"] == row["predicted"])
+                 for name, row in by_video[rows[i]["video"]].items()}
+        clips.append((frames, rows[i]["label"], words))
+    return clips, problem
+
+
+def _frames(source, name: str, guess: int) -> np.ndarray:
+    """Evenly spread frames of the clip called `name`, which is probably number `guess`."""
+    order = [guess, *range(len(source))] if guess < len(source) else range(len(source))
+    index = next((i for i in order if source.entry(i).name == name), None)
+    if index is None:
+        raise data_pipelines.VideoError(name, "not in the data set any more")
+    with source.open(index) as reader:
+        frames = reader.get(np.linspace(0, reader.num_frames - 1, FRAMES_SHOWN).astype(int))
+    return resize_short_side(frames, FRAME_SIDE) if min(frames.shape[1:3]) > FRAME_SIDE else frames
+
+
+def _config(folder: str):
+    path = os.path.join(folder, "config.json")
+    if not os.path.exists(path):
+        return None
+    with open(path) as f:
+        config = ml_collections.ConfigDict(json.load(f))
+    return config if "data" in config else None
+
+
+def _numbers(rows: list[dict[str, str]]) -> list[dict[str, float]]:
+    return [{k: float(v) for k, v in row.items() if v not in ("", None)} for row in rows]
+
+
+def _diagonal(counts: np.ndarray) -> np.ndarray:
+    total = counts.sum(axis=1)
+    return np.where(total > 0, np.diag(counts) / np.maximum(total, 1), np.nan)
+
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>TITLE</title><style>
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62em; margin: 2em auto; padding: 0 1em; color: #222 }
+table { border-collapse: collapse } th, td { padding: .3em .9em; border-bottom: 1px solid #ddd }
+th { text-align: left } img { max-width: 100% } .small { color: #666; font-size: .85em }
+pre { background: #f6f6f6; padding: 1em; overflow-x: auto; font-size: .8em }
+</style></head><body>
+<h1>TITLE</h1>
+BODY
+</body></html>
+"""

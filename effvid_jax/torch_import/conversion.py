@@ -1,0 +1,344 @@
+"""Weights of published PyTorch checkpoints as variables of our backbones, with a strict report.
+
+    python -m effvid_jax.torch_import --backbone resnet50 --checkpoint tsn.pth --out runs/teacher
+    python main.py --mode=eval --workdir=runs/teacher --config=configs/supervised_minik.py
+
+    # ImageNet weights as the start of a 3-D network: kernels repeated along time, a new classifier
+    python -m effvid_jax.torch_import --backbone slowonly_resnet50 --checkpoint resnet50.pth \
+        --inflate --classes 200 --skip 'fc/.*' --out runs/start
+
+Reads files of mmaction2, ResKD, torchvision, PySlowFast, pytorch-i3d, MSDNet-PyTorch, TSM and the others
+of `naming.py` (`.pth` in each of its forms, safetensors); needs no PyTorch and executes nothing of
+the file (`files.py`). Every tensor must land somewhere: what is missing here, unused in the file, of
+another shape or not finite is listed in one `ImportMismatch`, unless a `skip` pattern waives it.
+
+Layouts: convolution (O, I, *k) -> (*k, I, O), so depthwise (C, 1, h, w) -> (h, w, 1, C); linear
+(O, I) -> (I, O); norm weight, bias, running_mean, running_var -> scale, bias, mean, var, unchanged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from effvid_jax import checkpoint
+from effvid_jax.backbones import make_backbone
+from effvid_jax.backbones.swin3d import inflate_position_table
+from effvid_jax.torch_import.files import TorchFileError, read_torch_file
+from effvid_jax.torch_import.naming import CLASSIFIER, DROPPED, NAMING, PARTS, best_naming, select_part
+
+State = Mapping[str, np.ndarray]
+CONTAINERS = ("state_dict", "model_state", "model_state_dict", "model")  # of training checkpoints
+
+
+class ImportMismatch(ValueError):
+    """The file's tensors and the model's do not fit one to one; the message lists all of them."""
+
+
+@dataclasses.dataclass
+class Report:
+    """What a conversion did.
+
+    Attributes:
+        convention: the table of `NAMING` that fits.
+        sources: path here -> key in the file.
+        kept: paths here that keep the template's values, waived by `skip`.
+        left_out: keys of the file that `skip` waives.
+        dropped: number of buffers without a counterpart, such as `num_batches_tracked`.
+        notes: sentences that a reader should see.
+    """
+
+    convention: str
+    sources: dict[str, str]
+    kept: list[str]
+    left_out: list[str]
+    dropped: int
+    notes: list[str]
+
+
+def load_torch_state(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """The state dict in a checkpoint: finds its container and strips data parallelism's `module.`.
+
+    Args:
+        path: see `torch_files.read_torch_file`.
+
+    Returns:
+        Key -> array, in the file's order, layout and dtype.
+
+    Raises:
+        TorchFileError: unreadable or refused file, or no state dict in it.
+    """
+    state = read_torch_file(path)
+    if isinstance(state, dict):
+        found = [state[name] for name in CONTAINERS if isinstance(state.get(name), dict)]
+        state = found[0] if found else state
+    if not isinstance(state, dict) or not state:
+        raise TorchFileError(f"{path}: holds a {type(state).__name__}, not tensors by name.")
+    others = [str(key) for key, value in state.items()
+              if not (isinstance(key, str) and isinstance(value, np.ndarray))]
+    if others:
+        raise TorchFileError(
+            f"{path}: no state dict found: {len(others)} of {len(state)} entries are not tensors: "
+            f"{others[:5]}. Looked at the top and under {', '.join(CONTAINERS)}.")
+    if all(key.startswith("module.") for key in state):
+        return {key.removeprefix("module."): value for key, value in state.items()}
+    return state
+
+
+def count_classes(state: State) -> int | None:
+    """Number of classes of the file's classifier; None if it has none that is known."""
+    sources = best_naming(state)[1]
+    heads = _classifier_leaves(sources)
+    return state[sources[heads[0]]].shape[0] if heads else None
+
+
+def _classifier_leaves(paths: Iterable[str]) -> list[str]:
+    """Those of `paths` that belong to a classifier: 'fc/kernel', or 'classifier_0/fc/kernel'."""
+    return [path for path in paths if path.split("/")[-2:-1] == [CLASSIFIER]]
+
+
+def convert(backbone_name: str, state: State, template: Mapping[str, Any], *,
+            skip: Sequence[str] = (), prefix: str = "", part: str | None = None,
+            inflate: bool = False) -> dict[str, Any]:
+    """`convert_with_report` without the report."""
+    return convert_with_report(backbone_name, state, template, skip=skip, prefix=prefix, part=part,
+                               inflate=inflate)[0]
+
+
+def convert_with_report(
+        backbone_name: str, state: State, template: Mapping[str, Any], *, skip: Sequence[str] = (),
+        prefix: str = "", part: str | None = None, inflate: bool = False,
+) -> tuple[dict[str, Any], Report]:
+    """A PyTorch state as variables of a backbone.
+
+    Args:
+        backbone_name: for messages, and to know whether temporal shift is expected.
+        state: key -> array in PyTorch's layout, see `load_torch_state`.
+        template: {'params': ..., 'batch_stats': ...} of `model.init`, or its `jax.eval_shape`.
+        skip: regular expressions; what they match entirely, our path ('fc/kernel') or the file's
+            key with dots or slashes ('new_fc/weight'), need not fit. Leaves that are skipped keep
+            the template's values.
+        prefix: take only keys that begin with it, and strip it.
+        part: 'student' or 'teacher' of a ResKD student file, see `torch_naming.select_part`.
+        inflate: repeat a 2-D kernel along time, divided by its length, where the model's has a time
+            axis (ImageNet weights for 3-D networks).
+
+    Returns:
+        Variables in the template's structure, numpy arrays of its dtypes; and the report.
+
+    Raises:
+        ImportMismatch: whatever does not fit, all of it.
+        ValueError: a bad argument.
+    """
+    waives = _matcher(skip)
+    if prefix:
+        state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    state, notes = select_part(state, part)
+    leaves = flatten_dict(dict(template))
+    places = {"/".join(path[1:]): path for path in leaves}  # without 'params' and 'batch_stats'
+    wanted = {path: leaves[places[path]] for path in sorted(places)}
+    convention, sources, unused = best_naming(state, wanted)
+    kept = [path for path in wanted if waives(path)]
+    sources = {path: key for path, key in sources.items() if path not in kept}
+    problems = {
+        "missing here": [path for path in wanted if path not in sources and path not in kept],
+        "unused in file": [key for key in unused if not waives(key)],
+        "wrong shape": [], "wrong type": [], "not finite": []}
+
+    arrays = {}
+    for path, leaf in wanted.items():
+        if path in kept:
+            if not hasattr(leaf, "__array__"):
+                raise ValueError(f"skip leaves {path} at its initial value, but the template has "
+                                 f"only shapes: pass the variables of model.init.")
+            arrays[path] = np.asarray(leaf)
+        elif path in sources:
+            source = state[sources[path]]
+            array = _to_our_layout(source, path, leaf.shape, inflate)
+            if array.shape != tuple(leaf.shape):
+                problems["wrong shape"].append(
+                    f"{path}: file {array.shape}, model {tuple(leaf.shape)}")
+            elif not jnp.issubdtype(source.dtype, jnp.floating):
+                problems["wrong type"].append(f"{path}: file {source.dtype}, model {leaf.dtype}")
+            else:
+                arrays[path] = np.array(array, leaf.dtype, order="C")
+                if not np.isfinite(arrays[path]).all():
+                    problems["not finite"].append(f"{path} ({sources[path]})")
+
+    if any(problems.values()):
+        raise ImportMismatch(
+            _explain(backbone_name, convention, state, wanted, sources, problems, notes, inflate))
+    variables = unflatten_dict({places[path]: array for path, array in arrays.items()})
+    return {"batch_stats": {}, **variables}, Report(
+        convention, sources, kept, [key for key in unused if waives(key)],
+        sum(bool(re.fullmatch(DROPPED, key)) for key in state),
+        notes + _notes_on_shift(backbone_name, sources.values()))
+
+
+def _to_our_layout(array: np.ndarray, path: str, shape: Sequence[int], inflate: bool) -> np.ndarray:
+    """`array` transposed, and inflated; of another shape than `shape` if it cannot fit."""
+    if inflate and path.endswith("relative_position_bias_table") and len(array) != shape[0]:
+        return inflate_position_table(array, shape[0])
+    if not path.endswith("kernel") or array.ndim < 2:
+        return array
+    array = np.moveaxis(array, (0, 1), (-1, -2))  # (O, I, *k) -> (*k, I, O)
+    if inflate and array.ndim + 1 == len(shape) == 5:
+        return np.broadcast_to(array.astype(np.float64) / shape[0], (shape[0], *array.shape))
+    if 2 in (array.ndim, len(shape)) and {*array.shape[:-2], *shape[:-2]} == {1}:
+        return array.reshape(*shape[:-2], *array.shape[-2:])  # a linear layer is a 1x1 convolution
+    return array
+
+
+def _matcher(skip: Sequence[str]) -> Callable[[str], bool]:
+    try:
+        patterns = [re.compile(pattern) for pattern in skip]
+    except re.error as error:
+        raise ValueError(f"skip={list(skip)}: not a regular expression: {error}.") from error
+    return lambda name: any(pattern.fullmatch(form) for pattern in patterns
+                            for form in (name, name.replace(".", "/")))
+
+
+# ----------------------------------------------------------------------------------------- messages
+def _explain(backbone_name, convention, state, wanted, sources, problems, notes, inflate) -> str:
+    """The message of `ImportMismatch`: everything that does not fit, and what to do about it."""
+    heads = _classifier_leaves(wanted)
+    skip = f"{CLASSIFIER}/.*" if f"{CLASSIFIER}/bias" in heads else f".*/{CLASSIFIER}/.*"
+    head = next((wanted[path] for path in heads if path.endswith("bias")), None)
+    model = backbone_name + (f" (num_classes={head.shape[0]})" if head is not None else "")
+    if not sources:
+        return (f"weights do not fit {model}: not one name of the file is known. Its first names: "
+                f"{list(state)[:5]}. Known conventions: {', '.join(NAMING)}.")
+    advice = {"missing here": "pass --skip REGEX for what may keep its initial values",
+              "unused in file": "pass --skip REGEX for what may be left out",
+              "not finite": "NaN or infinity: the training that wrote the file had diverged"}
+    lines = [f"weights do not fit {model}, read as {convention}:"]
+    for kind, names in problems.items():
+        if names:
+            hint = f"        <- {advice[kind]}" if kind in advice else ""
+            lines.append(f"  {kind} ({len(names)}): {', '.join(names)}{hint}")
+    classes = count_classes(state)
+    if classes is None and not set(heads).isdisjoint(problems["missing here"]):
+        lines.append(f"  The file has no classifier: --skip '{skip}' starts a new one.")
+    elif head is not None and classes not in (None, head.shape[0]):
+        lines.append(
+            f"  The file's classifier has {classes} classes, the model {head.shape[0]}: --classes "
+            f"{classes} keeps it, --skip '{skip}' starts a new one (fine-tuning).")
+    if not inflate and any(len(wanted[path].shape) == 5 and state[key].ndim == 4
+                           for path, key in sources.items()):
+        lines.append("  2-D kernels for a 3-D network: --inflate repeats them along time.")
+    return "\n".join(lines + [f"  Note: {note}." for note in notes])
+
+
+def _notes_on_shift(backbone_name: str, keys) -> list[str]:
+    """TSM and TSN have the same tensors: only the wrapper's name tells which one was trained."""
+    shifted, expected = any(".net." in key for key in keys), "tsm" in backbone_name
+    if shifted and not expected:
+        return [f"the file was trained with temporal shift, {backbone_name} has none: did you mean "
+                f"tsm_{backbone_name}?"]
+    if expected and not shifted:
+        return [f"the file was trained without temporal shift: a good start for {backbone_name}, "
+                f"which has to be trained before it is evaluated"]
+    return []
+
+
+def format_report(report: Report, variables: Mapping[str, Any]) -> str:
+    """A table with one row per stage, then what was left out and what needs attention."""
+    tensors, values = Counter(), Counter()
+    sizes = {"/".join(path[1:]): x.size for path, x in flatten_dict(dict(variables)).items()}
+    for path in report.sources:  # in the file's order
+        stage = re.sub(r"_\d+$", "", path.split("/")[0])
+        tensors[stage] += 1
+        values[stage] += sizes[path]
+    lines = [f"read as {report.convention}", f"  {'module':<12} {'tensors':>8} {'values':>12}"]
+    lines += [f"  {stage:<12} {tensors[stage]:>8} {values[stage]:>12,}" for stage in tensors]
+    lines.append(f"  {'total':<12} {tensors.total():>8} {values.total():>12,}")
+    if report.kept:
+        lines.append(f"kept at initial values ({len(report.kept)}): {', '.join(report.kept)}")
+    if report.left_out:
+        lines.append(f"left out of the file ({len(report.left_out)}): {', '.join(report.left_out)}")
+    if report.dropped:
+        lines.append(f"dropped buffers ({report.dropped}): num_batches_tracked and the like")
+    return "\n".join(lines + [f"note: {note}." for note in report.notes])
+
+
+# ------------------------------------------------------------------------------------------ command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line, see the module docstring; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m effvid_jax.torch_import", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--backbone", required=True, help="name of a backbone, such as tsm_resnet50")
+    add("--checkpoint", required=True, help=".pth, .pt, .pyth, .pth.tar or .safetensors file")
+    add("--out", required=True, help="workdir to write; --mode=eval --workdir=OUT restores it")
+    add("--classes", type=int, help="number of classes (default: those of the file's classifier)")
+    add("--class_names", help="text file with one class name a line (default: numbers)")
+    add("--resolution", type=int, default=224, help="pixels the network sees (default 224)")
+    add("--frames", type=int, default=8,
+        help="frames of a clip, for networks with parameters per frame (CorrNet; default 8)")
+    add("--skip", action="append", nargs="+", default=[], metavar="REGEX",
+        help="tensors that need not fit: 'fc/.*' starts a new classifier; may be repeated")
+    add("--part", choices=sorted(PARTS), help="which network of a ResKD student file")
+    add("--inflate", action="store_true", help="repeat 2-D kernels along time for 3-D networks")
+    add("--options", type=json.loads, default={}, metavar="JSON",
+        help="further fields of the backbone: '{\"width\": 32}'")
+    args = parser.parse_args(argv)
+    try:
+        print(_run(args))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run(args) -> str:
+    """Reads, converts and writes; returns the report."""
+    state = load_torch_state(args.checkpoint)
+    classes = args.classes or count_classes(select_part(state, args.part)[0])
+    if classes is None:
+        raise ValueError(f"{args.checkpoint} has no classifier that is known: pass --classes K.")
+    names = [str(k) for k in range(classes)]
+    if args.class_names:
+        with open(args.class_names, encoding="utf-8") as file:
+            names = [line.strip() for line in file if line.strip()]
+        if len(names) != classes:
+            raise ValueError(f"--class_names {args.class_names}: {len(names)} names for {classes} "
+                             f"classes.")
+    skip = [pattern for group in args.skip for pattern in group]
+    options = {k: tuple(v) if isinstance(v, list) else v for k, v in args.options.items()}
+    model = make_backbone(args.backbone, num_classes=classes, **options)
+    variables, report = convert_with_report(
+        args.backbone, state, _template(model, args.frames, args.resolution, _matcher(skip)), skip=skip,
+        part=args.part, inflate=args.inflate)
+    config = {"name": f"imported {os.path.basename(args.checkpoint)}", "model": {
+        "backbone": args.backbone, "resolution": args.resolution, "dropout": 0.5,
+        "dtype": "float32", "bn_groups": 0, "options": args.options}}
+    checkpoint.save_imported(args.out, variables, config, names)
+    return (f"{args.checkpoint} -> {args.backbone} with {classes} classes\n"
+            f"{format_report(report, variables)}\n"
+            f"written to {args.out}; to evaluate it: python main.py --mode=eval --workdir={args.out} "
+            f"--config=CONFIG, whose data has these {classes} classes")
+
+
+def _template(model, frames: int, resolution: int,
+              waives: Callable[[str], bool]) -> dict[str, Any]:
+    """Shapes of a model's variables, with initial values where `waives` says that they are kept."""
+    def init(key, keep=lambda path: True):
+        flat = flatten_dict(model.init(key, jnp.zeros((1, frames, resolution, resolution, 3))))
+        return {path: leaf for path, leaf in flat.items() if keep("/".join(path[1:]))}
+
+    key = jax.random.key(0)
+    shapes = jax.eval_shape(init, key)
+    kept = jax.jit(lambda key: init(key, waives))(key)  # compiles nothing of the rest
+    return unflatten_dict({**shapes, **kept})
