@@ -1,21 +1,31 @@
-"""Video data for training and evaluation: files, folders, records → batches of numpy arrays.
+"""Video data for training, evaluation and prediction: files, folders, records → numpy arrays.
 
-Never imports jax: the pipeline can be run and timed alone.
+The names below are the door: nothing outside this package imports a module of it. Never imports jax: the
+data can be read and timed alone.
 
-    from data_pipelines import make_pipeline
-    for batch in make_pipeline(config.data, "val"):
-        batch["video"]        # uint8 (B, V, T, H, W, 3)
+    import data_pipelines
+    split = data_pipelines.open_split(config.data, "val")
+    with split.batches() as batches:
+        for batch in batches:
+            batch["video"]    # uint8 (B, V, T, H, W, 3)
+    split.views(3)            # uint8 (V, T, H, W, 3), one video by its number
+    data_pipelines.ClipReader(config.data).views("clip.mp4")    # any video
 """
 
+from data_pipelines.batches.targets import ClassLabels, Targets
+from data_pipelines.entry import Entry
 from data_pipelines.errors import DataError, VideoError
 
-__all__ = ["DataError", "VideoError", "make_pipeline"]
+__all__ = ["ClassLabels", "ClipReader", "DataError", "Entry", "Split", "Targets", "VideoError",
+           "make_pipeline", "open_split"]
 
 
-def make_pipeline(data_config, split, *, start_step=0, process_index=0, process_count=1):
-    """Returns a restartable iterator of batches; see `pipeline.make_pipeline`."""
-    from data_pipelines.batches import pipeline  # slow to import, and the tools do not need grain
+def __getattr__(name: str):
+    """The other names are imported when they are asked for: what decodes videos takes long to import."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from data_pipelines.clip_reader import ClipReader
+    from data_pipelines.split import Split, make_pipeline, open_split
 
-    return pipeline.make_pipeline(
-        data_config, split, start_step=start_step,
-        process_index=process_index, process_count=process_count)
+    return {"ClipReader": ClipReader, "Split": Split, "make_pipeline": make_pipeline,
+            "open_split": open_split}[name]

@@ -11,26 +11,29 @@ import json
 import numpy as np
 
 from data_pipelines.batches import clips
+from data_pipelines.batches.targets import Fields, Targets
 from data_pipelines.errors import DataError, VideoError
 from data_pipelines.sources.base import Source
 from data_pipelines.sources.broken import allowed_broken, too_many_broken
 
 
-class _Batches:
+class _Assembly:
     """What both kinds share: the rows of this process, empty batches, reporting."""
 
-    def __init__(self, source: Source, options, batch_size: int, process_index: int,
+    def __init__(self, source: Source, options, targets: Targets, batch_size: int, process_index: int,
                  process_count: int):
-        self._source, self._options, self._batch_size = source, options, batch_size
+        self._source, self._options, self._targets = source, options, targets
+        self._batch_size = batch_size
         rows = batch_size // process_count
         self._rows = range(process_index * rows, (process_index + 1) * rows)
 
-    def _empty(self, *video_shape):
-        rows = len(self._rows)
-        return {"video": np.zeros((rows, *video_shape), np.uint8),
-                "label": np.zeros(rows, np.int32),
-                "mask": np.zeros(rows, np.float32),
-                "id": np.full(rows, -1, np.int64)}
+    def _empty(self, video_shape, targets: Fields):
+        fields = {"video": (video_shape, np.uint8), **targets, "mask": ((), np.float32),
+                  "id": ((), np.int64)}
+        batch = {name: np.zeros((len(self._rows), *shape), kind)
+                 for name, (shape, kind) in fields.items()}
+        batch["id"][:] = -1
+        return batch
 
     def __call__(self, *arguments) -> dict:
         """Builds a batch, and adds 'report', which travels with it between processes.
@@ -57,20 +60,22 @@ def open_report(batch: dict) -> list[tuple[int, str, str]]:
     return broken
 
 
-class TrainBatches(_Batches):
-    """batches(step, indices) builds the local rows of one training batch.
+class TrainAssembly(_Assembly):
+    """assembly(step, indices) builds the local rows of one training batch.
 
     `indices` has the clip index of every row of the global batch. A clip that cannot be read is
     replaced by another one of the split, drawn from (seed, position, attempt).
     """
 
     def _build(self, broken, step, indices_B):
-        options = self._options
-        batch = self._empty(options.num_frames, options.crop, options.crop, 3)
+        options, fields = self._options, self._targets.train_fields
+        batch = self._empty((options.num_frames, options.crop, options.crop, 3), fields)
         for i, row in enumerate(self._rows):
             position = step * self._batch_size + row
-            index, video, label = self._read(position, int(indices_B[row]), broken)
-            batch["video"][i], batch["label"][i], batch["id"][i] = video, label, index
+            index, video, targets = self._read(position, int(indices_B[row]), broken)
+            batch["video"][i], batch["id"][i] = video, index
+            for name in fields:
+                batch[name][i] = targets[name]
         batch["mask"][:] = 1
         return batch
 
@@ -79,7 +84,7 @@ class TrainBatches(_Batches):
         for attempt in itertools.count(1):
             try:
                 rng = np.random.default_rng([seed, position])
-                return index, *clips.train_clip(self._source, self._options, index, rng)
+                return index, *clips.train_clip(self._source, self._options, self._targets, index, rng)
             except VideoError as error:
                 broken.append((index, error.name, error.reason))
             distinct = dict((clip[0], clip[1:]) for clip in broken)
@@ -89,30 +94,28 @@ class TrainBatches(_Batches):
             index = int(draw.integers(len(self._source)))
 
 
-class EvalBatches(_Batches):
-    """batches(step) builds the local rows of one evaluation batch; every clip has exactly one row.
+class EvalAssembly(_Assembly):
+    """assembly(step) builds the local rows of one evaluation batch; every clip has exactly one row.
 
     Rows beyond the last clip have mask 0 and id -1; a clip that cannot be read has zeros, mask 0
     and its id.
     """
 
     def _build(self, broken, step):
-        options = self._options
+        options, fields = self._options, self._targets.evaluate_fields
         size = options.test_crop_size
-        batch = self._empty(clips.num_views(options), options.num_frames, size, size, 3)
-        if options.multi_label:
-            batch["labels"] = np.zeros((len(self._rows), len(self._source.class_names)), np.uint8)
+        batch = self._empty((clips.num_views(options), options.num_frames, size, size, 3), fields)
         for i, row in enumerate(self._rows):
             index = step * self._batch_size + row
             if index >= len(self._source):
                 break
             batch["id"][i] = index
             try:
-                video, labels = clips.eval_clip(self._source, options, index)
+                video, targets = clips.eval_clip(self._source, options, self._targets, index)
             except VideoError as error:
                 broken.append((index, error.name, error.reason))
                 continue
-            batch["video"][i], batch["label"][i], batch["mask"][i] = video, labels[0], 1
-            if options.multi_label:
-                batch["labels"][i, labels] = 1
+            batch["video"][i], batch["mask"][i] = video, 1
+            for name in fields:
+                batch[name][i] = targets[name]
         return batch

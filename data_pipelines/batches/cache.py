@@ -94,3 +94,17 @@ class CachedSource(Source):
             transforms.resize_short_side(
                 reader.get(range(start, min(start + _CHUNK, reader.num_frames))), self._short_side)
             for start in starts])
+
+
+def cached(source: Source, options, short_side: int, processes: int = 1) -> Source:
+    """The source itself, or with data.cache='memory' one that keeps what it has decoded.
+
+    Args:
+      source: the source to read from.
+      options: the data configuration.
+      short_side: of the frames that are kept: of training or of evaluation.
+      processes: that share data.cache_gib, each with a cache of its own.
+    """
+    if options.cache != "memory":
+        return source
+    return CachedSource(source, short_side, options.cache_gib * 2**30 / processes)

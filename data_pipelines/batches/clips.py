@@ -3,24 +3,22 @@
 import numpy as np
 
 from data_pipelines.batches import sampling, transforms
+from data_pipelines.batches.targets import Targets
 from data_pipelines.errors import DataError
-from data_pipelines.sources.base import Entry, Source
+from data_pipelines.sources.base import Source
 from data_pipelines.video.reader import VideoReader
 
 
-def train_clip(source: Source, options, index: int,
-               rng: np.random.Generator) -> tuple[np.ndarray, int]:
-    """Returns one augmented training clip and its label.
+def train_clip(source: Source, options, targets: Targets, index: int,
+               rng: np.random.Generator) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Returns one augmented training clip, uint8 (T, crop, crop, 3), and its targets.
 
     Args:
       source: where clips come from.
       options: the data configuration.
+      targets: what comes with a clip.
       index: which clip.
-      rng: makes every random decision: frames, crop, flip, then label.
-
-    Returns:
-      video uint8 (T, crop, crop, 3); label. With several labels one of the distinct ones is drawn
-      on every access, which is what the reference trains on.
+      rng: makes every random decision: frames, crop, flip, then targets.
 
     Raises:
       VideoError: the clip cannot be read.
@@ -29,12 +27,12 @@ def train_clip(source: Source, options, index: int,
     with reader:
         frames = reader.get(sampling.sample_train(options, reader.num_frames, rng))
     video = transforms.augment_train(options, frames, rng)
-    labels = distinct_labels(entry, options, len(source.class_names))
-    return video, labels[rng.integers(len(labels))] if len(labels) > 1 else labels[0]
+    return video, targets.train(entry, rng)
 
 
-def eval_clip(source: Source, options, index: int) -> tuple[np.ndarray, list[int]]:
-    """Returns all views of one clip, uint8 (V, T, size, size, 3), and its distinct labels.
+def eval_clip(source: Source, options, targets: Targets,
+              index: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Returns all views of one clip, uint8 (V, T, size, size, 3), and its targets.
 
     Raises:
       VideoError: the clip cannot be read.
@@ -42,7 +40,7 @@ def eval_clip(source: Source, options, index: int) -> tuple[np.ndarray, list[int
     entry, reader = source.read(index)
     with reader:
         video = eval_views(reader, options)
-    return video, distinct_labels(entry, options, len(source.class_names))
+    return video, targets.evaluate(entry)
 
 
 def eval_views(reader: VideoReader, options) -> np.ndarray:
@@ -77,19 +75,3 @@ def eval_frames(reader: VideoReader, options, positions) -> np.ndarray:
 def num_views(options) -> int:
     """V: crops times clips."""
     return transforms.num_test_crops(options) * sampling.num_test_clips(options)
-
-
-def distinct_labels(entry: Entry, options, num_classes: int) -> list[int]:
-    """The sorted distinct labels of a clip.
-
-    Raises:
-      DataError: no label, a label out of range, or several without data.multi_label.
-    """
-    labels = sorted(set(entry.labels))
-    if not labels or labels[0] < 0 or labels[-1] >= num_classes:
-        raise DataError(f"{entry.name}: labels {list(entry.labels)} are not within 0 to "
-                        f"{num_classes - 1}, the {num_classes} classes of the data set.")
-    if len(labels) > 1 and not options.multi_label:
-        raise DataError(f"{entry.name} has the labels {labels}, but data.multi_label=False. Set "
-                        f"data.multi_label=True (training then draws one of them at random).")
-    return labels

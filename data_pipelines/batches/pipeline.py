@@ -8,41 +8,31 @@ uses grain.
 import grain
 from absl import flags
 
-from data_pipelines.batches.assembly import EvalBatches, TrainBatches, open_report
-from data_pipelines.batches.cache import CachedSource
-from data_pipelines.errors import DataError
-from data_pipelines.options import check_options, plain_options
-from data_pipelines.sources import make_source
+from data_pipelines.batches.assembly import EvalAssembly, TrainAssembly, open_report
+from data_pipelines.batches.cache import cached
+from data_pipelines.batches.targets import Targets
 from data_pipelines.sources.base import Source
 from data_pipelines.sources.broken import BrokenFiles
 
 
-def make_pipeline(data_config, split: str, *, start_step: int = 0, process_index: int = 0,
-                  process_count: int = 1) -> "Pipeline":
-    """Builds the iterator of one split.
+class Batches:
+    """Iterator of batches (dicts of numpy arrays, B rows of this process); a context manager.
+
+    train: video uint8 (B, T, H, W, 3); mask float32 (B,); id int64 (B,); and the targets.
+    Others: video uint8 (B, V, T, H, W, 3); the same.
+
+    Threads and worker processes start with the first batch. They are stopped by `close`, by the end of the
+    block, by the last batch and by any error; nothing but `set_state` starts them again.
 
     Args:
-      data_config: `config.data`.
-      split: 'train' iterates for ever over shuffled, augmented clips; every other split once, in
-        order, over the test views of its clips.
+      source: where clips come from.
+      options: the data configuration.
+      split: name of the split: 'train' iterates for ever over shuffled, augmented clips; every
+        other split once, in order, over the test views of its clips.
+      targets: what comes with a clip.
       start_step: number of the first batch; nothing before it is read.
       process_index, process_count: this process builds its contiguous share of the rows of every
         global batch.
-
-    Raises:
-      DataError: the configuration or the data set cannot be used; found before any clip is decoded.
-    """
-    options = plain_options(data_config)
-    check_options(options, process_count)
-    source = make_source(options, split)
-    return Pipeline(source, options, split, start_step, process_index, process_count)
-
-
-class Pipeline:
-    """Iterator of batches (dicts of numpy arrays, B rows of this process).
-
-    train: video uint8 (B, T, H, W, 3); label int32 (B,); mask float32 (B,); id int64 (B,).
-    Others: video uint8 (B, V, T, H, W, 3); the same; labels uint8 (B, K) with data.multi_label.
 
     Attributes:
       source: the `Source`.
@@ -52,31 +42,30 @@ class Pipeline:
       broken: `BrokenFiles` met so far.
     """
 
-    def __init__(self, source: Source, options, split: str, start_step: int, process_index: int,
-                 process_count: int):
+    def __init__(self, source: Source, options, split: str, targets: Targets, start_step: int = 0,
+                 process_index: int = 0, process_count: int = 1):
         self.source = source
         self.num_examples = len(source)
         self.broken = BrokenFiles(source, split, options.max_broken_share)
         self._options = options
         self._step = start_step
         self._iterator = None
+        self._closed = False
         train = split == "train"
-        if options.cache == "memory":
-            source = CachedSource(
-                source, options.short_side if train else options.test_short_side,
-                options.cache_gib * 2**30 / max(1, options.num_workers))
+        source = cached(source, options, options.short_side if train else options.test_short_side,
+                        processes=max(1, options.num_workers))
         batch_size = options.batch_size if train else options.eval_batch_size
-        shard = source, options, batch_size, process_index, process_count
+        shard = source, options, targets, batch_size, process_index, process_count
         if train:
             self.steps_per_epoch = max(1, self.num_examples // batch_size)
             self.num_steps = None
             # The seed idiom is fixed: another one gives another order.
             self._dataset = (
                 grain.MapDataset.range(self.num_examples).seed(options.seed).shuffle().repeat(None)
-                .batch(batch_size, drop_remainder=True).map_with_index(TrainBatches(*shard)))
+                .batch(batch_size, drop_remainder=True).map_with_index(TrainAssembly(*shard)))
         else:
             self.num_steps = -(-self.num_examples // batch_size)
-            self._dataset = grain.MapDataset.range(self.num_steps).map(EvalBatches(*shard))
+            self._dataset = grain.MapDataset.range(self.num_steps).map(EvalAssembly(*shard))
 
     def __iter__(self):
         return self
@@ -85,31 +74,42 @@ class Pipeline:
         if self.num_steps is not None and self._step >= self.num_steps:
             self.close()
             raise StopIteration
-        if self._iterator is None:
-            self._iterator = self._start()
-        batch = dict(next(self._iterator))
-        self._step += 1
+        if self._closed:
+            raise RuntimeError("these batches are closed: set_state continues at a step, "
+                               "and a new iterator begins anew.")
         try:
+            if self._iterator is None:
+                self._iterator = self._start()
+            batch = dict(next(self._iterator))
+            self._step += 1
             self.broken.add(open_report(batch))
-        except DataError:
+        except BaseException:
             self.close()
             raise
         return batch
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
 
     def get_state(self) -> dict:
         """Returns the position: the number of the next batch."""
         return {"step": self._step}
 
     def set_state(self, state: dict) -> None:
-        """Continues at the position of `get_state`, whatever number of workers saved it."""
+        """Continues at the position of `get_state`, whatever number of workers saved it; opens again."""
         self.close()
         self._step = int(state["step"])
+        self._closed = False
 
     def close(self) -> None:
-        """Stops threads and worker processes; the next batch starts them again."""
-        if self._iterator is not None:
-            self._iterator.close()
-            self._iterator = None
+        """Stops threads and worker processes; closing twice is fine."""
+        self._closed = True
+        iterator, self._iterator = self._iterator, None
+        if iterator is not None:
+            iterator.close()
 
     def _start(self):
         options, workers = self._options, self._options.num_workers

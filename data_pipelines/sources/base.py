@@ -3,15 +3,9 @@
 import abc
 import shlex
 from collections.abc import Sequence
-from typing import NamedTuple
 
+from data_pipelines.entry import Entry
 from data_pipelines.video.reader import VideoReader
-
-
-class Entry(NamedTuple):
-    """What is known of a clip without opening it: its name in messages, and its labels."""
-    name: str
-    labels: tuple[int, ...]
 
 
 class Source(abc.ABC):
