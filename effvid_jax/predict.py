@@ -18,12 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import jax
 import numpy as np
 
-from data_pipelines import VideoError
-from data_pipelines.batches.clips import eval_frames, eval_views, num_views
-from data_pipelines.options import check_options, plain_options
-from data_pipelines.sources.files import VIDEO_ENDINGS
-from data_pipelines.video.decode import ArrayFrames, FrameFolder, open_video
-from data_pipelines.video.reader import VideoReader
+from data_pipelines import ClipReader, VideoError
 from effvid_jax import console, evaluate, runs
 from effvid_jax.exits import executor
 
@@ -35,20 +30,25 @@ class Predictor:
         workdir: of a training run; a run of several stages stands for its last one, the student.
         config: how clips are read; what the run was trained with by default.
 
+    Attributes:
+        reader: finds and reads videos as evaluation does.
+        class_names: K names.
+        num_threads: that `config.data` reads with.
+
     Raises:
         ValueError: no checkpoint there, or a damaged one.
     """
 
     def __init__(self, workdir: str, config=None):
         config, directory = runs.trained(config, os.path.abspath(workdir))
-        self.options = plain_options(config.data)
-        check_options(self.options)
+        self.reader = ClipReader(config.data)
+        self.num_threads = max(1, config.data.num_threads)
         method, variables, saved = evaluate.restore_for_inference(config, directory)
         self.class_names = saved.class_names
         self._variables = jax.device_put(variables)
         self._predict = jax.jit(method.predict)
         self._adaptive, self._executor = method.adaptive, None
-        if method.adaptive is not None and num_views(self.options) == 1:
+        if method.adaptive is not None and self.reader.num_views == 1:
             self._thresholds = jax.device_get(method.adaptive.thresholds(variables))
             self._executor = executor.Executor(method.adaptive.steps, method.adaptive.score, 1,
                                                policy="compact", threads=1)
@@ -73,17 +73,12 @@ class Predictor:
             VideoError: the clip cannot be read.
         """
         if self.stops_early:
-            with self._open(video) as reader:
-                return self._stop_early(lambda positions: eval_frames(reader, self.options, positions))
-        return self.classify(self.read(video))
-
-    def read(self, video) -> np.ndarray:
-        """All test views of a clip, uint8 (V, T, H, W, 3); see `__call__` for what `video` can be."""
-        with self._open(video) as reader:
-            return eval_views(reader, self.options)
+            with self.reader.open(video) as opened:
+                return self._stop_early(opened.frames)
+        return self.classify(self.reader.views(video))
 
     def classify(self, views_VTHWC: np.ndarray) -> dict:
-        """As `__call__`, for views that are read already."""
+        """As `__call__`, for views uint8 (V, T, H, W, 3) that are read already."""
         if self.stops_early:
             return self._stop_early(lambda positions: views_VTHWC[0][list(positions)])
         prediction = self._predict(self._variables, {"video": views_VTHWC[None]})
@@ -105,54 +100,6 @@ class Predictor:
                          for k in best],
                 "gmacs": float(f"{float(gmacs):.6g}")}
 
-    def find(self, path: str) -> list[str]:
-        """Clips at `path`: itself, or all video files and folders of frames below it, sorted.
-
-        Raises:
-            FileNotFoundError: nothing there.
-            VideoError: a folder without clips.
-        """
-        if not os.path.exists(path):
-            raise FileNotFoundError(f"--video={path} does not exist.")
-        if not os.path.isdir(path) or self._is_frame_folder(path):
-            return [path]
-        clips = []
-        for folder, subfolders, files in os.walk(path):
-            frame_folders = [f for f in subfolders if self._is_frame_folder(os.path.join(folder, f))]
-            subfolders[:] = [f for f in subfolders
-                             if f not in frame_folders and not f.startswith(".")]
-            clips += [os.path.join(folder, f) for f in frame_folders]
-            clips += [os.path.join(folder, f) for f in files
-                      if f.lower().endswith(VIDEO_ENDINGS) and not f.startswith(".")]
-        if not clips:
-            raise VideoError(f"--video={path}", "no videos in this folder (known endings: "
-                                                f"{' '.join(VIDEO_ENDINGS)})")
-        return sorted(clips)
-
-    def _open(self, video) -> VideoReader:
-        if isinstance(video, np.ndarray):
-            if video.dtype != np.uint8 or video.ndim != 4 or video.shape[-1] != 3 or not len(video):
-                raise VideoError("frames", f"{video.dtype} {video.shape}; expected uint8 (N, H, W, 3) "
-                                           f"with N > 0")
-            return ArrayFrames(video)
-        if not isinstance(video, bytes) and self._is_frame_folder(video):
-            return FrameFolder(video, self._count_frames(video), self.options.frame_template,
-                               self.options.start_index)
-        return open_video(video)
-
-    def _frame(self, folder, index: int) -> str:
-        name = self.options.frame_template.format(index + self.options.start_index)
-        return os.path.join(folder, name)
-
-    def _is_frame_folder(self, path) -> bool:
-        return os.path.isdir(path) and os.path.exists(self._frame(path, 0))
-
-    def _count_frames(self, folder) -> int:
-        count = 0
-        while os.path.exists(self._frame(folder, count)):
-            count += 1
-        return count
-
 
 def predict(config, workdir: str, video: str, as_json: bool) -> None:
     """Prints one JSON object per clip on standard output, and unless `as_json` a readable line before it.
@@ -168,7 +115,7 @@ def predict(config, workdir: str, video: str, as_json: bool) -> None:
             and left out.
     """
     predictor = Predictor(workdir, config)
-    paths = predictor.find(video)
+    paths = predictor.reader.find(video)
     if len(paths) == 1:
         _show(paths[0], predictor(paths[0]), as_json)
         return
@@ -198,8 +145,8 @@ def _read_ahead(predictor: Predictor, paths: list[str]):
 
     The future is of a clip's views; of its result where clips stop early, as what is read depends on it.
     """
-    work = predictor if predictor.stops_early else predictor.read
-    threads = max(1, predictor.options.num_threads)
+    work = predictor if predictor.stops_early else predictor.reader.views
+    threads = predictor.num_threads
     waiting: deque[tuple[str, Future]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         for path in paths:

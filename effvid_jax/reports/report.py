@@ -20,9 +20,6 @@ import numpy as np
 import tabulate
 
 import data_pipelines
-from data_pipelines.batches.transforms import resize_short_side
-from data_pipelines.options import plain_options
-from data_pipelines.sources import make_source
 from effvid_jax import console, evaluate, plots, runs, writers
 from effvid_jax.gating import gates
 from effvid_jax.speed import bench, timing
@@ -294,13 +291,13 @@ def example_clips(network: Network, predictions: dict[str, list[dict[str, str]]]
     quota = -(-NUM_EXAMPLES // len(kinds))
     chosen = [i for kind in sorted(kinds) for i in kinds[kind][:quota]][:NUM_EXAMPLES]
     try:
-        source = make_source(plain_options(network.config.data), "val")
+        split = data_pipelines.open_split(network.config.data, "val")
     except (ValueError, OSError) as error:
         return [], f"The videos are not there any more: {error}"
     clips, problem = [], ""
     for i in chosen:
         try:
-            frames = _frames(source, rows[i]["video"], i)
+            frames = _frames(split, rows[i]["video"], i)
         except (data_pipelines.VideoError, OSError) as error:
             problem = f"Not every clip could be read: {error}"
             continue
@@ -310,15 +307,13 @@ def example_clips(network: Network, predictions: dict[str, list[dict[str, str]]]
     return clips, problem
 
 
-def _frames(source, name: str, guess: int) -> np.ndarray:
+def _frames(split: data_pipelines.Split, name: str, guess: int) -> np.ndarray:
     """Evenly spread frames of the clip called `name`, which is probably number `guess`."""
-    order = [guess, *range(len(source))] if guess < len(source) else range(len(source))
-    index = next((i for i in order if source.entry(i).name == name), None)
+    order = [guess, *range(len(split))] if guess < len(split) else range(len(split))
+    index = next((i for i in order if split.entry(i).name == name), None)
     if index is None:
         raise data_pipelines.VideoError(name, "not in the data set any more")
-    with source.open(index) as reader:
-        frames = reader.get(np.linspace(0, reader.num_frames - 1, FRAMES_SHOWN).astype(int))
-    return resize_short_side(frames, FRAME_SIDE) if min(frames.shape[1:3]) > FRAME_SIDE else frames
+    return split.overview(index, FRAMES_SHOWN, FRAME_SIDE)
 
 
 def _config(folder: str):

@@ -31,9 +31,6 @@ import numpy as np
 import tabulate
 
 import data_pipelines
-from data_pipelines.batches.sampling import sample_test
-from data_pipelines.options import plain_options
-from data_pipelines.sources import make_source
 from effvid_jax import checkpoint, console, cost, runs, sharding, writers
 from effvid_jax.methods import base, make_method
 from effvid_jax.optim import make_optimizer
@@ -61,7 +58,7 @@ def bench(config, workdir: str) -> dict:
     """
     os.makedirs(workdir, exist_ok=True)
     config = _small_benchmark(config)
-    class_names = make_source(plain_options(config.data), "train").class_names
+    class_names = data_pipelines.open_split(config.data, "train").class_names
     result: dict[str, Any] = {"config": config.name, "environment": writers.environment()}
     # Open until the end: the loop runs the step that was compiled for its own table.
     with (tempfile.TemporaryDirectory() as folder,
@@ -119,40 +116,34 @@ def decode(config, seconds: float, progress=lambda: None, clips: int = 16) -> li
     Raises:
         DataError: no clip can be read.
     """
-    options = plain_options(config.data)
-    source = make_source(options, "train")
-    chosen = _readable(source, options, clips)
+    split = data_pipelines.open_split(config.data, "train")
+    chosen = _readable(split, clips)
     with contextlib.ExitStack() as stack:
         sides = {}
         for n in thread_counts(config):
             pool = stack.enter_context(ThreadPoolExecutor(n))
             sides[n] = lambda pool=pool: list(
-                pool.map(lambda i: _read(source, options, i).shape, chosen))
+                pool.map(lambda i: split.test_frames(i).shape, chosen))
         times = timing.measure(sides, seconds=seconds, progress=progress)
     rate = {n: t.rate(len(chosen)) for n, t in times.items()}
     return [{"threads": n, "clips_per_second": rate[n], "ratio": rate[n] / rate[min(rate)],
-             "frames_per_second": rate[n] * options.num_frames, "spread": t.spread}
+             "frames_per_second": rate[n] * config.data.num_frames, "spread": t.spread}
             for n, t in times.items()]
 
 
-def _read(source, options, index: int) -> np.ndarray:
-    with source.open(index) as reader:
-        return reader.get(sample_test(options, reader.num_frames)[0])
-
-
-def _readable(source, options, count: int) -> list[int]:
+def _readable(split: data_pipelines.Split, count: int) -> list[int]:
     """Up to `count` clips that can be read, spread over the split."""
-    spread = np.unique(np.linspace(0, len(source) - 1, min(len(source), 4 * count)).astype(int))
+    spread = np.unique(np.linspace(0, len(split) - 1, min(len(split), 4 * count)).astype(int))
     chosen = []
     for index in np.random.default_rng(0).permutation(spread).tolist():
         with contextlib.suppress(data_pipelines.VideoError):
-            _read(source, options, index)
+            split.test_frames(index)
             chosen.append(index)
         if len(chosen) == count:
             break
     if not chosen:
-        raise data_pipelines.DataError(f"none of {len(spread)} clips of {source.description} can be "
-                                       f"read; `{source.check_command}` says why.")
+        raise data_pipelines.DataError(f"none of {len(spread)} clips of {split.description} can be "
+                                       f"read; `{split.check_command}` says why.")
     return chosen
 
 
@@ -163,7 +154,7 @@ def thread_counts(config) -> list[int]:
 
 
 def pipeline(config, seconds: float, progress=lambda: None) -> list[dict]:
-    """Clips per second of `make_pipeline`; each combination is opened twice, in turns, if there is time.
+    """Clips per second of `Split.batches`; each combination is opened twice, in turns, if there is time.
 
     The first batches, which wait for threads and processes to start, are not counted.
     """
@@ -186,8 +177,7 @@ def _pipeline_rate(config, threads: int, workers: int, seconds: float) -> float:
     at_once = threads * max(1, workers)
     data.update(dict(num_threads=threads, num_workers=workers, prefetch=max(2, threads), cache="none",
                      batch_size=min(data.batch_size, 8)))
-    batches = data_pipelines.make_pipeline(data, "train")
-    try:
+    with data_pipelines.open_split(data, "train").batches() as batches:
         for _ in range(at_once):
             next(batches)
         start, count = time.perf_counter(), 0
@@ -196,8 +186,6 @@ def _pipeline_rate(config, threads: int, workers: int, seconds: float) -> float:
             next(batches)
             count += 1
         return count * data.batch_size / (time.perf_counter() - start)
-    finally:
-        batches.close()
 
 
 # ------------------------------------------------------------------------------------------- steps
@@ -296,24 +284,22 @@ def loop(config, name: str, step: Step, alone: dict, seconds: float) -> list[dic
     for cache in dict.fromkeys(("none", config.data.cache)):
         data = step.config.data.copy_and_resolve_references()
         data.update(dict(cache=cache, batch_size=step.batch_size))
-        batches = data_pipelines.make_pipeline(data, "train")
-        if cache != "none":  # the first pass fills the cache, the others are what takes the time
-            for _ in range(batches.steps_per_epoch):
-                next(batches)
-        ahead = sharding.Prefetch(batches, step.mesh)
-        for _ in range(data.prefetch + 4):  # what was read ahead while nobody was waiting
-            jax.block_until_ready(step(next(ahead)[0]))
-        ahead.wait_share()
-        count, start, pending = 0, time.perf_counter(), []
-        while count < 5 or time.perf_counter() - start < seconds:
-            pending.append(step(next(ahead)[0]))
-            count += 1
-            if len(pending) > Watch.lag:  # as the train loop does: it looks back at finished steps
-                jax.block_until_ready(pending.pop(0))
-        jax.block_until_ready(pending)
-        share, rate = ahead.wait_share(), count * step.batch_size / (time.perf_counter() - start)
-        ahead.close()
-        batches.close()
+        with data_pipelines.open_split(data, "train").batches() as batches:
+            if cache != "none":  # the first pass fills the cache, the others are what takes the time
+                for _ in range(batches.steps_per_epoch):
+                    next(batches)
+            with contextlib.closing(sharding.Prefetch(batches, step.mesh)) as ahead:
+                for _ in range(data.prefetch + 4):  # what was read ahead while nobody was waiting
+                    jax.block_until_ready(step(next(ahead)[0]))
+                ahead.wait_share()
+                count, start, pending = 0, time.perf_counter(), []
+                while count < 5 or time.perf_counter() - start < seconds:
+                    pending.append(step(next(ahead)[0]))
+                    count += 1
+                    if len(pending) > Watch.lag:  # as the train loop does: it looks back at finished steps
+                        jax.block_until_ready(pending.pop(0))
+                jax.block_until_ready(pending)
+                share, rate = ahead.wait_share(), count * step.batch_size / (time.perf_counter() - start)
         rows.append({"stage": name, "frames": "decoded" if cache == "none" else "from the cache",
                      "threads": data.num_threads, "worker_processes": data.num_workers,
                      "clips_per_second": rate, "ratio_to_step_alone": rate / alone["clips_per_second"],

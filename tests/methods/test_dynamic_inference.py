@@ -93,7 +93,7 @@ def test_predict_decodes_only_what_it_needs(run, monkeypatch):
     assert predictor.stops_early
     read = []
     original = clips.eval_frames
-    monkeypatch.setattr(predict, "eval_frames", lambda reader, options, positions: read.append(
+    monkeypatch.setattr(clips, "eval_frames", lambda reader, options, positions: read.append(
         list(positions)) or original(reader, options, positions))
     source = make_source(plain_options(runs.trained(None, workdir)[0].data), "val")
     path = source.path(0)
@@ -105,9 +105,9 @@ def test_predict_decodes_only_what_it_needs(run, monkeypatch):
     last = predictor(path)
     assert sorted(sum(read[1:], [])) == sorted(order)
     assert first["gmacs"] < last["gmacs"]
-    simulated = predictor._predict(predictor._variables, {"video": predictor.read(path)[None]})
+    simulated = predictor._predict(predictor._variables, {"video": predictor.reader.views(path)[None]})
     assert simulated.extra["answers"].shape == (1, 4)
-    views = predictor.classify(predictor.read(path))
+    views = predictor.classify(predictor.reader.views(path))
     assert views == last
 
 
