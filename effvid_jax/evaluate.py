@@ -11,11 +11,6 @@ import jax
 import numpy as np
 
 import data_pipelines
-from data_pipelines.batches import clips
-from data_pipelines.batches.cache import CachedSource
-from data_pipelines.options import check_options, plain_options
-from data_pipelines.sources import make_source
-from data_pipelines.sources.broken import BrokenFiles
 from effvid_jax import checkpoint, console, metrics, sharding, writers
 from effvid_jax.exits import executor
 from effvid_jax.methods import Method, Variables, make_method
@@ -52,7 +47,7 @@ def evaluate(predict, variables, config, mesh, class_names, *, split: str = "val
         `analyse` adds. Accuracies are in [0, 1].
     """
     gather_rows = collect if adaptive is None else partial(collect_adaptive, adaptive)
-    rows, shape, broken, source = gather_rows(
+    rows, shape, broken, data = gather_rows(
         predict, variables, config, mesh, class_names, split, prefix or split)
     scores, labels, gmacs = rows["scores"], rows["label"], rows["gmacs"]
     result = {
@@ -70,10 +65,10 @@ def evaluate(predict, variables, config, mesh, class_names, *, split: str = "val
         result["map"] = metrics.mean_average_precision(scores, rows["labels"])
     first = jax.process_index() == 0
     if analyse is not None:
-        rows["name"] = np.array([source.entry(int(i)).name for i in rows["id"]])
+        rows["name"] = np.array([data.entry(int(i)).name for i in rows["id"]])
         result |= analyse(rows, variables, workdir if first else "", split, class_names)
     if workdir and first:
-        write_predictions(os.path.join(workdir, f"predictions_{split}.csv"), rows, source, class_names)
+        write_predictions(os.path.join(workdir, f"predictions_{split}.csv"), rows, data, class_names)
     return {f"{prefix or split}/{name}": float(value) if isinstance(value, np.floating) else value
             for name, value in result.items()}
 
@@ -83,20 +78,17 @@ def collect(predict, variables, config, mesh, class_names, split: str, title: st
 
     Returns:
         rows (see `Method.analyse`, without names), the views' shape (V, T, side), number of broken
-        videos, and the source of the clips.
+        videos, and the split.
 
     Raises:
         ValueError: another number of classes than the network's, or no readable video.
     """
-    pipeline = data_pipelines.make_pipeline(
-        config.data, split, process_index=jax.process_index(), process_count=jax.process_count())
-    _check_classes(pipeline.source, split, class_names)
-    keep = ("label", "mask", "id") + (("labels",) if config.data.multi_label else ())
+    data = open_split(config, split, class_names)
+    keep = ("mask", "id", *data.targets.evaluate_fields)
     found: dict[str, list] = collections.defaultdict(list)
-    shape = (0, 0, 0)
-    with console.bar(pipeline.num_steps, f"eval {title} {config.name}", "batch", leave=False) as progress:
-        for batch in pipeline:
-            shape = batch["video"].shape[1:4]
+    with (data.batches(process_index=jax.process_index(), process_count=jax.process_count()) as batches,
+          console.bar(batches.num_steps, f"eval {title} {config.name}", "batch", leave=False) as progress):
+        for batch in batches:
             on_device = sharding.shard_batch(batch, mesh)
             prediction = predict(variables, {"video": on_device["video"]})
             found["scores"].append(softmax(prediction.logits))
@@ -106,13 +98,17 @@ def collect(predict, variables, config, mesh, class_names, split: str, title: st
             for name in keep:
                 found[name].append(gather(on_device[name], mesh))
             progress.update()
-    broken = len(pipeline.broken)
-    pipeline.close()
     real = np.concatenate(found.pop("mask")) > 0 if found else np.zeros(0, bool)
     if not real.any():
         raise data_pipelines.DataError(f"split {split!r} of config.data has no readable video.")
     rows = {name: np.concatenate(parts)[real] for name, parts in found.items()}
-    return rows, shape, broken, pipeline.source
+    return rows, data.clip_shape, len(batches.broken), data
+
+
+def open_split(config, split: str, class_names) -> data_pipelines.Split:
+    """A split with the classes of the network as targets."""
+    targets = data_pipelines.ClassLabels(len(class_names), config.data.multi_label)
+    return data_pipelines.open_split(config.data, split, targets, process_count=jax.process_count())
 
 
 def collect_adaptive(adaptive, predict, variables, config, mesh, class_names, split: str, title: str):
@@ -125,53 +121,37 @@ def collect_adaptive(adaptive, predict, variables, config, mesh, class_names, sp
     if jax.process_count() > 1:
         raise ValueError("config.method.executor works in a single process: evaluate with "
                          "--config.method.executor=simulate on several.")
-    options = plain_options(config.data)
-    check_options(options)
-    source = make_source(options, split)
-    _check_classes(source, split, class_names)
-    reading = CachedSource(source, options.test_short_side, options.cache_gib * 2**30) \
-        if options.cache == "memory" else source
-    broken = BrokenFiles(source, split, options.max_broken_share)
+    data = open_split(config, split, class_names)
 
     def load(index, start, stop):
-        _, reader = reading.read(index)
-        with reader:
-            return clips.eval_frames(reader, options, adaptive.order[start:stop])
+        return data.frames(index, adaptive.order[start:stop])
 
     size = config.data.eval_batch_size
     run = executor.Executor(adaptive.steps, adaptive.score, size, tuple(config.method.executor_sizes),
                             config.method.executor, mesh if mesh.size > 1 else None,
-                            max(1, options.num_threads))
-    batches = (executor.Rows(range(start, min(start + size, len(source))), load=load)
-               for start in range(0, len(source), size))
+                            max(1, config.data.num_threads))
+    batches = (executor.Rows(range(start, min(start + size, len(data))), load=load)
+               for start in range(0, len(data), size))
     thresholds = jax.device_get(adaptive.thresholds(variables))
     found: dict[str, list] = collections.defaultdict(list)
-    with console.bar(len(source), f"eval {title} {config.name}", "video", leave=False) as progress:
+    with console.bar(len(data), f"eval {title} {config.name}", "video", leave=False) as progress:
         for answer in run.run(variables, thresholds, batches):
             progress.update()
             if answer.error is not None:
                 if not isinstance(answer.error, data_pipelines.VideoError):
                     raise answer.error
-                broken.add([(answer.id, answer.error.name, answer.error.reason)])
+                data.broken.add([(answer.id, answer.error.name, answer.error.reason)])
                 continue
-            labels = clips.distinct_labels(source.entry(answer.id), options, len(class_names))
             found["id"].append(answer.id)
-            found["label"].append(labels[0])
-            found["labels"].append(np.isin(np.arange(len(class_names)), labels).astype(np.uint8))
+            for name, value in data.targets.evaluate(data.entry(answer.id)).items():
+                found[name].append(value)
             found["scores"].append(softmax(answer.logits))
             found["gmacs"].append(adaptive.gmacs[answer.checkpoint])
             found["exit"].append(answer.checkpoint)
     if not found:
         raise data_pipelines.DataError(f"split {split!r} of config.data has no readable video.")
     rows = {name: np.array(values) for name, values in found.items()}
-    return rows, (1, options.num_frames, options.test_crop_size), len(broken), source
-
-
-def _check_classes(source, split: str, class_names) -> None:
-    if len(source.class_names) != len(class_names):
-        raise ValueError(
-            f"the network has {len(class_names)} classes, split {split!r} of config.data has "
-            f"{len(source.class_names)}: give the data it was trained for.")
+    return rows, data.clip_shape, len(data.broken), data
 
 
 def evaluate_workdir(config, workdir: str, split: str = "val") -> dict[str, float]:
@@ -221,12 +201,12 @@ def softmax(logits) -> np.ndarray:
     return z / z.sum(axis=-1, keepdims=True)
 
 
-def write_predictions(path: str, rows, source, class_names) -> None:
+def write_predictions(path: str, rows, data, class_names) -> None:
     """One line a video: name, label, predicted class, its probability, cost."""
     with open(path, "w", newline="") as f:
         table = csv.writer(f)
         table.writerow(["video", "label", "predicted", "prob", "gmacs"])
         for i, label, scores, gmacs in zip(rows["id"], rows["label"], rows["scores"], rows["gmacs"]):
             best = int(scores.argmax())
-            table.writerow([source.entry(int(i)).name, class_names[int(label)], class_names[best],
+            table.writerow([data.entry(int(i)).name, class_names[int(label)], class_names[best],
                             f"{scores[best]:.4f}", f"{gmacs:.6g}"])

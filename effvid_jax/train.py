@@ -72,11 +72,10 @@ def train(config, workdir: str) -> dict[str, float]:
         Interrupted: after a signal, with the state saved.
     """
     mesh = sharding.make_mesh()
-    data_args = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    pipeline = data_pipelines.make_pipeline(config.data, "train", **data_args)
-    class_names = pipeline.source.class_names
+    split = data_pipelines.open_split(config.data, "train", process_count=jax.process_count())
+    class_names = split.class_names
     method = make_method(config, class_names)
-    steps_per_epoch = pipeline.steps_per_epoch
+    steps_per_epoch = split.steps_per_epoch
     num_steps = config.train.num_steps or round(config.train.num_epochs * steps_per_epoch)
     tx = make_optimizer(config.optim, steps_per_epoch, num_steps)
     clip_shape = (config.data.batch_size, config.data.num_frames, config.data.crop, config.data.crop, 3)
@@ -100,10 +99,9 @@ def train(config, workdir: str) -> dict[str, float]:
 
     step_fn = jit_train_step(method, tx, config.seed, mesh)
     rate = make_schedule(config.optim, steps_per_epoch, num_steps)
-    pipeline.close()
-    pipeline = data_pipelines.make_pipeline(config.data, "train", start_step=first_step, **data_args)
+    pipeline = split.batches(first_step, jax.process_index(), jax.process_count())
     batches = sharding.Prefetch(pipeline, mesh)
-    watch = Watch(pipeline.source, num_steps)
+    watch = Watch(split, num_steps)
     every_eval = max(1, round(config.train.eval_every_epochs * steps_per_epoch))
     with (console.bar(num_steps, f"train {config.name}", "step", first_step) as progress,
           Signals() as signals):
