@@ -24,6 +24,7 @@ from effvid_jax import console, methods, writers
 from effvid_jax.exits import executor
 from effvid_jax.reports import results
 from effvid_jax.speed import bench, exit_bench, host_memory
+from effvid_jax.tasks import make_task
 
 
 def build(args):
@@ -38,7 +39,7 @@ def build(args):
     config.model.update(dict(dtype=args.dtype, dropout=0.0))
     config.model.exits.classifier_std = 0.5  # scores that differ between clips
     config.method.calibration_videos = 1
-    method = methods.make_method(config, [str(k) for k in range(args.classes)])
+    method = methods.make_method(config, make_task(config, [str(k) for k in range(args.classes)]))
     size = args.resolution
     return method, method.init(jax.random.key(0), (1, args.frames, size, size, 3))
 
@@ -85,7 +86,7 @@ def main(argv=None) -> None:
             clips = bench.random_clips(shape, contrast=True)
             with console.bar(None, f"batch {batch}", "sample", leave=False) as progress:
                 found[batch] = exit_bench.measure(
-                    method.adaptive, variables, clips, batch, speedup=args.speedup, sizes=sizes,
+                    method.segments, variables, clips, batch, speedup=args.speedup, sizes=sizes,
                     seconds=args.seconds, progress=progress.update)
             print(f"{args.backbone}, {args.scheme}, {args.frames} x {args.resolution}^2, batch {batch}, "
                   f"{args.dtype}, {jax.devices()[0].device_kind}\n{bench.table(found[batch])}", flush=True)

@@ -23,6 +23,7 @@ from configs.recipes.base import defaults
 from effvid_jax import cost, writers
 from effvid_jax.methods import base
 from effvid_jax.speed import bench, host_memory
+from effvid_jax.tasks import make_task
 
 PAPER = {  # resolution: (GFLOPs, videos per second) of ResNet-50, 16 frames
     224: (65.9, 78.7), 144: (28.3, 163.2), 112: (17.4, 262.8), 96: (12.1, 333.9), 72: (8.3, 434.7),
@@ -36,9 +37,10 @@ def measure(backbone: str, frames: int, batch: int, resolutions: list[int], dtyp
     Raises:
         ValueError: unknown backbone or type, or a resolution too small.
     """
-    config = defaults().model
+    config = defaults()
+    task, config = make_task(config, [str(k) for k in range(classes)]), config.model
     config.update(dict(backbone=backbone, dtype=dtype))
-    rows = bench.inference(config, classes, resolutions, frames, batch, seconds=seconds)
+    rows = bench.inference(config, task, resolutions, frames, batch, seconds=seconds)
     model = base.build_backbone(config, classes)
     for row in rows:
         side = row["resolution"]

@@ -29,9 +29,10 @@ import numpy as np
 import tabulate
 
 from effvid_jax import cost
-from effvid_jax.backbones import make_backbone
+from effvid_jax.backbones import facts, make_backbone
 from effvid_jax.gating import folding, gates, variants
-from effvid_jax.methods import base, va_red2
+from effvid_jax.gating.decisions import clip_gmacs
+from effvid_jax.methods import base
 from effvid_jax.reports import results
 from effvid_jax.speed import host_memory, timing
 
@@ -40,7 +41,7 @@ def networks(args):
     """(plain, mixed, compact) backbones."""
     make = functools.partial(make_backbone, args.backbone, num_classes=200, dropout=0.0,
                              dtype=base.compute_dtype(args.dtype))
-    conv = functools.partial(gates.GatedConv, layers=gates.GATED_LAYERS[args.backbone],
+    conv = functools.partial(gates.GatedConv, layers=gates.layers_of(args.backbone),
                              search_space=args.search_space, cheap_kernel=args.cheap_kernel,
                              positions=args.positions)
     return make(), make(conv=conv), make(conv=functools.partial(conv, form="compact"))
@@ -115,7 +116,7 @@ def run_once(args, frames: int, batch: int) -> dict:
         decisions.append(gates.collect(state["gates"]))
         logits.append(y[0])
     static = cost.gmacs(plain, shape)
-    costs = np.array([[float(x[0]) for x in va_red2.clip_gmacs(list(d.values()), static)]
+    costs = np.array([[float(x[0]) for x in clip_gmacs(list(d.values()), static)]
                       for d in decisions])
     gmacs = costs.sum(axis=1)
 
@@ -221,7 +222,7 @@ def result_rows(args, found) -> list[dict[str, str]]:
 def main(argv=None) -> None:
     """Prints tables, then one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--backbone", default="r2plus1d_18_vared", choices=sorted(gates.GATED_LAYERS))
+    parser.add_argument("--backbone", default="r2plus1d_18_vared", choices=facts.gated_backbones())
     parser.add_argument("--frames", default="8,16")
     parser.add_argument("--resolution", type=int, default=112)
     parser.add_argument("--batch", default="1")

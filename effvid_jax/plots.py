@@ -15,12 +15,17 @@ GOOD, BAD = "#228833", "#cc3311"
 MAX_CLASSES = 40  # that can be told apart in a picture
 
 
-def accuracy_against_cost(points: Mapping[str, tuple[float, float]], metric: str) -> bytes:
-    """Accuracy over GMACs per video, one point a network: {name: (gmacs, accuracy)}."""
+def accuracy_against_cost(points: Mapping[str, tuple[float, float]], label: str) -> bytes:
+    """Accuracy over GMACs per video, one point a network.
+
+    Args:
+        points: {name: (gmacs, accuracy in the unit of the label)}.
+        label: of the accuracy, such as 'top-1 (%)'.
+    """
     figure, axes = _figure(6, 4)
     for i, (name, (gmacs, accuracy)) in enumerate(points.items()):
-        axes.scatter(gmacs, 100 * accuracy, s=80, color=_colour(i), marker=MARKERS[i % len(MARKERS)],
-                     label=f"{name} {100 * accuracy:.1f}", zorder=3)
+        axes.scatter(gmacs, accuracy, s=80, color=_colour(i), marker=MARKERS[i % len(MARKERS)],
+                     label=f"{name} {accuracy:.1f}", zorder=3)
     costs = [gmacs for gmacs, _ in points.values()]
     if max(costs) > 3 * min(costs):
         axes.set_xscale("log")
@@ -29,13 +34,20 @@ def accuracy_against_cost(points: Mapping[str, tuple[float, float]], metric: str
         axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.25, y=0.25)
     axes.set_xlabel("GMACs per video")
-    axes.set_ylabel(f"{metric} (%)")
+    axes.set_ylabel(label)
     axes.legend(frameon=False, ncols=min(3, len(points)), loc="lower left", bbox_to_anchor=(0, 1.0))
     return _png(figure)
 
 
-def curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> bytes:
-    """Loss and accuracy while training: {name: rows of metrics.csv}."""
+def curves(histories: Mapping[str, Sequence[Mapping[str, float]]], metric: str, label: str,
+           scale: float, loss_title: str) -> bytes:
+    """Loss and accuracy while training.
+
+    Args:
+        histories: {network: rows of metrics.csv}.
+        metric, label, scale: the accuracy's name in the rows, how it is written, and its factor to that.
+        loss_title: what the loss is.
+    """
     figure = Figure(figsize=(10, 3.8), layout="constrained")
     loss, accuracy = figure.subplots(1, 2)
     for i, (name, rows) in enumerate(histories.items()):
@@ -44,28 +56,29 @@ def curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> bytes:
                   label=name)
         if parts:
             loss.plot(*_series(rows, "train/loss"), ":", color=_colour(i), label=f"{name}, all terms")
-        x, y = _series(rows, "train/top1")
-        accuracy.plot(x, 100 * y, color=_colour(i))
-        x, y = _series(rows, "val/top1")
-        accuracy.plot(x, 100 * y, MARKERS[i % len(MARKERS)], color=_colour(i), markersize=8)
+        x, y = _series(rows, f"train/{metric}")
+        accuracy.plot(x, scale * y, color=_colour(i))
+        x, y = _series(rows, f"val/{metric}")
+        accuracy.plot(x, scale * y, MARKERS[i % len(MARKERS)], color=_colour(i), markersize=8)
     for axes in (loss, accuracy):
         _frame(axes)
         axes.set_xlabel("step")
-    loss.set_title("cross-entropy on training batches")
+    loss.set_title(f"{loss_title} on training batches")
     loss.set_yscale("log")
     loss.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     loss.legend(frameon=False)
-    accuracy.set_title("top-1 (%): lines on training batches, marks on validation")
+    accuracy.set_title(f"{label}: lines on training batches, marks on validation")
     accuracy.set_ylim(bottom=0)
     return _png(figure)
 
 
-def exit_curve(curves, marks) -> bytes:
+def exit_curve(curves, marks, label: str) -> bytes:
     """Accuracy over mean GMACs as thresholds move, with single operating points beside it.
 
     Args:
         curves: {search: points}, each with `gmacs` and `accuracy`.
         marks: {name: points}.
+        label: of the accuracy.
     """
     figure, axes = _figure(6, 4)
     for i, (name, points) in enumerate(curves.items()):
@@ -77,7 +90,7 @@ def exit_curve(curves, marks) -> bytes:
                      color=_colour(i), marker=MARKERS[i % len(MARKERS)], label=name)
     axes.set_xlim(left=0)
     axes.set_xlabel("mean GMACs per video")
-    axes.set_ylabel("top-1 (%)")
+    axes.set_ylabel(label)
     axes.legend(frameon=False, loc="lower right")
     return _png(figure)
 

@@ -44,13 +44,14 @@ class Predictor:
         self.reader = ClipReader(config.data)
         self.num_threads = max(1, config.data.num_threads)
         method, variables, saved = evaluate.restore_for_inference(config, directory)
-        self.class_names = saved.class_names
+        self.class_names, self.task = saved.class_names, method.task
         self._variables = jax.device_put(variables)
         self._predict = jax.jit(method.predict)
-        self._adaptive, self._executor = method.adaptive, None
-        if method.adaptive is not None and self.reader.num_views == 1:
-            self._thresholds = jax.device_get(method.adaptive.thresholds(variables))
-            self._executor = executor.Executor(method.adaptive.steps, method.adaptive.score, 1,
+        self._adaptive = next((r.segments for r in method.runners().values() if r.segments), None)
+        self._executor = None
+        if self._adaptive is not None and self.reader.num_views == 1:
+            self._thresholds = jax.device_get(self._adaptive.thresholds(variables))
+            self._executor = executor.Executor(self._adaptive.steps, self._adaptive.score, 1,
                                                policy="compact", threads=1)
 
     @property
@@ -66,8 +67,8 @@ class Predictor:
                 `config.data.frame_template`, or frames uint8 (N, H, W, 3) in RGB.
 
         Returns:
-            `{"top5": [{"label": ..., "prob": ...}, ...], "gmacs": ...}`, most probable class first;
-            gmacs of all views together.
+            The task's answer, for classification `{"top5": [{"label": ..., "prob": ...}, ...]}`, and
+            "gmacs" of all views together.
 
         Raises:
             VideoError: the clip cannot be read.
@@ -94,11 +95,8 @@ class Predictor:
         return self._result(answer.logits, self._adaptive.gmacs[answer.checkpoint])
 
     def _result(self, logits_K, gmacs) -> dict:
-        probabilities = evaluate.softmax(logits_K[None])[0]
-        best = np.argsort(-probabilities, kind="stable")[:5]
-        return {"top5": [{"label": self.class_names[k], "prob": round(float(probabilities[k]), 6)}
-                         for k in best],
-                "gmacs": float(f"{float(gmacs):.6g}")}
+        answer = self.task.answer(self.task.scores(logits_K[None])[0])
+        return {**answer, "gmacs": float(f"{float(gmacs):.6g}")}
 
 
 def predict(config, workdir: str, video: str, as_json: bool) -> None:
@@ -117,7 +115,7 @@ def predict(config, workdir: str, video: str, as_json: bool) -> None:
     predictor = Predictor(workdir, config)
     paths = predictor.reader.find(video)
     if len(paths) == 1:
-        _show(paths[0], predictor(paths[0]), as_json)
+        _show(predictor.task, paths[0], predictor(paths[0]), as_json)
         return
     errors = []
     with console.bar(len(paths), "predict", "video") as progress:
@@ -131,7 +129,7 @@ def predict(config, workdir: str, video: str, as_json: bool) -> None:
                 console.say(f"skipped: {error}")
             else:
                 with progress.external_write_mode(file=sys.stdout):
-                    _show(path, result, as_json)
+                    _show(predictor.task, path, result, as_json)
             progress.update()
     if len(errors) == len(paths):
         raise VideoError(f"--video={video}", f"none of the {len(paths)} videos can be read; the first: "
@@ -157,8 +155,7 @@ def _read_ahead(predictor: Predictor, paths: list[str]):
             yield waiting.popleft()
 
 
-def _show(path: str, result: dict, as_json: bool) -> None:
+def _show(task, path: str, result: dict, as_json: bool) -> None:
     if not as_json:
-        guesses = ", ".join(f"{guess['label']} {guess['prob']:.1%}" for guess in result["top5"])
-        print(f"{path}: {guesses} ({result['gmacs']:.3g} GMACs)")
+        print(f"{path}: {task.words(result)} ({result['gmacs']:.3g} GMACs)")
     print(json.dumps({"video": path, **result}), flush=True)

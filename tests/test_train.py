@@ -53,12 +53,12 @@ def test_teacher_is_frozen_and_not_in_the_checkpoint(teacher, tmp_path, benchmar
 
 def test_frozen_variables_do_not_move_in_a_step(teacher, benchmark_root):
     from effvid_jax import sharding
-    from effvid_jax.methods import make_method
     from effvid_jax.optim import make_optimizer
     from effvid_jax.train import init_state, jit_train_step
+    from tests.made import made
 
     config = student(benchmark_root, teacher)
-    method = make_method(config, checkpoint.load_variables(teacher)[0].class_names)
+    method = made(config, checkpoint.load_variables(teacher)[0].class_names)
     tx = make_optimizer(config.optim, 6, 20)
     mesh = sharding.make_mesh()
     state = sharding.replicate(init_state(method, tx, config, (8, 4, 64, 64, 3)), mesh)

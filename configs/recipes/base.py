@@ -11,6 +11,8 @@ from typing import Any
 
 import ml_collections
 
+from effvid_jax.methods.supervised import Supervised
+
 
 def defaults() -> ml_collections.ConfigDict:
     """Every field of a config, with its default and what it means."""
@@ -52,7 +54,7 @@ def defaults() -> ml_collections.ConfigDict:
         options=dict(),  # further fields of the backbone, such as width
         exits=dict(),  # early exits, see `dynamic_inference` below; {}: none
     ))
-    config.method = ml_collections.ConfigDict(dict(name="supervised"))
+    config.method = Supervised.Settings().to_config()
     config.optim = ml_collections.ConfigDict(dict(
         name="sgd", lr=0.01, momentum=0.9, weight_decay=1e-4,
         groups="single",  # single | tsm | swin, see effvid_jax/optim.py

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ml_collections
 
 from configs.recipes import base, embedded
+from effvid_jax.methods.dynamic_inference import DynamicInference
 
 
 def recipe(dataset_name: str, arg: str, **defaults):
@@ -41,19 +42,7 @@ def recipe(dataset_name: str, arg: str, **defaults):
         share_heads=False,  # one classifier a depth instead of one a checkpoint (as drawn)
         classifier_std=0.001,
     ))
-    config.method = ml_collections.ConfigDict(dict(
-        name="dynamic_inference",
-        loss_weights=(),  # per checkpoint; (): 1 each, MSDNet's; the paper does not say
-        distill_weight=0.0, distill_temperature=1.0,  # from the last checkpoint; ours
-        rule="confidence",  # the paper | margin | entropy (ours)
-        search="accuracy",  # of thresholds: accuracy (ours) | msdnet, see effvid_jax/exits/stopping.py
-        budget=0.5,  # mean cost as a share of full inference, for the thresholds
-        budget_gmacs=0.0,  # the same in GMACs per video; 0: `budget` counts
-        thresholds=(),  # by hand, one a checkpoint; (): from the calibration videos
-        calibration_videos=5000,  # at most; their scores are saved with the checkpoint
-        executor="simulate",  # evaluation: compute everything | compact | pool: really stop
-        executor_sizes=(),  # batch sizes to compile beside eval_batch_size; (): halves down to 1/32
-    ))
+    config.method = DynamicInference.Settings().to_config()
     config.optim.update(dict(groups="tsm_fc5", schedule="step", lr=0.01))
     config.init.skip = "^head_|(^|/)fc/|^stopping/"  # classifiers and thresholds are this data set's
     config.train.num_epochs = 50.0
@@ -67,4 +56,16 @@ def recipe(dataset_name: str, arg: str, **defaults):
         config.optim.update(dict(lr=0.001, milestones=(10, 20), groups="tsm"))
         config.train.num_epochs = 25.0
         config.model.options = ml_collections.ConfigDict(dict(partial_bn=True))
-    return embedded.finish(config, args)
+    return embedded.finish(config, args, embed)
+
+
+def embed(config, args) -> None:
+    """What the embedded benchmark takes from this recipe: shorter routes, a larger share to calibrate on."""
+    if args.demo:
+        config.note = (
+            "demo: the code path of the recipe on the embedded benchmark (16 classes of synthetic clips): a "
+            "small network of the same family, 8 frames of 64 pixels, 500 steps. Its numbers compare with "
+            "each other only.")
+    config.data.calib_share = 0.15
+    config.model.exits.update(dict(frames=config.data.num_frames, width=64, classifier_std=0.1))
+    config.method.calibration_videos = 500

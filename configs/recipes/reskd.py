@@ -8,6 +8,7 @@ from __future__ import annotations
 import ml_collections
 
 from configs.recipes import base, embedded
+from effvid_jax.methods.reskd import Reskd
 
 
 def supervised_tsn(dataset_name: str, backbone: str, resolution: int) -> ml_collections.ConfigDict:
@@ -48,43 +49,35 @@ def reskd(dataset_name: str, supervised, args, num_epochs: int, options=None):
     config.model.update(dict(backbone=args.backbone, resolution=args.resolution))
     config.model.options = ml_collections.ConfigDict(options or {})
     config.train.num_epochs = float(num_epochs)
-    reskd_method(config, teacher_resolution=high)
+    config.method = Reskd.Settings(teacher_resolution=high).to_config()
     if dataset_name == "folder":
-        folder(config, args)
-    embedded.finish(config, args)
+        folder(config, args, num_epochs=60.0)
+        if args.small:
+            embed(config, args)
+    embedded.finish(config, args, embed)
     base.add_stages(config, teacher=teacher_config, baseline=baseline_config)
     if size:
         config.run = "teacher,baseline,student"
     return config
 
 
-def folder(config, args) -> ml_collections.ConfigDict:
+def embed(config, args) -> None:
+    """What smaller clips change of the method: those of the teacher."""
+    del args
+    config.method.teacher_resolution = embedded.small(config.method.teacher_resolution)
+
+
+def folder(config, args, num_epochs: float = 30.0) -> ml_collections.ConfigDict:
     """Settings of a user's own clips, which are few: shorter epochs, and `:small` for a CPU."""
     config.data.update(dict(batch_size=16, eval_batch_size=16, max_broken_share=0.1))
     config.optim.lr = 0.0025  # 0.01 at batch 64, scaled with the batch
-    config.train.update(dict(num_epochs=30.0 if config.method.name == "supervised" else 60.0,
-                             checkpoint_every_steps=200))
+    config.train.update(dict(num_epochs=num_epochs, checkpoint_every_steps=200))
     if args.small:
         config.note = "small: 64 pixels stand for 224 and 32 for 112, a ResNet of width 16."
         crop = embedded.small(config.data.crop)
         base.pixels(config, crop)
-        if config.method.name == "reskd":
+        if config.model.resolution:
             config.model.resolution = embedded.small(config.model.resolution)
-            config.method.teacher_resolution = embedded.small(config.method.teacher_resolution)
         embedded.small_network(config)
         config.optim.lr = 0.05
     return config
-
-
-def reskd_method(config, teacher_resolution: int) -> None:
-    """Adds `config.method` of ResKD with the released settings."""
-    config.method = ml_collections.ConfigDict(dict(
-        name="reskd",
-        teacher="",  # workdir of the trained or imported teacher
-        teacher_resolution=teacher_resolution,  # Table 6, "model distillation": the student's
-        loss="feature",  # feature | position_kl | frame_kl | clip_kl (Table 5)
-        weight=100.0,
-        temperature=2.0,  # of the KL losses
-        kl_mean="element",  # element: divide by positions x classes, as torch does | row
-        teacher_bn="batch",  # batch: as the released code executes | running: evaluation mode
-    ))

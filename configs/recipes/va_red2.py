@@ -5,24 +5,21 @@ from __future__ import annotations
 import ml_collections
 
 from configs.recipes import base, embedded
+from effvid_jax.backbones.facts import facts
+from effvid_jax.methods.cgnet import CGNet
+from effvid_jax.methods.pruning import Pruning
+from effvid_jax.methods.supervised import Supervised
+from effvid_jax.methods.va_red2 import VaRed2
 
-# Of the backbones: training crop, learning rate at batch 64, weight decay, frame interval. Crops
-# (evaluation has 8/7 of them) follow from the paper's costs; rates and decays are recalled, not confirmed,
-# and scaled linearly from 1152 clips; the interval is the usual one of each network.
-BACKBONES = {
-    **dict.fromkeys(("r2plus1d_18_vared", "tpn_r2plus1d_18", "corrnet_r2plus1d_18"),
-                    (112, 0.01, 5e-4, 2)),
-    "i3d_tp": (224, 0.1, 1e-4, 2),
-    "x3d_m": (224, 0.1, 5e-5, 5),
-    "resnet50": (224, 0.01, 1e-4, 0),
+# Of the backbones: learning rate at batch 64 and weight decay, recalled, not confirmed, and scaled linearly
+# from 1152 clips. Crops (evaluation has 8/7 of them) and frame intervals: `effvid_jax/backbones/facts.py`.
+RATES = {
+    **dict.fromkeys(("r2plus1d_18_vared", "tpn_r2plus1d_18", "corrnet_r2plus1d_18"), (0.01, 5e-4)),
+    "i3d_tp": (0.1, 1e-4),
+    "x3d_m": (0.1, 5e-5),
+    "resnet50": (0.01, 1e-4),
 }
-
-BASELINES = {
-    # Of R(2+1)D-18 this leaves 19.9 of 27.7 GMACs, as in the paper's Table 7.
-    "pruning": dict(keep=0.61),
-    # Of mengyuest/AdaFuse's port, see `effvid_jax/methods/cgnet.py`.
-    "cgnet": dict(partitions=4, threshold=0.0, sharpness=2.0, threshold_target=1.0, threshold_weight=1e-4),
-}
+BASELINES = {"pruning": Pruning, "cgnet": CGNet}
 
 
 def recipe(dataset_name: str, arg: str):
@@ -36,13 +33,13 @@ def recipe(dataset_name: str, arg: str):
     args = base.parse_arg(
         arg, tiny=False, demo=False, static=False, backbone="r2plus1d_18_vared", frames=8,
         search_space=2, baseline="", from_static=False)
-    if args.backbone not in BACKBONES:
-        raise ValueError(f"config argument backbone={args.backbone!r}: expected one of "
-                         f"{', '.join(BACKBONES)}.")
+    if args.backbone not in RATES:
+        raise ValueError(f"config argument backbone={args.backbone!r}: expected one of {', '.join(RATES)}.")
     config = base.defaults()
     config.name = f"va_red2_{dataset_name}"
     base.dataset(config, dataset_name)
-    crop, lr, decay, interval = BACKBONES[args.backbone]
+    lr, decay = RATES[args.backbone]
+    crop, interval = facts(args.backbone).crop, facts(args.backbone).frame_interval
     base.pixels(config, crop)
     config.data.update(dict(num_frames=args.frames, test_crop_size=crop * 8 // 7, eval_batch_size=8))
     if interval:  # clips; the 2-D network sees segments, as in its comparison with AR-Net
@@ -60,7 +57,7 @@ def recipe(dataset_name: str, arg: str):
     if args.demo:
         demo(config, args.backbone)
     static = config.copy_and_resolve_references()
-    static.method = ml_collections.ConfigDict(dict(name="supervised"))
+    static.method = Supervised.Settings().to_config()
     if args.static:
         return static
     dynamic_name = args.baseline or "dynamic"
@@ -96,25 +93,9 @@ def from_static(config) -> None:
 
 
 def method(search_space: int, baseline: str = "") -> ml_collections.ConfigDict:
-    """`config.method` of VA-RED2. Of all this, only the search space is stated by the paper."""
-    if baseline:
-        if baseline not in BASELINES:
-            raise ValueError(f"config argument baseline={baseline!r}: expected one of "
-                             f"{', '.join(BASELINES)}.")
-        return ml_collections.ConfigDict(dict(name=baseline, layers="", **BASELINES[baseline]))
-    return ml_collections.ConfigDict(dict(
-        name="va_red2",
-        search_space=search_space,  # the paper: 2 (all, 1/2) or 3 (all, 1/2, 1/4)
-        temporal=True, channel=True,  # the paper: both; its Table 10 has one of them alone
-        layers="",  # regular expression of gated layers; "": the backbone's, inferred from its costs
-        efficiency_weight=0.5,  # lambda_e; ours (1.5 from a static network)
-        gate_width=0,  # hidden units; 0: max(16, channels / 4), ours
-        beta=1.0,  # initial bias of the gates for the whole convolution, so that it starts active; ours
-        beta_reduced=1.0,  # for its variants, see `from_static`; at 0.1 layers died; ours
-        cheap_scale=1.0,  # initial size of the operation that makes channels: 1 keeps the variance; ours
-        leak=0.1,  # gradient of a closed variant, so that it can open again; the paper's gate has 0
-        cheap_kernel=3,  # side of the depthwise operation that makes channels; ours
-        form="mixed",  # evaluation: mixed | compact (computes what each clip's gates ask for)
-        positions=0,  # compact: clips are grouped up to this many output positions of a layer (GPU:
-        # 2**18, say); 0: the network runs clip by clip, the fastest on a CPU; ours
-    ))
+    """`config.method` of VA-RED2, or of what it is compared with."""
+    if not baseline:
+        return VaRed2.Settings(search_space=search_space).to_config()
+    if baseline not in BASELINES:
+        raise ValueError(f"config argument baseline={baseline!r}: expected one of {', '.join(BASELINES)}.")
+    return BASELINES[baseline].Settings().to_config()

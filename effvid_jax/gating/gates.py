@@ -36,22 +36,9 @@ import jax
 import jax.numpy as jnp
 
 from effvid_jax.backbones import blocks, trace
+from effvid_jax.backbones.facts import facts, gated_backbones
 from effvid_jax.gating import variants
 from effvid_jax.gating.variants import Decision
-
-_BLOCK_CONVS = r"layer\d+_\d+/conv\d+"
-# Which convolutions are gated, as regular expressions of module paths. The paper does not say; its costs
-# leave these: spatial halves of R(2+1)D, all of I3D with the stem, all three of X3D's blocks. Shortcuts,
-# squeeze-excitation, necks and correlation blocks stay as they are.
-GATED_LAYERS = {
-    **dict.fromkeys(("r2plus1d_18_vared", "r2plus1d_18", "r2plus1d_34", "tpn_r2plus1d_18",
-                     "corrnet_r2plus1d_18"), _BLOCK_CONVS + "/conv_s"),
-    **dict.fromkeys(("r3d_18", "mc3_18", "slowonly_resnet50", "i3d_resnet50", "resnet18", "resnet34",
-                     "resnet50", "resnet101", "resnet152", "tsm_resnet18", "tsm_resnet50",
-                     "tsm_resnet101", "x3d_s", "x3d_m", "x3d_l"), _BLOCK_CONVS),
-    **dict.fromkeys(("i3d", "i3d_tp"), r"(Conv3d_\w+|Mixed_\w+/b\w+)/conv"),
-}
-
 
 FORMS = ("mixed", "compact")
 
@@ -88,7 +75,7 @@ class GatedConv(blocks.Conv):
     """`blocks.Conv` with a gate where `layers` matches its path, and exactly `blocks.Conv` elsewhere.
 
     Attributes:
-        layers: regular expression of the (whole) module paths that are gated, see `GATED_LAYERS`.
+        layers: regular expression of the (whole) module paths that are gated, see `layers_of`.
         search_space: S; ratios 1, 1/2, ... 1/2^(S-1), strides 1, 2, ... 2^(S-1). The paper has 2 and 3.
         temporal, channel: which of the two axes is gated.
         cheap_kernel: side of the depthwise kernel of Phi_c.
@@ -171,6 +158,21 @@ class GatedConv(blocks.Conv):
             layer.cheap_t[j] = self.param(
                 f"cheap_t{j}", nn.initializers.ones, (2**j - 1, self.features)).astype(dtype)
         return layer
+
+
+def layers_of(backbone: str, given: str = "") -> str:
+    """Regular expression of the gated convolutions: as given, or those known of a backbone.
+
+    Raises:
+        ValueError: a backbone of which none are known.
+    """
+    known = given or facts(backbone).gated_layers
+    if not known:
+        raise ValueError(
+            f"config.model.backbone={backbone!r} has no list of gated convolutions. Those that have: "
+            f"{gated_backbones()}. For another one give config.method.layers, a regular expression of "
+            f"module paths such as 'layer.*/conv2'.")
+    return known
 
 
 def collect(gates) -> dict[str, Decision]:

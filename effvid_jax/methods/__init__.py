@@ -2,38 +2,37 @@
 
 from __future__ import annotations
 
-import difflib
-
 import jax
 
-from effvid_jax.methods import cgnet, dynamic_inference, pruning, reskd, supervised, va_red2
-from effvid_jax.methods.base import Method, Prediction, Variables
+from effvid_jax import lookup
+from effvid_jax.methods.base import Adaptive, Method, MethodSettings, Prediction, Runner, Variables
+from effvid_jax.tasks import Task, make_task
 
-METHODS = {"supervised": supervised.make, "reskd": reskd.make,
-           "dynamic_inference": dynamic_inference.make, "va_red2": va_red2.make,
-           "pruning": pruning.make, "cgnet": cgnet.make}
-
-# What a trained network of a method is when it only predicts, where that is something simpler: a
-# distilled student needs no teacher any more.
-AT_INFERENCE = {"reskd": "supervised"}
+SHARED = ("base", "gated")  # files here that are no method
 
 
-def make_method(config, class_names, inference: bool = False) -> Method:
+def find_method(name: str) -> type[Method]:
+    """The class of a method: of a file in this folder, or of a module given by its dotted path.
+
+    Raises:
+        ValueError: unknown name, with close matches.
+    """
+    return lookup.find_class("config.method.name", name, Method, __name__, SHARED)
+
+
+def make_method(config, task: Task, inference: bool = False) -> Method:
     """The `Method` of a config.
 
     Args:
         config: a resolved config.
-        class_names: K names, in the order of the labels.
+        task: what the network is asked, see `effvid_jax.tasks.make_task`.
         inference: only `predict` is wanted; frozen networks are not loaded.
 
     Raises:
         ValueError: unknown name, with close matches; or what the method itself refuses.
     """
-    name = config.method.name
-    if name not in METHODS:
-        raise ValueError(f"config.method.name={name!r} is unknown. Close matches: "
-                         f"{difflib.get_close_matches(name, METHODS)}. All: {sorted(METHODS)}.")
-    return METHODS[AT_INFERENCE.get(name, name) if inference else name](config, class_names)
+    method = find_method(config.method.name)
+    return method.inference(config, task) if inference else method(config, task)
 
 
 def check_method(config, clip_shape) -> None:
@@ -46,10 +45,11 @@ def check_method(config, clip_shape) -> None:
     Raises:
         ValueError: what `make_method` refuses, or a network that does not fit the clips.
     """
-    if config.method.name == "reskd":
-        reskd.check_settings(config.method)
-    method = make_method(config, ["some class", "another"], inference=True)
-    jax.eval_shape(lambda: method.init(jax.random.key(0), clip_shape))
+    method = find_method(config.method.name)
+    method.Settings.read(config.method).check(config)
+    network = method.inference(config, make_task(config, ["some class", "another"]))
+    jax.eval_shape(lambda: network.init(jax.random.key(0), clip_shape))
 
 
-__all__ = ["METHODS", "Method", "Prediction", "Variables", "check_method", "make_method"]
+__all__ = ["Adaptive", "Method", "MethodSettings", "Prediction", "Runner", "Variables", "check_method",
+           "find_method", "make_method"]

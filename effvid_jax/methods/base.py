@@ -1,12 +1,14 @@
 """What the train loop asks of a method, and what methods share.
 
-A paper is a `Method`: pure functions over `Variables`. The loop (`effvid_jax/train.py`) knows nothing
-else of it; a frozen teacher is a part of `Variables` that rides along without a gradient.
+A paper is a `Method`: a class with its settings whose functions over `Variables` are pure. The loop
+(`effvid_jax/train.py`) knows nothing else of it; a frozen teacher is a part of `Variables` that rides along
+without a gradient. What the network is asked is a `Task` (`effvid_jax/tasks/`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import abc
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,8 +18,10 @@ import jax
 import jax.numpy as jnp
 
 from effvid_jax import cost
-from effvid_jax.backbones import blocks, make_backbone
+from effvid_jax.backbones import make_backbone
 from effvid_jax.exits import executor, network
+from effvid_jax.methods.settings import MethodSettings
+from effvid_jax.tasks import Task
 
 MEAN_RGB = (123.675, 116.28, 103.53)  # of 0-255 values; mmaction2's img_norm_cfg
 STD_RGB = (58.395, 57.12, 57.375)
@@ -38,16 +42,21 @@ class Variables:
     stats: Any
     frozen: Any = flax.struct.field(default_factory=dict)
 
+    @property
+    def network(self) -> dict[str, Any]:
+        """What the `apply` of the trained network takes."""
+        return {"params": self.params, "batch_stats": self.stats}
+
 
 @flax.struct.dataclass
 class Prediction:
     """Scores of a batch with their cost.
 
     Attributes:
-        logits: (B, K); for several views the logarithm of the mean probability.
+        logits: (B, K) outputs, of all views together (`Task.mean_of_views`).
         gmacs: (B,) multiply-adds in 10^9 that each example cost, all views together.
         extra: whatever else a method tells, one row per example; it goes to `Method.analyse`.
-            'clip_answers' (B, V), the class each view would give, is the accuracy of single clips.
+            'clip_answers' (B, V, ...), what each view alone would say, is for metrics of single clips.
     """
 
     logits: Any
@@ -77,35 +86,102 @@ class Adaptive(NamedTuple):
     full_gmacs: float
 
 
-class Method(NamedTuple):
-    """A paper, as the train loop sees it.
+class Runner(NamedTuple):
+    """One way to run a network at inference: all at once, or in segments.
 
     Attributes:
-        init: (rng, clip_shape_BTHWC) -> Variables, with the frozen part loaded.
-        loss: (params, variables, batch, rng) -> (scalar loss, (new stats, dict of scalars)).
-        predict: (variables, batch) -> Prediction, for a batch with views (B,V,T,H,W,3).
-        resolution: side in pixels that the evaluated network sees; 0: as the pipeline crops.
-        references: predict functions of frozen networks by name ('teacher'); they are evaluated
-            before training, so that a wrongly loaded one shows at step 0.
-        calibrate: None, or (variables, rows) -> Variables: sets what is chosen on the held-out split
-            'calib' of the training data, such as thresholds. Called once after the last step with
-            `rows` as for `analyse`, and with None after restoring: the config may ask for another
-            choice from what was recorded.
-        analyse: None, or (rows, variables, workdir, split, class_names) -> dict of further metrics,
-            called at the end of an evaluation; may write files into `workdir` ('' if none). `rows` has
-            an array a name, with one row an example: 'name' (videos), 'id', 'label', 'scores' (N, K)
-            probabilities, 'gmacs' (N,), and everything in `Prediction.extra`.
-        adaptive: None, or the network in segments.
+        predict: (variables, batch) -> Prediction; None for a network in segments.
+        segments: what `effvid_jax.exits.executor` runs; None otherwise.
+        policy, sizes: of the executor.
     """
 
-    init: Callable
-    loss: Callable
-    predict: Callable
-    resolution: int
-    references: Mapping[str, Callable] = {}
-    calibrate: Callable | None = None
-    analyse: Callable | None = None
-    adaptive: Adaptive | None = None
+    predict: Callable | None = None
+    segments: Adaptive | None = None
+    policy: str = ""
+    sizes: tuple[int, ...] = ()
+
+
+class Method(abc.ABC):
+    """A paper, as the train loop and the evaluation see it. Functions over variables are pure and traced.
+
+    Args:
+        config: a resolved config; read while the method is made.
+        task: what the network is asked.
+
+    Attributes:
+        Settings: of `config.method`; every method has its own, in its own file.
+        settings: those of this config, checked.
+        resolution: side in pixels that the evaluated network sees; 0: as the pipeline crops.
+        calibrates: whether `calibrate` is to be called.
+
+    Raises:
+        ValueError: what the settings, the backbone or the method refuse.
+    """
+
+    Settings: type[MethodSettings] = MethodSettings
+    calibrates: bool = False
+
+    def __init__(self, config, task: Task):
+        self.config, self.task = config, task
+        self.settings = self.Settings.read(config.method)
+        self.settings.check(config)
+        self.resolution: int = config.model.resolution
+
+    @classmethod
+    def inference(cls, config, task: Task) -> Method:
+        """The method of the evaluated network, where that is something simpler: it only predicts."""
+        return cls(config, task)
+
+    @abc.abstractmethod
+    def init(self, rng, clip_shape) -> Variables:
+        """Random variables, with the frozen part loaded. `clip_shape`: (B, T, H, W, 3)."""
+
+    @abc.abstractmethod
+    def loss(self, params, variables: Variables, batch, rng) -> tuple[Any, tuple[Any, dict[str, Any]]]:
+        """Scalar loss, (new `stats`, scalars to log). `params` are those of the gradient."""
+
+    @abc.abstractmethod
+    def predict(self, variables: Variables, batch) -> Prediction:
+        """Scores of a batch with views: `video` (B, V, T, H, W, 3)."""
+
+    @property
+    def references(self) -> dict[str, Callable]:
+        """`predict` of frozen networks by name; evaluated before training: a wrong one shows at step 0."""
+        return {}
+
+    def calibrate(self, variables: Variables, rows) -> Variables:
+        """Sets what is chosen on the held-out split 'calib' of the training data, such as thresholds.
+
+        Called once after the last step with `rows` as for `analyse`, and with None after restoring: the
+        config may ask for another choice from what was recorded.
+        """
+        del rows
+        return variables
+
+    def analyse(self, rows, variables: Variables, workdir: str, split: str) -> dict[str, float]:
+        """Further metrics of an evaluation; may write files into `workdir` ('' if none).
+
+        Args:
+            rows: an array a name, one row an example: see `effvid_jax/tasks/task.py`, with everything in
+                `Prediction.extra`.
+            variables: of the network.
+            workdir, split: where, and of what.
+        """
+        del rows, variables, workdir, split
+        return {}
+
+    def runners(self) -> dict[str, Runner]:
+        """The ways to run the network at inference, by name; all give the same answers."""
+        return {"whole": Runner(predict=self.predict)}
+
+    @property
+    def runner(self) -> str:
+        """The one of `runners` that the settings choose."""
+        return "whole"
+
+    def _clips(self, batch):
+        """A training batch as the network sees it: normalised and resized on the device."""
+        return resize(normalise(batch["video"]), self.resolution)
 
 
 def normalise(video):
@@ -174,36 +250,30 @@ def init_backbone(model: nn.Module, rng, clip_shape_BTHWC) -> tuple[Any, Any]:
     return variables["params"], variables.get("batch_stats", {})
 
 
-def predict_clips(model: nn.Module, resolution: int) -> Callable:
-    """A `predict` for a plain network: every view is classified, probabilities are averaged.
+def views_as_clips(video, resolution: int):
+    """Views (B, V, T, H, W, 3) -> clips (B * V, T, side, side, 3) as a network sees them, B and V."""
+    b, v = video.shape[:2]
+    return resize(normalise(video.reshape(b * v, *video.shape[2:])), resolution), b, v
 
-    Returns:
-        (variables of the network as a dict, batch) -> Prediction; `average_clips='prob'` of mmaction2.
+
+def predict_views(model: nn.Module, task: Task, resolution: int, variables, batch) -> Prediction:
+    """`Method.predict` of a plain network: every view is looked at alone, then views are averaged.
+
+    Args:
+        model: a backbone.
+        task: what it is asked.
+        resolution: side of its input; 0: as the views are.
+        variables: of the network, a dict.
+        batch: with `video` (B, V, T, H, W, 3).
     """
-
-    def predict(variables, batch) -> Prediction:
-        video = batch["video"]  # (B, V, T, H, W, 3)
-        b, v = video.shape[:2]
-        clips = resize(normalise(video.reshape(b * v, *video.shape[2:])), resolution)
-        logits, _ = model.apply(variables, clips)
-        logits = logits.astype(jnp.float32).reshape(b, v, -1)
-        gmacs = cost.gmacs(model, clips.shape[1:]) * v
-        return Prediction(mean_of_views(logits), jnp.full((b,), gmacs, jnp.float32), clip_answers(logits))
-
-    return predict
+    clips, b, v = views_as_clips(batch["video"], resolution)
+    logits, _ = model.apply(variables, clips)
+    logits = logits.astype(jnp.float32).reshape(b, v, -1)
+    gmacs = cost.gmacs(model, clips.shape[1:]) * v
+    return Prediction(task.mean_of_views(logits), jnp.full((b,), gmacs, jnp.float32),
+                      clip_answers(task, logits))
 
 
-def mean_of_views(logits_BV):
-    """(B, V, ..., K) -> (B, ..., K): logarithm of the views' mean probability; logits of a single view."""
-    return logits_BV[:, 0] if logits_BV.shape[1] == 1 else blocks.log_mean_softmax(logits_BV, axis=1)
-
-
-def clip_answers(logits_BVK) -> dict[str, Any]:
-    """What goes into `Prediction.extra` for the accuracy of single clips, if there are several views."""
-    return {} if logits_BVK.shape[1] == 1 else {"clip_answers": logits_BVK.argmax(axis=-1)}
-
-
-def batch_accuracy(logits_BK, labels_B, weights_B):
-    """Top-1 of a training batch, as the reference logs it."""
-    hit = (logits_BK.argmax(axis=-1) == labels_B).astype(jnp.float32)
-    return (hit * weights_B).sum() / jnp.maximum(weights_B.sum(), 1e-9)
+def clip_answers(task: Task, logits_BVK) -> dict[str, Any]:
+    """What goes into `Prediction.extra` for metrics of single clips, if there are several views."""
+    return {} if logits_BVK.shape[1] == 1 else {"clip_answers": task.answers(logits_BVK)}

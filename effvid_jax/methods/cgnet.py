@@ -19,6 +19,7 @@ CPU and GPU this saves no time. The published speed is that of a chip made for i
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from functools import partial
 
@@ -28,7 +29,8 @@ import jax.numpy as jnp
 
 from effvid_jax.backbones import blocks, trace
 from effvid_jax.gating.variants import Decision, gradient_of
-from effvid_jax.methods import base, va_red2
+from effvid_jax.methods import base
+from effvid_jax.methods.gated import Gated
 
 
 class ChannelGatedConv(blocks.Conv):
@@ -71,23 +73,39 @@ class ChannelGatedConv(blocks.Conv):
         return y
 
 
-def make(config, class_names) -> base.Method:
+class CGNet(Gated):
     """The method of a config; reads `config.model` and `config.method`.
 
     Raises:
         ValueError: a backbone without a list of layers, or a setting out of its range.
     """
-    s = config.method
-    for name, least in (("partitions", 2), ("threshold_weight", 0), ("sharpness", 0)):
-        if s[name] < least:
-            raise ValueError(f"config.method.{name}={s[name]}: expected {least} or more.")
-    conv = partial(ChannelGatedConv, layers=va_red2.layers(config), partitions=s.partitions,
-                   threshold=s.threshold, sharpness=s.sharpness)
 
-    def penalty(params, decisions, logits, batch):
-        del decisions, logits, batch
+    @dataclasses.dataclass(frozen=True)
+    class Settings(base.MethodSettings):
+        """Defaults of mengyuest/AdaFuse's port, see the module docstring."""
+
+        layers: str = ""  # regular expression of gated layers; "": the backbone's, as for VA-RED2
+        partitions: int = 4  # p
+        threshold: float = 0.0  # initial Delta
+        sharpness: float = 2.0  # of the sigmoid whose gradient the decision has
+        threshold_target: float = 1.0
+        threshold_weight: float = 1e-4
+
+        def check(self, config):
+            """Raises ValueError for a value out of its range."""
+            self._check_least(partitions=2, threshold_weight=0, sharpness=0)
+
+    marker = "gate_threshold"
+
+    def make_conv(self):
+        """The channel-gated convolution with these settings."""
+        return partial(ChannelGatedConv, layers=self.layers, partitions=self.settings.partitions,
+                       threshold=self.settings.threshold, sharpness=self.settings.sharpness)
+
+    def penalty(self, params, found, logits, batch):
+        """weight * sum (target - Delta)^2."""
+        del found, logits, batch
         flat = flax.traverse_util.flatten_dict(params)
-        return s.threshold_weight * sum(jnp.square(s.threshold_target - value).sum()
-                                        for path, value in flat.items() if path[-1] == "gate_threshold")
-
-    return va_red2.with_decisions(config, class_names, conv, penalty, "gate_threshold")
+        return self.settings.threshold_weight * sum(
+            jnp.square(self.settings.threshold_target - value).sum()
+            for path, value in flat.items() if path[-1] == self.marker)

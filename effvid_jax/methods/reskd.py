@@ -27,70 +27,88 @@ teacher of the student's own depth.
 
 from __future__ import annotations
 
+import dataclasses
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 
 from effvid_jax import checkpoint, cost
-from effvid_jax.losses import cross_entropy, soft_kl, squared_error, weighted_mean
+from effvid_jax.losses import soft_kl, squared_error, weighted_mean
 from effvid_jax.methods import base
+from effvid_jax.methods.supervised import Supervised
 
 LOSSES = ("feature", "position_kl", "frame_kl", "clip_kl")
 
 
-def make(config, class_names) -> base.Method:
+class Reskd(base.Method):
     """The ResKD method of a config: student from `config.model`, the rest from `config.method`.
 
-    The teacher's architecture and weights come from `config.method.teacher`, the workdir of a
-    supervised run or of `effvid_jax.torch_import`.
+    The teacher's architecture and weights come from `config.method.teacher`, the workdir of a supervised
+    run or of `effvid_jax.torch_import`.
+
+    Args:
+        config, task: see `Method`.
+        networks: (student, teacher, the teacher's variables) in place of those that the config names; any
+            modules that return `(logits, {'features': ...})` and have a `classify` method will do.
 
     Raises:
         ValueError: teacher missing, of another number of classes, or of other feature channels than the
             student where features are matched; unknown loss.
     """
-    settings = config.method
-    check_settings(settings)
-    saved, teacher_variables = load_teacher(settings, class_names)
-    student = base.build_backbone(config.model, len(class_names))
-    teacher = base.build_backbone(saved.model, len(class_names))
-    low = config.model.resolution
-    loss = make_loss(student, teacher, settings, low)
-    predict = base.predict_clips(student, low)
-    predict_teacher = base.predict_clips(teacher, settings.teacher_resolution)
 
-    def init(rng, clip_shape):
+    @dataclasses.dataclass(frozen=True)
+    class Settings(base.MethodSettings):
+        """Defaults are the released settings."""
+
+        workdirs: ClassVar = {"teacher": "teacher"}
+
+        teacher: str = ""  # workdir of the trained or imported teacher
+        teacher_resolution: int = 224  # Table 6, "model distillation": the student's
+        loss: str = "feature"  # feature | position_kl | frame_kl | clip_kl (Table 5)
+        weight: float = 100.0
+        temperature: float = 2.0  # of the KL losses
+        kl_mean: str = "element"  # element: divide by positions x classes, as torch does | row
+        teacher_bn: str = "batch"  # batch: as the released code executes | running: evaluation mode
+
+        def check(self, config):
+            """Raises ValueError for an unknown loss or mode."""
+            self._check_known(loss=LOSSES, teacher_bn=("batch", "running"), kl_mean=("element", "row"))
+
+    def __init__(self, config, task, networks=None):
+        super().__init__(config, task)
+        if networks is None:
+            saved, variables = load_teacher(self.settings, task.class_names)
+            networks = (base.build_backbone(config.model, task.num_outputs),
+                        base.build_backbone(saved.model, task.num_outputs), variables)
+        self.student, self.teacher, self.teacher_variables = networks
+
+    @classmethod
+    def inference(cls, config, task):
+        """A distilled student needs no teacher any more."""
+        config = config.copy_and_resolve_references()
+        config.method = Supervised.Settings().to_config()
+        return Supervised(config, task)
+
+    def init(self, rng, clip_shape):
+        """See `Method.init`; the teacher is the frozen part."""
         b, t, high, _, c = clip_shape
-        params, stats = base.init_backbone(student, rng, (b, t, low or high, low or high, c))
-        frozen = {"teacher": teacher_variables}
-        _check_features(student, teacher, settings, params, stats, frozen, (b, t, high, high, c), low)
-        return base.Variables(params, stats, frozen)
+        low = self.resolution or high
+        params, stats = base.init_backbone(self.student, rng, (b, t, low, low, c))
+        variables = base.Variables(params, stats, {"teacher": self.teacher_variables})
+        self._check_features(variables, (t, high, low, c))
+        return variables
 
-    return base.Method(
-        init=init, loss=loss, resolution=low,
-        predict=lambda variables, batch: predict(
-            {"params": variables.params, "batch_stats": variables.stats}, batch),
-        references={"teacher": lambda variables, batch: predict_teacher(
-            variables.frozen["teacher"], batch)})
-
-
-def make_loss(student, teacher, settings, low_resolution: int):
-    """The training loss: (params, variables, batch, rng) -> (loss, (stats, scalars)).
-
-    Args:
-        student, teacher: backbones; any module that returns `(logits, {'features': ...})`
-            and has a `classify` method will do.
-        settings: config with `loss`, `weight`, `temperature`, `kl_mean`, `teacher_bn`,
-            `teacher_resolution`.
-        low_resolution: side of the student's input in pixels.
-    """
-
-    def loss(params, variables, batch, rng):
+    def loss(self, params, variables, batch, rng):
+        """See `Method.loss`; L of the module docstring."""
+        settings = self.settings
         x = base.normalise(batch["video"])
         student_rng, teacher_rng = jax.random.split(rng)
-        (logits, out_s), updated = student.apply(
-            {"params": params, "batch_stats": variables.stats}, base.resize(x, low_resolution),
+        (logits, out_s), updated = self.student.apply(
+            {"params": params, "batch_stats": variables.stats}, base.resize(x, self.resolution),
             train=True, rngs={"dropout": student_rng}, mutable=["batch_stats"])
         frozen = jax.lax.stop_gradient(variables.frozen["teacher"])
-        (_, out_t), _ = teacher.apply(
+        (_, out_t), _ = self.teacher.apply(
             frozen, base.resize(x, settings.teacher_resolution),
             train=settings.teacher_bn == "batch", rngs={"dropout": teacher_rng},
             mutable=["batch_stats"])
@@ -100,23 +118,53 @@ def make_loss(student, teacher, settings, low_resolution: int):
 
         kd_B = distillation_loss(
             settings, out_s, jax.lax.stop_gradient(out_t),
-            lambda f: classify(student, {"params": params}, f),
-            lambda f: classify(teacher, {"params": frozen["params"]}, f))
+            lambda f: classify(self.student, {"params": params}, f),
+            lambda f: classify(self.teacher, {"params": frozen["params"]}, f))
         mask = batch["mask"]
-        ce = weighted_mean(cross_entropy(logits, batch["label"]), mask)
+        ce = weighted_mean(self.task.loss(logits, batch), mask)
         kd = settings.weight * weighted_mean(kd_B, mask)
-        scalars = {"loss": ce + kd, "loss_cls": ce, "loss_kd": kd,
-                   "top1": base.batch_accuracy(logits, batch["label"], mask)}
+        scalars = {"loss": ce + kd, "loss_cls": ce, "loss_kd": kd, **self.task.batch_scalars(logits, batch)}
         return ce + kd, (updated.get("batch_stats", {}), scalars)
 
-    return loss
+    def predict(self, variables, batch):
+        """See `Method.predict`; the student alone."""
+        return base.predict_views(self.student, self.task, self.resolution, variables.network, batch)
+
+    def predict_teacher(self, variables, batch):
+        """As `predict`, for the teacher."""
+        return base.predict_views(self.teacher, self.task, self.settings.teacher_resolution,
+                                  variables.frozen["teacher"], batch)
+
+    @property
+    def references(self):
+        """See `Method.references`."""
+        return {"teacher": self.predict_teacher}
+
+    def _check_features(self, variables, sizes) -> None:
+        """Shapes of both feature maps must agree where they are subtracted; found without computing."""
+        t, high, low, c = sizes
+        high = self.settings.teacher_resolution or high
+
+        def features(model, variables, side):
+            x = jax.ShapeDtypeStruct((1, t, side, side, c), jnp.float32)
+            return jax.eval_shape(lambda v, x: model.apply(v, x)[1]["features"], variables, x).shape
+
+        cost.check_resolution(self.teacher, (t, high, high, c))
+        f_s = features(self.student, variables.network, low)
+        f_t = features(self.teacher, variables.frozen["teacher"], high)
+        if self.settings.loss == "feature" and (f_s[-1] != f_t[-1] or f_s[1] != f_t[1]):
+            raise ValueError(
+                f"config.method.loss='feature' subtracts maps, but the student's is "
+                f"{f_s[1]} frames x {f_s[-1]} channels and the teacher's {f_t[1]} x {f_t[-1]}: choose "
+                f"backbones of equal width, or config.method.loss='position_kl', which compares class "
+                f"scores.")
 
 
 def distillation_loss(settings, out_s, out_t, classify_s, classify_t):
     """The KD term per example, without its weight: (B,). See the table in the module docstring.
 
     Args:
-        settings: see `make_loss`.
+        settings: `Reskd.Settings`; read here: `loss`, `temperature`, `kl_mean`.
         out_s, out_t: named features of student and teacher; read here: 'features' (B,T,h,w,C).
         classify_s, classify_t: the classifiers, (..., C) -> (..., K).
     """
@@ -136,15 +184,6 @@ def distillation_loss(settings, out_s, out_t, classify_s, classify_t):
     kl = soft_kl(scores_s, jax.lax.stop_gradient(scores_t), settings.temperature)
     kl_B = kl.mean(axis=tuple(range(1, kl.ndim)))
     return kl_B / scores_s.shape[-1] if settings.kl_mean == "element" else kl_B
-
-
-def check_settings(settings) -> None:
-    """Raises ValueError for values that `config.method` cannot have."""
-    for field, known in (("loss", LOSSES), ("teacher_bn", ("batch", "running")),
-                         ("kl_mean", ("element", "row"))):
-        if settings[field] not in known:
-            raise ValueError(
-                f"config.method.{field}={settings[field]!r}: expected one of {list(known)}.")
 
 
 def load_teacher(settings, class_names):
@@ -173,23 +212,3 @@ def load_teacher(settings, class_names):
             f"where the data has {differ[0][1]!r}: teacher and data must have the same classes in the "
             f"same order.")
     return saved, variables
-
-
-def _check_features(student, teacher, settings, params, stats, frozen, high_shape, low):
-    """Shapes of both feature maps must agree where they are subtracted; found without computing."""
-    b, t, _, _, c = high_shape
-
-    def features(model, variables, side):
-        x = jax.ShapeDtypeStruct((1, t, side, side, c), jnp.float32)
-        return jax.eval_shape(lambda v, x: model.apply(v, x)[1]["features"], variables, x).shape
-
-    high = high_shape[2]
-    cost.check_resolution(teacher, (t, *2 * (settings.teacher_resolution or high,), c))
-    f_s = features(student, {"params": params, "batch_stats": stats}, low or high)
-    f_t = features(teacher, frozen["teacher"], settings.teacher_resolution or high)
-    if settings.loss == "feature" and (f_s[-1] != f_t[-1] or f_s[1] != f_t[1]):
-        raise ValueError(
-            f"config.method.loss='feature' subtracts maps, but the student's is "
-            f"{f_s[1]} frames x {f_s[-1]} channels and the teacher's {f_t[1]} x {f_t[-1]}: choose "
-            f"backbones of equal width, or config.method.loss='position_kl', which compares class "
-            f"scores.")

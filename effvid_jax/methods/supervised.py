@@ -1,4 +1,4 @@
-"""Plain training with cross-entropy: teachers, baselines and the control run for everything else.
+"""Plain training on the task's own loss: teachers, baselines and the control run for everything else.
 
     L = mean_b CE(f(x_b), y_b)
 
@@ -9,38 +9,40 @@ antialiasing.
 
 from __future__ import annotations
 
-from effvid_jax.losses import cross_entropy, weighted_mean
+import dataclasses
+
+from effvid_jax.losses import weighted_mean
 from effvid_jax.methods import base
 
 
-def make(config, class_names, **fields) -> base.Method:
-    """The supervised method of a config; reads `config.model` only.
+class Supervised(base.Method):
+    """The supervised method of a config; reads `config.model` only."""
 
-    Args:
-        config: a resolved config.
-        class_names: K names.
-        **fields: of the backbone, see `base.build_backbone`.
+    @dataclasses.dataclass(frozen=True)
+    class Settings(base.MethodSettings):
+        """None."""
 
-    Raises:
-        ValueError: unknown backbone or option.
-    """
-    resolution = config.model.resolution
-    model = base.build_backbone(config.model, len(class_names), **fields)
-    predict = base.predict_clips(model, resolution)
+    def __init__(self, config, task):
+        super().__init__(config, task)
+        self.model = base.build_backbone(config.model, task.num_outputs, **self._fields())
 
-    def init(rng, clip_shape):
-        return base.Variables(*base.init_backbone(model, rng, clip_shape))
+    def _fields(self) -> dict:
+        """Fields of the backbone that no config can hold, see `base.build_backbone`."""
+        return {}
 
-    def loss(params, variables, batch, rng):
-        clips = base.resize(base.normalise(batch["video"]), resolution)
-        (logits, _), updated = model.apply(
-            {"params": params, "batch_stats": variables.stats}, clips, train=True,
+    def init(self, rng, clip_shape):
+        """See `Method.init`."""
+        return base.Variables(*base.init_backbone(self.model, rng, clip_shape))
+
+    def loss(self, params, variables, batch, rng):
+        """See `Method.loss`."""
+        (logits, _), updated = self.model.apply(
+            {"params": params, "batch_stats": variables.stats}, self._clips(batch), train=True,
             rngs={"dropout": rng}, mutable=["batch_stats"])
-        value = weighted_mean(cross_entropy(logits, batch["label"]), batch["mask"])
-        scalars = {"loss": value, "top1": base.batch_accuracy(logits, batch["label"], batch["mask"])}
+        value = weighted_mean(self.task.loss(logits, batch), batch["mask"])
+        scalars = {"loss": value, **self.task.batch_scalars(logits, batch)}
         return value, (updated.get("batch_stats", {}), scalars)
 
-    return base.Method(
-        init=init, loss=loss, resolution=resolution,
-        predict=lambda variables, batch: predict(
-            {"params": variables.params, "batch_stats": variables.stats}, batch))
+    def predict(self, variables, batch):
+        """See `Method.predict`."""
+        return base.predict_views(self.model, self.task, self.resolution, variables.network, batch)

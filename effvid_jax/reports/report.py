@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import csv
 import dataclasses
+import functools
 import html
 import json
 import os
@@ -21,8 +22,8 @@ import tabulate
 
 import data_pipelines
 from effvid_jax import console, evaluate, plots, runs, writers
-from effvid_jax.gating import gates
 from effvid_jax.speed import bench, timing
+from effvid_jax.tasks import Task, make_task
 
 TIMING_SECONDS = 3.0
 BATCH_SIZE = 8
@@ -58,8 +59,13 @@ class Network:
 
     @property
     def accuracy(self) -> float:
-        """mAP for several labels a video, else top-1."""
-        return self.metrics["val/map" if self.config.data.multi_label else "val/top1"]
+        """The headline of the network's task."""
+        return self.metrics[f"val/{self.task.headline}"]
+
+    @functools.cached_property
+    def task(self) -> Task:
+        """What the network was asked."""
+        return make_task(self.config, self.class_names())
 
     @property
     def architecture(self) -> str:
@@ -77,7 +83,6 @@ class Network:
         Args:
             with_range: also the cost of the cheapest and of the dearest video.
         """
-        metric = "mAP" if self.config.data.multi_label else "top-1"
         gmacs = self.metrics["val/gmacs"]
         limits = {name: self.metrics.get(f"val/gmacs_{name}", gmacs) for name in ("min", "max")}
         return {
@@ -85,7 +90,7 @@ class Network:
             "resolution": self.metrics.get("val/resolution") or self.config.data.test_crop_size,
             "frames x views": f"{self.metrics['val/frames']} x {self.metrics['val/views']}",
             "GMACs": gmacs, **(limits if with_range else {}), "params (M)": self.metrics["params"] / 1e6,
-            f"{metric} (%)": 100 * self.accuracy, "clips/s": self.clips_per_second}
+            self.task.label: self.task.scale * self.accuracy, "clips/s": self.clips_per_second}
 
     def read(self, name: str) -> list[dict[str, str]]:
         """Rows of a csv file of the run; [] if it is not there."""
@@ -96,8 +101,11 @@ class Network:
             return list(csv.DictReader(f))
 
     def class_names(self) -> list[str]:
-        """K names."""
-        with open(os.path.join(self.directory, "classes.txt")) as f:
+        """K names; [] if the run has none."""
+        path = os.path.join(self.directory, "classes.txt")
+        if not os.path.exists(path):
+            return []
+        with open(path) as f:
             return f.read().splitlines()
 
 
@@ -130,7 +138,7 @@ def report(workdir: str) -> dict:
     with open(path, "w") as f:
         f.write(page(workdir, networks, rows, sentence))
     print(f"\nreport: {path}", flush=True)
-    metric = "map" if networks[-1].config.data.multi_label else "top1"
+    metric = networks[-1].task.headline
     return {"report": path} | {
         f"{network.name}/{name}": value for network in networks
         for name, value in ((metric, network.accuracy), ("gmacs", network.metrics["val/gmacs"]),
@@ -168,13 +176,11 @@ def time_inference(networks: list[Network]) -> None:
     for network in networks:
         data = network.config.data
         size = data.test_crop_size
-        for form in gates.FORMS if "form" in network.config.method else ("",):
-            config = network.config.copy_and_resolve_references()
-            if form:
-                config.method.form = form
-            method, variables, _ = evaluate.restore_for_inference(config, network.directory)
-            sides[network.name, form] = bench.predict_side(
-                method.predict, variables, (BATCH_SIZE, 1, data.num_frames, size, size, 3))
+        method, variables, _ = evaluate.restore_for_inference(network.config, network.directory)
+        for form, runner in method.runners().items():
+            if runner.predict is not None:
+                sides[network.name, form] = bench.predict_side(
+                    runner.predict, variables, (BATCH_SIZE, 1, data.num_frames, size, size, 3))
     times = timing.measure(sides, seconds=TIMING_SECONDS)
     for network in networks:
         network.clips_per_second = max(
@@ -190,13 +196,15 @@ def table(rows: list[dict], style: str) -> str:
 
 def gap(networks: list[Network]) -> str:
     """How much of what low resolution costs the student regains; '' without all three networks."""
-    found = {network.name: 100 * network.accuracy for network in networks}
+    task = networks[-1].task
+    unit = "points" if task.unit == "%" else task.unit
+    found = {network.name: task.scale * network.accuracy for network in networks}
     if not {"teacher", "baseline", "student"} <= set(found):
         return ""
     lost, won = (found[name] - found["baseline"] for name in ("teacher", "student"))
     share = f": it regains {won / lost:.0%}" if lost > 0 and won > 0 else ""
-    return (f"The baseline is {abs(lost):.1f} points {'below' if lost >= 0 else 'above'} the teacher, the "
-            f"student {abs(won):.1f} points {'above' if won >= 0 else 'below'} the baseline{share}.")
+    return (f"The baseline is {abs(lost):.1f} {unit} {'below' if lost >= 0 else 'above'} the teacher, the "
+            f"student {abs(won):.1f} {unit} {'above' if won >= 0 else 'below'} the baseline{share}.")
 
 
 def write_table(workdir: str, rows: list[dict], sentence: str) -> None:
@@ -213,8 +221,7 @@ def write_table(workdir: str, rows: list[dict], sentence: str) -> None:
 def page(workdir: str, networks: list[Network], rows: list[dict], sentence: str) -> str:
     """The report as one HTML document without references to other files."""
     last, name = networks[-1], html.escape(os.path.basename(os.path.abspath(workdir)))
-    metric = "mAP" if last.config.data.multi_label else "top-1"
-    first_label = " Videos with several labels count for their first." if metric == "mAP" else ""
+    task = last.task
     parts = [f"<p>{html.escape(last.config.note)}</p>" if last.config.note else "",
              table(rows, "html"), f"<p><strong>{html.escape(sentence)}</strong></p>" if sentence else "",
              "<p class=small>GMACs: 10<sup>9</sup> multiply-adds per video, all views. clips/s: one view a "
@@ -227,10 +234,11 @@ def page(workdir: str, networks: list[Network], rows: list[dict], sentence: str)
                      f"<p class=small>{caption}</p>")
 
     add("Accuracy against cost", plots.accuracy_against_cost(
-        {n.name: (n.metrics["val/gmacs"], n.accuracy) for n in networks}, metric))
+        {n.name: (n.metrics["val/gmacs"], task.scale * n.accuracy) for n in networks}, task.label))
     histories = {n.name: rows for n in networks if (rows := _numbers(n.read("metrics.csv")))}
     if histories:
-        add("Training", plots.curves(histories))
+        add("Training", plots.curves(
+            histories, task.watched, task.watched_label, task.scale, task.loss_title))
     for n in networks:
         for file, (title, caption) in PICTURES.items():
             path = os.path.join(n.directory, file)
@@ -239,32 +247,17 @@ def page(workdir: str, networks: list[Network], rows: list[dict], sentence: str)
                     add(f"{title} of {n.name}", f.read(), caption)
     predictions = {n.name: rows for n in networks if (rows := n.read("predictions_val.csv"))}
     if last.name in predictions:
-        names = last.class_names()
-        counts = {name: count_confusions(names, rows) for name, rows in predictions.items()}
-        shown = (f"The {plots.MAX_CLASSES} classes that {last.name} gets wrong most. "
-                 if len(names) > plots.MAX_CLASSES else f"Sorted by {last.name}. ")
-        add("Accuracy per class", plots.per_class(names, {n: _diagonal(c) for n, c in counts.items()}),
-            shown + first_label)
-        add(f"Confusion of {last.name}", plots.confusion(names, counts[last.name]),
-            "Percent of the true class." + first_label)
+        for picture in task.pictures(predictions):
+            add(*picture)
         clips, problem = example_clips(last, predictions)
         if clips:
-            add("Examples", plots.examples(clips), f"Every network names its class and how sure it is. "
+            add("Examples", plots.examples(clips), f"What every network says, in green where it is right. "
                 f"First the clips on which the networks disagree. {html.escape(problem)}")
         elif problem:
             parts.append(f"<h2>Examples</h2><p class=small>{html.escape(problem)}</p>")
     run = {"written": writers.environment(), **{n.name: n.directory for n in networks}}
     parts.append(f"<h2>Run</h2><pre>{html.escape(json.dumps(run, indent=1))}</pre>")
     return _PAGE.replace("TITLE", name).replace("BODY", "\n".join(filter(None, parts)))
-
-
-def count_confusions(class_names: list[str], rows: list[dict[str, str]]) -> np.ndarray:
-    """(K, K) numbers of videos by true (row) and predicted class."""
-    index = {name: k for k, name in enumerate(class_names)}
-    counts = np.zeros((len(class_names), len(class_names)), int)
-    for row in rows:
-        counts[index[row["label"]], index[row["predicted"]]] += 1
-    return counts
 
 
 def example_clips(network: Network, predictions: dict[str, list[dict[str, str]]]):
@@ -277,11 +270,12 @@ def example_clips(network: Network, predictions: dict[str, list[dict[str, str]]]
     for name, rows in predictions.items():
         for row in rows:
             by_video.setdefault(row["video"], {})[name] = row
-    rows = predictions[network.name]
+    rows, said = predictions[network.name], network.task.said
+    if not rows or said(rows[0]) is None:
+        return [], ""
 
     def interest(i: int) -> tuple:
-        said = by_video[rows[i]["video"]]
-        right = {name: row["label"] == row["predicted"] for name, row in said.items()}
+        right = {name: said(row)[2] for name, row in by_video[rows[i]["video"]].items()}
         return (not (right[network.name] and not all(right.values())), all(right.values()),
                 any(right.values()))
 
@@ -301,9 +295,8 @@ def example_clips(network: Network, predictions: dict[str, list[dict[str, str]]]
         except (data_pipelines.VideoError, OSError) as error:
             problem = f"Not every clip could be read: {error}"
             continue
-        words = {name: (f"{row['predicted']} {float(row['prob']):.0%}", row["label"] == row["predicted"])
-                 for name, row in by_video[rows[i]["video"]].items()}
-        clips.append((frames, rows[i]["label"], words))
+        words = {name: said(row)[1:] for name, row in by_video[rows[i]["video"]].items()}
+        clips.append((frames, said(rows[i])[0], words))
     return clips, problem
 
 
@@ -327,11 +320,6 @@ def _config(folder: str):
 
 def _numbers(rows: list[dict[str, str]]) -> list[dict[str, float]]:
     return [{k: float(v) for k, v in row.items() if v not in ("", None)} for row in rows]
-
-
-def _diagonal(counts: np.ndarray) -> np.ndarray:
-    total = counts.sum(axis=1)
-    return np.where(total > 0, np.diag(counts) / np.maximum(total, 1), np.nan)
 
 
 _PAGE = """<!DOCTYPE html>

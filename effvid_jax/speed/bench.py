@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import jax
@@ -35,6 +36,7 @@ from effvid_jax import checkpoint, console, cost, runs, sharding, writers
 from effvid_jax.methods import base, make_method
 from effvid_jax.optim import make_optimizer
 from effvid_jax.speed import exit_bench, timing
+from effvid_jax.tasks import Task, make_task
 
 CPU_PIXELS = 2**20  # of a batch: 32 clips of 8 frames of 64 x 64
 TABLE_4 = (224, 144, 112, 96, 72, 56)
@@ -91,7 +93,7 @@ def bench(config, workdir: str) -> dict:
             train)
         run("inference", f"Inference of {config.model.backbone} by resolution, data on the device",
             lambda seconds, tick: inference(
-                config.model, len(class_names), resolutions(config), config.data.num_frames,
+                config.model, make_task(config, class_names), resolutions(config), config.data.num_frames,
                 _batch_size(config, config.data.eval_batch_size), seconds=seconds, progress=tick))
         if config.model.get("exits"):
             run("exits", "Early exits with random weights: R = measured over promised speed-up",
@@ -205,7 +207,7 @@ class Step:
         data = config.data
         self.batch_size = _batch_size(config, data.batch_size)
         shape = (self.batch_size, data.num_frames, data.crop, data.crop, 3)
-        method = make_method(config, class_names)
+        method = make_method(config, make_task(config, class_names))
         tx = make_optimizer(config.optim, 100, 10**6)
         variables = random_values(jax.eval_shape(lambda: method.init(jax.random.key(0), shape)))
         self.state = sharding.replicate(TrainState(
@@ -314,13 +316,13 @@ def resolutions(config) -> list[int]:
     return list(config.bench.resolutions) or list(dict.fromkeys(scaled))
 
 
-def inference(model_config, num_classes: int, sides: Sequence[int], num_frames: int, batch_size: int, *,
+def inference(model_config, task: Task, sides: Sequence[int], num_frames: int, batch_size: int, *,
               seconds: float, progress=lambda: None) -> list[dict]:
     """One network with random weights at several resolutions, in turns, on one device.
 
     Args:
         model_config: a `config.model`.
-        num_classes: K.
+        task: what it is asked.
         sides: resolutions; ratios are to the first one.
         num_frames: T.
         batch_size: of every resolution.
@@ -330,14 +332,14 @@ def inference(model_config, num_classes: int, sides: Sequence[int], num_frames: 
     Raises:
         ValueError: a resolution too small for the network.
     """
-    model = base.build_backbone(model_config, num_classes)
+    model = base.build_backbone(model_config, task.num_outputs)
     gmacs = {}
     for side in sides:
         clip = (num_frames, side, side, 3)
         cost.check_resolution(model, clip, model_config.backbone)
         gmacs[side] = cost.gmacs(model, clip)
     variables = random_variables(model, (1, num_frames, min(sides), min(sides), 3))
-    predict = base.predict_clips(model, 0)
+    predict = partial(base.predict_views, model, task, 0)
     times = timing.measure(
         {side: predict_side(predict, variables, (batch_size, 1, num_frames, side, side, 3))
          for side in sides}, seconds=seconds, progress=progress)
@@ -352,11 +354,12 @@ def exits(config, class_names: Sequence[str], seconds: float, progress=lambda: N
     """What early exits save on the clock, see `exit_bench.measure`."""
     config = config.copy_and_resolve_references()
     config.model.exits.classifier_std = 0.5  # random scores that differ between clips
-    method = make_method(config, class_names)
+    method = make_method(config, make_task(config, class_names))
+    segments = next(runner.segments for runner in method.runners().values() if runner.segments)
     batch, side = _batch_size(config, config.data.eval_batch_size), config.data.test_crop_size
     shape = (4 * batch, config.data.num_frames, side, side, 3)
     variables = method.init(jax.random.key(0), shape)
-    return exit_bench.measure(method.adaptive, variables, random_clips(shape, contrast=True), batch,
+    return exit_bench.measure(segments, variables, random_clips(shape, contrast=True), batch,
                                seconds=seconds, progress=progress)
 
 

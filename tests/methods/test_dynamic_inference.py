@@ -16,9 +16,11 @@ from data_pipelines.options import plain_options
 from data_pipelines.sources import make_source
 from effvid_jax import checkpoint, cli, predict, runs, train
 from effvid_jax.backbones import make_backbone
+from effvid_jax.cost.exits import route_costs
 from effvid_jax.exits import network, routes, stopping
-from effvid_jax.methods import dynamic_inference, make_method
+from effvid_jax.methods import base
 from effvid_jax.reports import mean_of_splits, report
+from tests.made import made
 
 CLASSES = [f"class {k}" for k in range(16)]
 
@@ -125,7 +127,7 @@ def test_frames_in_parts_are_those_of_the_whole_view(run):
 
 def test_loss_is_the_weighted_sum_of_cross_entropies():
     config = tiny(loss_weights=(1.0, 0.0, 0.5, 2.0))
-    method = make_method(config, CLASSES)
+    method = made(config, CLASSES)
     variables = method.init(jax.random.key(0), (2, 4, 64, 64, 3))
     rng = np.random.default_rng(0)
     batch = {"video": rng.integers(0, 256, (8, 4, 64, 64, 3), np.uint8),
@@ -135,7 +137,7 @@ def test_loss_is_the_weighted_sum_of_cross_entropies():
     assert float(value) == pytest.approx(parts[0] + 0.5 * parts[2] + 2 * parts[3], rel=1e-5)
     assert jax.tree.structure(stats) == jax.tree.structure(variables.stats)
 
-    distilled = make_method(tiny(distill_weight=1.0, loss_weights=(0.0, 0.0, 0.0, 0.0)), CLASSES)
+    distilled = made(tiny(distill_weight=1.0, loss_weights=(0.0, 0.0, 0.0, 0.0)), CLASSES)
     gradient = jax.jit(jax.grad(lambda p: distilled.loss(p, variables, batch, jax.random.key(1))[0]))(
         variables.params)
     size = {name: float(jnp.abs(gradient[name]["kernel"]).max()) for name in ("head_1", "head_4")}
@@ -152,7 +154,7 @@ def test_costs_of_the_routes_on_msdnet_38():
         model = network.ExitNet(
             make_backbone("msdnet_38", num_classes=400), 400, routes.scheme_route(scheme, 16, 5),
             routes.frame_order(16, scheme), 8, (1, 2, 3, 4, 5))
-        found, full = dynamic_inference.route_costs(model, (16, 224, 224, 3))
+        found, full = route_costs(model, (16, 224, 224, 3))
         print(scheme, found.round(3), "full", round(full, 3))
         # A little less: the classifier runs once on the mean, not once a frame.
         np.testing.assert_allclose(found, expected, atol=0.03)
@@ -176,7 +178,7 @@ def test_calibration_clips_are_held_out(run):
 
 def test_views_are_averaged_before_stopping():
     config = tiny()
-    method = make_method(config, CLASSES)
+    method = made(config, CLASSES)
     variables = method.init(jax.random.key(0), (1, 4, 64, 64, 3))
     video = np.random.default_rng(0).integers(0, 256, (3, 2, 4, 64, 64, 3), np.uint8)
     both = jax.jit(method.predict)(variables, {"video": video})
@@ -195,14 +197,14 @@ def test_mistakes_are_named(run):
         (dict(budget=0.01), "less than stopping every video"),
         (dict(budget=-1.0), "config.method.budget=-1.0"),
         (dict(search="luck"), "config.method.search='luck'"),
-        (dict(executor="fast"), "policy='fast'"),
+        (dict(executor="fast"), "config.method.executor='fast'"),
     ]:
         with pytest.raises(ValueError, match=message):
             evaluate(workdir, **method)
     config = tiny()
     config.data.num_frames = 8
     with pytest.raises(ValueError, match="config.data.num_frames=8.*for 4 frames"):
-        make_method(config, CLASSES)
+        made(config, CLASSES)
     for changes, message in [
         (dict(route=((2, 2), (1, 3), (4, 3))), "steps back"),
         (dict(route=((2, 2), (8, 3))), "a clip has 4"),
@@ -214,15 +216,15 @@ def test_mistakes_are_named(run):
         config = tiny()
         config.model.exits.update(changes)
         with pytest.raises(ValueError, match=message):
-            make_method(config, CLASSES)
+            made(config, CLASSES)
     config = tiny()
     config.model.backbone, config.model.options = "r3d_18", type(config.model.options)()
     with pytest.raises(ValueError, match="mixes frames inside"):
-        make_method(config, CLASSES)
-    variables = make_method(tiny(), CLASSES).init(jax.random.key(0), (1, 4, 64, 64, 3))
+        made(config, CLASSES)
+    variables = made(tiny(), CLASSES).init(jax.random.key(0), (1, 4, 64, 64, 3))
     stats = {**variables.stats, "stopping": {**variables.stats["stopping"], "thresholds": np.zeros(6)}}
     with pytest.raises(ValueError, match="6 thresholds.*4 checkpoints.*another network"):
-        make_method(tiny(), CLASSES).calibrate(dynamic_inference.base.Variables({}, stats), None)
+        made(tiny(), CLASSES).calibrate(base.Variables({}, stats), None)
 
 
 @pytest.mark.parametrize("backbone", ["resnet50", "msdnet_38"])
@@ -236,7 +238,7 @@ def test_starts_from_a_plain_network_or_from_one_of_its_kind(tmp_path, backbone)
 
     def start(classes, skip):
         config.init.skip = skip
-        method = make_method(config, [str(k) for k in range(classes)])
+        method = made(config, [str(k) for k in range(classes)])
         return train.init_state(method, optax.sgd(0.1), config, (8, 4, 64, 64, 3))
 
     config.init.checkpoint = str(tmp_path / "plain")

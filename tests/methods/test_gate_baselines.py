@@ -11,8 +11,9 @@ import pytest
 from configs import va_red2_minik
 from effvid_jax import cost
 from effvid_jax.backbones import blocks, trace
-from effvid_jax.gating.gates import GATED_LAYERS
-from effvid_jax.methods import base, cgnet, make_method, pruning
+from effvid_jax.backbones.facts import facts
+from effvid_jax.methods import base, cgnet, pruning
+from tests.made import made
 
 CONV = dict(features=6, kernel_size=(1, 3, 3), padding=(0, 1, 1), layers=".*")
 NAMES = [str(k) for k in range(4)]
@@ -57,13 +58,13 @@ def test_a_pruned_network_costs_what_is_kept():
     found = {}
     for keep in (1.0, 0.61):
         config.method.keep = keep
-        method = make_method(config, NAMES)
+        method = made(config, NAMES)
         variables = jax.eval_shape(lambda m=method: m.init(jax.random.key(0), (1, *shape)))
         variables = jax.tree.map(lambda a: jnp.ones(a.shape, a.dtype), variables)
         found[keep] = float(method.predict(variables, {"video": video}).gmacs[0])
     model = base.build_backbone(config.model, 4)
     layers = cost.count(model, shape).layers
-    pattern = GATED_LAYERS["r2plus1d_18_vared"]
+    pattern = facts("r2plus1d_18_vared").gated_layers
     pruned = sum(layer.macs for layer in layers if re.fullmatch(pattern, layer.name))
     assert found[1.0] == pytest.approx(cost.gmacs(model, shape), rel=1e-6)
     assert found[1.0] - found[0.61] == pytest.approx(0.39 * pruned / 1e9, rel=1e-4)
@@ -94,7 +95,7 @@ def test_channel_gating_is_the_rule_of_the_published_port():
 
 def test_thresholds_learn_from_the_answer_and_from_their_target():
     config = va_red2_minik.get_config("tiny,baseline=cgnet")
-    method = make_method(config, NAMES)
+    method = made(config, NAMES)
     variables = jax.jit(lambda key: method.init(key, (1, 4, 16, 16, 3)))(jax.random.key(0))
     r = np.random.default_rng(0)
     batch = {"video": jnp.asarray(r.integers(0, 255, (4, 4, 16, 16, 3)), jnp.uint8),
@@ -118,7 +119,7 @@ def test_what_cannot_be_gated_stays_plain(fields):
 
 @pytest.mark.parametrize("baseline", ["pruning", "cgnet"])
 def test_exports_for_any_batch_size(baseline):
-    method = make_method(va_red2_minik.get_config(f"tiny,baseline={baseline}"), NAMES)
+    method = made(va_red2_minik.get_config(f"tiny,baseline={baseline}"), NAMES)
     shape = (4, 16, 16, 3)
     variables = jax.eval_shape(lambda: method.init(jax.random.key(0), (1, *shape)))
 
@@ -138,7 +139,7 @@ def test_wrong_settings_are_named(arg, field, value):
     config = va_red2_minik.get_config(f"tiny,baseline={arg}")
     config.method[field] = value
     with pytest.raises(ValueError, match=f"config.method.{field}={value}: expected"):
-        make_method(config, NAMES)
+        made(config, NAMES)
 
 
 def test_an_unknown_baseline_is_named():

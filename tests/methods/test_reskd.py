@@ -2,22 +2,22 @@
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 
 from configs import reskd_minik
+from configs.recipes.base import defaults
 from effvid_jax import losses
 from effvid_jax.backbones import make_backbone
 from effvid_jax.methods import base, reskd
+from effvid_jax.tasks import make_task
+from tests.made import made
 
 SMALL = dict(width=8, stem="small", stage_sizes=(1, 1), dropout=0.0)
 
 
 def settings(**changes):
-    return ml_collections.ConfigDict(dict(
-        loss="feature", weight=100.0, temperature=2.0, kl_mean="element", teacher_bn="batch",
-        teacher_resolution=0) | changes)
+    return reskd.Reskd.Settings(teacher_resolution=0, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,9 @@ def batch(n=4):
 
 def value_and_gradient(networks, settings, b):
     student, teacher, vs, vt = networks
-    loss = reskd.make_loss(student, teacher, settings, 8)
+    config = defaults()
+    config.method, config.model.resolution = settings.to_config(), 8
+    loss = reskd.Reskd(config, make_task(config, list("abcde")), (student, teacher, vt)).loss
     variables = base.Variables(vs["params"], vs["batch_stats"], {"teacher": vt})
     return jax.jit(jax.value_and_grad(loss, has_aux=True, argnums=(0, 1)))(
         vs["params"], variables, b, jax.random.key(0))
@@ -109,10 +111,10 @@ def test_resize_is_torchs_bilinear_without_antialias(rng, size):
 @pytest.mark.parametrize(("field", "value"), [("loss", "mse"), ("teacher_bn", "eval"), ("kl_mean", "sum")])
 def test_wrong_settings_are_named(field, value):
     with pytest.raises(ValueError, match=f"config.method.{field}='{value}': expected one of"):
-        reskd.check_settings(settings(**{field: value}))
+        settings(**{field: value}).check(defaults())
 
 
 def test_no_teacher_is_an_error_that_says_what_to_do():
     config = reskd_minik.get_config()
     with pytest.raises(ValueError, match="config.method.teacher is empty.*torch_import"):
-        reskd.make(config, ['a', 'b'])
+        made(config, ['a', 'b'])

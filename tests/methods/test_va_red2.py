@@ -12,9 +12,11 @@ import pytest
 from configs import va_red2_k400, va_red2_minik, va_red2_mit
 from effvid_jax import cost
 from effvid_jax.backbones import make_backbone
-from effvid_jax.gating import folding, gates, variants
-from effvid_jax.methods import base, make_method, supervised, va_red2
+from effvid_jax.gating import analysis, decisions, folding, gates, variants
+from effvid_jax.methods import base, supervised, va_red2
+from effvid_jax.tasks import make_task
 from tests.drawn import OPEN, SHUT, draw
+from tests.made import made
 
 SMALL = {  # backbone: options
     "r2plus1d_18_vared": dict(width=8, stage_sizes=(1, 1), inflate=(1, 1), time_strides=(1, 2),
@@ -33,7 +35,7 @@ CLIP = (4, 32, 32, 3)
 
 
 def networks(name, **fields):
-    conv = partial(gates.GatedConv, layers=gates.GATED_LAYERS[name], **fields)
+    conv = partial(gates.GatedConv, layers=gates.layers_of(name), **fields)
     return (make_backbone(name, num_classes=5, **SMALL[name]),
             make_backbone(name, num_classes=5, conv=conv, **SMALL[name]))
 
@@ -50,7 +52,7 @@ def test_a_gated_network_costs_what_the_plain_one_does_and_adds_only_gates(name)
     added = shapes[1].keys() - shapes[0].keys()
     assert {k: shapes[0][k].shape for k in shapes[0]} == {k: shapes[1][k].shape for k in shapes[0]}
     assert all("/gate/" in k or "/cheap_" in k for k in added)
-    layers = va_red2.layer_names(flax.traverse_util.unflatten_dict(shapes[1], sep="/"))
+    layers = decisions.layer_names(flax.traverse_util.unflatten_dict(shapes[1], sep="/"))
     assert len(layers) == GATED[name], layers
 
 
@@ -80,6 +82,12 @@ def tiny_config(**changes):
     return config
 
 
+def plain_config():
+    config = tiny_config()
+    config.method = supervised.Supervised.Settings().to_config()
+    return config
+
+
 NAMES = [str(i) for i in range(4)]
 
 
@@ -87,14 +95,14 @@ NAMES = [str(i) for i in range(4)]
 def trained():
     """(method, variables, batch) of a network with a handful of layers."""
     config = tiny_config()
-    method = va_red2.make(config, NAMES)
-    model = base.build_backbone(config.model, 4, conv=va_red2.gated_conv(config))
+    method = made(config, NAMES)
+    model = method.model
     drawn = draw(model, np.zeros((1, 4, 16, 16, 3), np.float32))
     params = flax.traverse_util.path_aware_map(
         lambda path, a: np.ones_like(a) if path[-1] == "beta" else a / 9 if "fc2" in path else a,
         drawn["params"])
     variables = base.Variables(params, drawn["batch_stats"])
-    method = method._replace(predict=jax.jit(method.predict))
+    method.predict = jax.jit(method.predict)
     r = np.random.default_rng(0)
     batch = {"video": jnp.asarray(r.integers(0, 256, (4, 4, 16, 16, 3), dtype=np.uint8)),
              "label": jnp.arange(4), "mask": jnp.ones(4)}
@@ -123,7 +131,7 @@ def test_efficiency_loss_counts_right_clips_only_and_reaches_the_gates():
     def loss(V):
         ratio = variants.share(V, [4, 2]) * variants.share(V, [8, 4])
         decision = variants.Decision(V, V, ratio, 0.0, 10)
-        return va_red2.efficiency_loss([decision], logits, labels)
+        return va_red2.efficiency_loss([decision], logits.argmax(axis=-1) == labels)
 
     V = jnp.full((2, 2), 0.5)
     np.testing.assert_array_equal(loss(V), [1, 0])
@@ -133,7 +141,7 @@ def test_efficiency_loss_counts_right_clips_only_and_reaches_the_gates():
 
 def test_efficiency_weight_zero_leaves_the_gates_to_the_accuracy(trained):
     _, variables, batch = trained
-    method = va_red2.make(tiny_config(efficiency_weight=0.0), NAMES)
+    method = made(tiny_config(efficiency_weight=0.0), NAMES)
     _, (_, scalars) = jax.jit(method.loss)(variables.params, variables, batch, jax.random.key(0))
     assert scalars["loss_efficiency"] == 0
 
@@ -154,7 +162,7 @@ def test_cost_of_a_clip_is_the_plain_networks_less_what_is_not_computed(trained)
     gated = cost.count(base.build_backbone(config.model, 4), (4, 16, 16, 3))
     macs = {layer.name: layer for layer in gated.layers}
     saved = 0
-    for name in va_red2.layer_names(variables.params):
+    for name in decisions.layer_names(variables.params):
         channels = macs[name].out_shape[-1]
         saved += macs[name].macs * (1 - np.ceil(channels / 2) / channels / 2)
     np.testing.assert_allclose(reduced.extra["gmacs_plain_ops"], 2 * (static - saved / 1e9), rtol=1e-5)
@@ -163,7 +171,7 @@ def test_cost_of_a_clip_is_the_plain_networks_less_what_is_not_computed(trained)
 
 def test_a_static_checkpoint_fits_and_gives_the_same_answers(trained):
     method, variables, batch = trained
-    static = supervised.make(tiny_config(), NAMES)
+    static = made(plain_config(), NAMES)
     drawn = draw(base.build_backbone(tiny_config().model, 4), np.zeros((1, 4, 16, 16, 3), np.float32))
     plain = base.Variables(drawn["params"], drawn["batch_stats"])
     params, stats = (flax.traverse_util.unflatten_dict({
@@ -179,9 +187,8 @@ def test_a_static_checkpoint_fits_and_gives_the_same_answers(trained):
 @pytest.mark.parametrize(("form", "positions"), [("mixed", 0), ("compact", 0), ("compact", 4096)])
 def test_exports_for_any_batch_size(trained, form, positions):
     method, variables, batch = trained
-    video, config = batch["video"][:, None], tiny_config()
-    model = base.build_backbone(config.model, 4, conv=va_red2.gated_conv(config))
-    look = jax.jit(partial(model.apply, mutable=["intermediates"],
+    video = batch["video"][:, None]
+    look = jax.jit(partial(method.model.apply, mutable=["intermediates"],
                            capture_intermediates=lambda module, _: module.name == "fc2"))
     _, seen = look(dict(params=variables.params, batch_stats=variables.stats), base.normalise(batch["video"]))
     middle = {path[:-2]: -np.median(x[0], axis=0) for path, x in
@@ -191,7 +198,7 @@ def test_exports_for_any_batch_size(trained, form, positions):
     wanted = method.predict(variables, {"video": video})
     assert np.ptp(wanted.gmacs) > 0, "clips decide differently"
 
-    predict = va_red2.make(tiny_config(form=form, positions=positions), NAMES).predict
+    predict = made(tiny_config(form=form, positions=positions), NAMES).predict
 
     def program(variables, video):
         found = predict(variables, {"video": video})
@@ -215,9 +222,10 @@ def rows(ratios):
 
 def test_analysis_writes_ratios_per_class_and_the_extreme_clips(trained, tmp_path, capsys):
     variables = trained[1]
-    L = len(va_red2.layer_names(variables.params))
-    found = va_red2.analyse(rows(np.linspace(0.2, 1, 6)[:, None].repeat(L, 1)), variables, str(tmp_path),
-                            "val", ["a", "b", "c"])
+    L = len(decisions.layer_names(variables.params))
+    names, task = decisions.layer_names(variables.params), make_task(tiny_config(), ["a", "b", "c"])
+    found = analysis.analyse(rows(np.linspace(0.2, 1, 6)[:, None].repeat(L, 1)), names, task, str(tmp_path),
+                             "val")
     assert found["varying_layers"] == 1 and found["dead"] == 0
     np.testing.assert_allclose(found["gmacs_plain_ops"], 1.4)
     ratios = (tmp_path / "gate_ratios_val.csv").read_text().splitlines()
@@ -225,27 +233,27 @@ def test_analysis_writes_ratios_per_class_and_the_extreme_clips(trained, tmp_pat
     clips = (tmp_path / "gate_clips_val.csv").read_text().splitlines()
     assert clips[1] == "a,v4,1.8,v0,1"
     assert (tmp_path / "gate_ratios_val.png").stat().st_size > 1000
-    va_red2.analyse(rows(np.full((4, L), 0.5)), variables, "", "val", ["a", "b"])
+    analysis.analyse(rows(np.full((4, L), 0.5)), names, task, "", "val")
     assert "collapsed" in capsys.readouterr().err
 
 
 def test_analysis_refuses_gates_that_are_not_finite(trained):
     variables = trained[1]
-    names = va_red2.layer_names(variables.params)
+    names = decisions.layer_names(variables.params)
     bad = np.ones((3, len(names)))
     bad[1, 0] = np.nan
     with pytest.raises(ValueError, match=f"gate of {names[0]} is not finite for video v1.*1 of 3 videos"):
-        va_red2.analyse(rows(bad), variables, "", "val", ["a", "b"])
+        trained[0].analyse(rows(bad), variables, "", "val")
 
 
 def test_wrong_settings_are_named():
     with pytest.raises(ValueError, match="config.method.efficiency_weight=-1.0: expected 0 or more"):
-        va_red2.make(tiny_config(efficiency_weight=-1.0), NAMES)
+        made(tiny_config(efficiency_weight=-1.0), NAMES)
     config = tiny_config()
     config.model.backbone = "mvit_v2_s"
     with pytest.raises(ValueError, match="'mvit_v2_s' has no list of gated convolutions"):
-        va_red2.make(config, NAMES)
-    method = va_red2.make(tiny_config(layers="nothing"), NAMES)
+        made(config, NAMES)
+    method = made(tiny_config(layers="nothing"), NAMES)
     with pytest.raises(ValueError, match="'nothing' matches no convolution"):
         method.init(jax.random.key(0), (4, 4, 16, 16, 3))
 
@@ -271,7 +279,7 @@ def test_configs_build_on_every_backbone_of_the_paper(configs, backbone):
 def test_full_size_networks_train_and_predict(arg):
     """Traced, not run: a layer of R(2+1)D-18 has more multiply-adds than 32 bits hold."""
     config = va_red2_minik.get_config(f"{arg},frames=16")
-    data, method = config.data, make_method(config, NAMES)
+    data, method = config.data, made(config, NAMES)
     shape = (2, 16, data.crop, data.crop, 3)
     variables = jax.eval_shape(lambda: method.init(jax.random.key(0), shape))
     batch = {"label": jnp.zeros(2, jnp.int32), "mask": jnp.ones(2, bool)}

@@ -20,8 +20,10 @@ import numpy as np
 import optax
 from flax.traverse_util import flatten_dict
 
+from configs.recipes.base import defaults
 from effvid_jax import optim
 from effvid_jax.methods import base, reskd
+from effvid_jax.tasks import make_task
 from tests.parity import forward, golden
 
 LOSSES = {"RKD2DHead": "feature", "RKD3DHead": "feature", "GeneralRKD3DHead": "position_kl"}
@@ -43,8 +45,8 @@ class Comparison:
             self.problems.append(f"{what} e={error:.1e}")
 
 
-def settings_of(case: dict[str, Any]) -> ml_collections.ConfigDict:
-    """`config.method` of the case.
+def settings_of(case: dict[str, Any]) -> reskd.Reskd.Settings:
+    """The method's settings of the case.
 
     Raises:
         golden.Unsupported: an unknown head.
@@ -52,10 +54,9 @@ def settings_of(case: dict[str, Any]) -> ml_collections.ConfigDict:
     head = case["arch"]["cls_head"]
     if head["type"] not in LOSSES:
         raise golden.Unsupported(f"head {head['type']}")
-    return ml_collections.ConfigDict({
-        "loss": LOSSES[head["type"]], "weight": head.get("w_loss_kd", 1.0), "temperature": 2.0,
-        "kl_mean": "element", "teacher_bn": "batch",
-        "teacher_resolution": case["input"]["shape"][-2]})
+    return reskd.Reskd.Settings(
+        loss=LOSSES[head["type"]], weight=head.get("w_loss_kd", 1.0), temperature=2.0,
+        kl_mean="element", teacher_bn="batch", teacher_resolution=case["input"]["shape"][-2])
 
 
 def optimizer_of(case: dict[str, Any], groups: str = "") -> ml_collections.ConfigDict:
@@ -111,8 +112,10 @@ def _check(case, student, teacher, state, x, x64: bool) -> tuple[float, list[str
     keys_teacher = {path: key.replace("backbone.", "backbone.high_res_path.")
                     for path, key in keys_teacher.items()}
     variables = base.Variables(weights["params"], weights["batch_stats"], {"teacher": frozen})
-    loss = reskd.make_loss(student.model, teacher.model, settings_of(case), student.low)
-    step = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    config = defaults()
+    config.model.resolution, config.method = student.low, settings_of(case).to_config()
+    method = reskd.Reskd(config, make_task(config, []), (student.model, teacher.model, frozen))
+    step = jax.jit(jax.value_and_grad(method.loss, has_aux=True))
 
     def run(params):
         (_, (stats, scalars)), gradient = step(params, variables, batch, jax.random.key(0))

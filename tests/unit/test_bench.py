@@ -10,6 +10,7 @@ from benchmarks import resolution
 from configs import dynamic_k400, reskd_minik, supervised_minik
 from effvid_jax import cli
 from effvid_jax.speed import bench, timing
+from effvid_jax.tasks import make_task
 
 
 class Clock:
@@ -94,9 +95,9 @@ def test_resolutions_keep_the_shape_of_table_4():
 
 def test_resolution_too_small(rng):
     del rng
-    model = supervised_minik.get_config("tiny").model
+    config = supervised_minik.get_config("tiny")
     with pytest.raises(ValueError, match="resolution 4x4 is too small"):
-        bench.inference(model, 3, (4,), 2, 1, seconds=0)
+        bench.inference(config.model, make_task(config, "abc"), (4,), 2, 1, seconds=0)
 
 
 def test_resolution_script(capsys):

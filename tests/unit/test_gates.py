@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from effvid_jax.backbones import blocks
-from effvid_jax.gating import gates, variants
-from effvid_jax.methods import va_red2
+from effvid_jax.gating import decisions, gates, variants
 from tests.drawn import OPEN, SHUT, draw
 
 RATIO = {2: (1, 0.5), 3: (1, 0.5, 0.25)}
@@ -153,7 +152,7 @@ def test_no_weight_left_gives_zeros_at_the_cheapest_cost(form):
     y, decision = run(module, set_beta(variables, [SHUT] * 4), x)
     assert not y.any()
     np.testing.assert_allclose(decision.ratio, 4 / 7 * 2 / 3, rtol=1e-6)
-    assert va_red2.is_dead(decision).all()
+    assert decisions.is_dead(decision).all()
 
 
 def test_grouped_dispatch_does_not_depend_on_the_order_of_the_batch():

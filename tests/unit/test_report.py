@@ -14,6 +14,7 @@ import pytest
 from configs.recipes import base
 from effvid_jax import cli, plots, runs
 from effvid_jax.reports import report
+from effvid_jax.tasks import classification
 
 
 def read_csv(path):
@@ -75,9 +76,9 @@ def test_nothing_to_report(tmp_path):
 
 def test_confusions_and_accuracy_per_class():
     rows = [dict(label=a, predicted=b) for a, b in ("xx", "xy", "yy", "yy")]
-    counts = report.count_confusions(["x", "y", "z"], rows)
+    counts = classification.count_confusions(["x", "y", "z"], rows)
     assert counts.tolist() == [[1, 1, 0], [0, 2, 0], [0, 0, 0]]
-    np.testing.assert_equal(report._diagonal(counts), [0.5, 1.0, np.nan])
+    np.testing.assert_equal(classification.class_accuracy(counts), [0.5, 1.0, np.nan])
 
 
 def test_many_classes(rng):

@@ -1,0 +1,44 @@
+"""What stopping at each checkpoint of a network with exits costs."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from effvid_jax.backbones import trace
+from effvid_jax.cost.counting import CONVENTIONS
+from effvid_jax.exits import routes
+from effvid_jax.exits.network import run_segment
+
+
+@functools.lru_cache(maxsize=32)
+def route_costs(model, clip_shape: tuple[int, ...], convention: str = "macs"):
+    """Costs of all checkpoints, all segments before each included.
+
+    Args:
+        model: an `ExitNet`.
+        clip_shape: (T, H, W, 3) of the network's input.
+        convention: see `effvid_jax.cost`.
+
+    Returns:
+        (m,) cumulative GMACs, and GMACs of full inference with the last head alone.
+    """
+    rule = CONVENTIONS[convention]
+    t, *image = clip_shape
+    variables = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct(
+        (1, *clip_shape), jnp.float32))
+    total, costs, state = 0, [], {}
+    for k, segment in enumerate(routes.plan_segments(model.route, model.group)):
+        frames = jax.ShapeDtypeStruct((1, segment.frames - segment.first, *image), jnp.float32)
+        with trace.recording() as tape:
+            state, _ = jax.eval_shape(functools.partial(run_segment, model, k=k), variables, state=state,
+                                      frames_BTHWC=frames)
+        total += sum(rule(op) for op in tape)
+        costs.append(total / 1e9)
+    with trace.recording() as tape:
+        jax.eval_shape(functools.partial(model.apply, method="full"), variables, jax.ShapeDtypeStruct(
+            (1, t, *image), jnp.float32))
+    return np.array(costs), sum(rule(op) for op in tape) / 1e9

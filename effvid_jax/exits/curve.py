@@ -1,0 +1,68 @@
+"""Accuracy against mean cost as thresholds move: the curve of a split as table, csv file and picture."""
+
+from __future__ import annotations
+
+import csv
+import os
+
+import numpy as np
+import tabulate
+
+from effvid_jax import console, plots
+from effvid_jax.exits import stopping
+
+
+def draw(workdir: str, split: str, task, known, scores_Nm, right_Nm, rows, costs_m, full_gmacs: float,
+         search: str) -> None:
+    """Prints the curve of one search, and writes those of all of them.
+
+    Args:
+        workdir, split: see `write`.
+        task: names the accuracy.
+        known: (scores (n, m), right (n, m)) of the calibration videos, from which thresholds are swept.
+        scores_Nm: of the split, by the rule that stops.
+        rows: of the split: 'exit' (N,) where each video stopped, 'gmacs' (N,).
+        right_Nm: whether the answers of every checkpoint are right.
+        costs_m: cumulative GMACs of stopping at each checkpoint.
+        full_gmacs: of the network with the last head alone.
+        search: whose curve is printed.
+    """
+    curves = {name: stopping.sweep(*known, scores_Nm, right_Nm, costs_m, name)
+              for name in stopping.SEARCHES}
+    accuracy, right_N = right_Nm.mean(axis=0), right_Nm[np.arange(len(right_Nm)), rows["exit"]]
+    chosen = stopping.Point(0, float(rows["gmacs"].mean()), float(right_N.mean()))
+    full = stopping.Point(0, full_gmacs, float(accuracy[-1]))
+    heads = [stopping.Point(0, c, float(a)) for c, a in zip(costs_m, accuracy)]
+    write(workdir, split, task, curves, {
+        "full inference": [full], "everything stops at one checkpoint": heads, "chosen": [chosen]})
+    console.say(table(curves[search], chosen, full, task.watched_title))
+
+
+def table(points, chosen, full, title: str) -> str:
+    """The curve as text: at most ten operating points, the chosen one and full inference."""
+    distinct = sorted({(p.gmacs, p.accuracy): p for p in points}.values(), key=lambda p: p.gmacs)
+    some = [distinct[i] for i in np.unique(np.linspace(0, len(distinct) - 1, 10).round().astype(int))]
+    lines = [("thresholds swept", p) for p in some] + [("chosen", chosen), ("full inference", full)]
+    return tabulate.tabulate(
+        [[name, p.gmacs, f"{p.gmacs / full.gmacs:.0%}", f"{p.accuracy:.1%}"] for name, p in lines],
+        ["", "mean GMACs per video", "of full", title], floatfmt=".3g")
+
+
+def write(workdir: str, split: str, task, curves, marks) -> None:
+    """Accuracy against mean cost: `exits_<split>.csv`, `exits_<split>.png`.
+
+    Args:
+        workdir, split: where.
+        task: names the accuracy.
+        curves: {search: points}.
+        marks: {name: single points}.
+    """
+    path = os.path.join(workdir, f"exits_{split}")
+    with open(path + ".csv", "w", newline="") as f:
+        rows = csv.writer(f)
+        rows.writerow(["what", "parameter", "gmacs", task.watched])
+        for name, points in {**curves, **marks}.items():
+            rows.writerows([name, f"{p.parameter:.4g}", f"{p.gmacs:.6g}", f"{p.accuracy:.4f}"]
+                           for p in points)
+    with open(path + ".png", "wb") as f:
+        f.write(plots.exit_curve(curves, marks, f"{task.watched_title} (%)"))

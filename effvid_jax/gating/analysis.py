@@ -1,0 +1,67 @@
+"""What the gates of a network did on a split: who computes how much, and which videos cost most and least."""
+
+from __future__ import annotations
+
+import csv
+import os
+
+import numpy as np
+
+from effvid_jax import console, plots
+
+
+def analyse(rows, names, task, workdir: str, split: str) -> dict[str, float]:
+    """Metrics of the gates, and files in `workdir` ('': none).
+
+    Writes `gate_ratios_<split>.csv` and `.png`: mean share of a convolution that is computed, per class
+    and layer (Fig. 3 of VA-RED2); and `gate_clips_<split>.csv`: the video of every class that cost most
+    and the one that cost least (Fig. 4).
+
+    Args:
+        rows: see `Method.analyse`; read here: 'ratios' (N, L), 'computed', 'dead', 'gmacs_plain_ops'.
+        names: of the L gated convolutions.
+        task: says what kinds of videos to compare (`Task.groups`).
+        workdir, split: where, and of what.
+
+    Raises:
+        ValueError: a gate that is not finite.
+    """
+    ratios_NL = rows["ratios"]
+    bad = ~np.isfinite(ratios_NL)
+    if bad.any():
+        clip, layer = np.argwhere(bad)[0]
+        raise ValueError(f"the gate of {names[layer]} is not finite for video {rows['name'][clip]} ("
+                         f"{bad.any(axis=1).sum()} of {len(bad)} videos): these weights are damaged or "
+                         f"diverged; train with a lower config.optim.lr or restore an earlier step.")
+    varying = float((np.ptp(ratios_NL, axis=0) > 0).mean())
+    if varying == 0:
+        console.say("gates have collapsed: every clip is computed alike, which a smaller static network "
+                    "would do too. config.method.efficiency_weight or optim.lr may be too high.")
+    if workdir:
+        groups = task.groups(rows)
+        _write_ratios(os.path.join(workdir, f"gate_ratios_{split}"), names, rows, groups)
+        _write_clips(os.path.join(workdir, f"gate_clips_{split}.csv"), rows, groups)
+    return {"gmacs_plain_ops": float(rows["gmacs_plain_ops"].mean(dtype=np.float64)),
+            "computed": float(rows["computed"].mean(dtype=np.float64)), "dead": float(rows["dead"].mean()),
+            "varying_layers": varying}
+
+
+def _write_ratios(path: str, names, rows, groups) -> None:
+    means_KL = np.stack([rows["ratios"][mine].mean(axis=0) for _, mine in groups])
+    with open(path + ".csv", "w", newline="") as f:
+        table = csv.writer(f)
+        table.writerow(["class", *names])
+        table.writerows([group, *(f"{x:.4f}" for x in means)] for (group, _), means in zip(groups, means_KL))
+    with open(path + ".png", "wb") as f:
+        f.write(plots.heat_map(means_KL, [group for group, _ in groups], names,
+                               "share of the convolution that is computed"))
+
+
+def _write_clips(path: str, rows, groups) -> None:
+    with open(path, "w", newline="") as f:
+        table = csv.writer(f)
+        table.writerow(["class", "most", "gmacs_most", "least", "gmacs_least"])
+        for group, mine in groups:
+            most, least = (mine[pick(rows["gmacs"][mine])] for pick in (np.argmax, np.argmin))
+            table.writerow([group, rows["name"][most], f"{rows['gmacs'][most]:.6g}",
+                            rows["name"][least], f"{rows['gmacs'][least]:.6g}"])

@@ -1,0 +1,97 @@
+"""What methods share whose convolutions decide, for every clip, what they compute (`effvid_jax/gating/`).
+
+    L = CE(logits, y) + penalty
+
+Cost of a clip: the plain network's, less what the convolutions do not compute, plus their overhead;
+'gmacs_plain_ops' in `Prediction.extra` leaves the overhead out.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from effvid_jax import cost
+from effvid_jax.gating import analysis, decisions, gates
+from effvid_jax.losses import weighted_mean
+from effvid_jax.methods import base
+
+
+class Gated(base.Method):
+    """A network whose convolutions leave a `Decision` in the collection 'gates'.
+
+    Attributes:
+        marker: end of the path of a parameter that every such convolution has.
+        clip_by_clip: predict with batches of one clip.
+    """
+
+    marker: str
+    clip_by_clip: bool = False
+
+    def __init__(self, config, task):
+        super().__init__(config, task)
+        self.layers = gates.layers_of(config.model.backbone, self.settings.layers)
+        self.model = base.build_backbone(config.model, task.num_outputs, conv=self.make_conv())
+
+    @abc.abstractmethod
+    def make_conv(self) -> Callable:
+        """The convolution class; those whose path matches `self.layers` decide."""
+
+    @abc.abstractmethod
+    def penalty(self, params, found, logits, batch):
+        """What is added to the task's loss, given the decisions that were found. Traced."""
+
+    def init(self, rng, clip_shape):
+        """See `Method.init`.
+
+        Raises:
+            ValueError: no convolution of the network decides anything.
+        """
+        params, stats = base.init_backbone(self.model, rng, clip_shape)
+        if not decisions.layer_names(params, self.marker):
+            raise ValueError(
+                f"config.method.layers={self.layers!r} matches no convolution of "
+                f"{self.config.model.backbone!r}, or config.method.temporal and channel are both off.")
+        return base.Variables(params, stats)
+
+    def loss(self, params, variables, batch, rng):
+        """See `Method.loss`."""
+        (logits, _), updated = self.model.apply(
+            {"params": params, "batch_stats": variables.stats}, self._clips(batch), train=True,
+            rngs={"dropout": rng}, mutable=["batch_stats", "gates"])
+        found, mask = list(gates.collect(updated["gates"]).values()), batch["mask"]
+        ce = weighted_mean(self.task.loss(logits, batch), mask)
+        efficiency = self.penalty(params, found, logits, batch)
+        scalars = {"loss": ce + efficiency, "loss_cls": ce, "loss_efficiency": efficiency,
+                   **self.task.batch_scalars(logits, batch), **decisions.statistics(found, mask)}
+        return ce + efficiency, (updated["batch_stats"], scalars)
+
+    def predict(self, variables, batch):
+        """See `Method.predict`."""
+        clips, b, v = base.views_as_clips(batch["video"], self.resolution)
+        logits, found = self._run(variables.network, clips)
+        plain, overhead = (x.reshape(b, v).sum(axis=1) for x in decisions.clip_gmacs(
+            found, cost.gmacs(self.model, clips.shape[1:])))
+        extra = {"ratios": jnp.stack([d.ratio for d in found], axis=1),
+                 "computed": decisions.computed_share(found),
+                 "dead": jnp.stack([decisions.is_dead(d) for d in found], axis=1).astype(jnp.float32)}
+        extra = {name: x.reshape(b, v, *x.shape[1:]).mean(axis=1) for name, x in extra.items()}
+        logits = logits.astype(jnp.float32).reshape(b, v, -1)
+        return base.Prediction(self.task.mean_of_views(logits), plain + overhead, {
+            "gmacs_plain_ops": plain} | extra | base.clip_answers(self.task, logits))
+
+    def _run(self, variables, clips):
+        """(logits, decisions in the order of the layers) of clips (B, T, H, W, 3)."""
+        if self.clip_by_clip and clips.shape[0] != 1:
+            found = jax.lax.map(lambda clip: self._run(variables, clip[None]), clips)
+            return jax.tree.map(lambda x: x[:, 0], found)
+        (logits, _), state = self.model.apply(variables, clips, mutable=["gates"])
+        return logits, list(gates.collect(state["gates"]).values())
+
+    def analyse(self, rows, variables, workdir, split):
+        """What the gates did; see `gating.analysis.analyse`."""
+        names = decisions.layer_names(variables.params, self.marker)
+        return analysis.analyse(rows, names, self.task, workdir, split)

@@ -1,0 +1,144 @@
+"""Which of K classes a video shows; with `config.data.multi_label` a video may show several of them.
+
+Training takes one label (with several, one drawn at random: ResKD's ActivityNet and FCVID), evaluation all of
+them. Accuracies are shares in [0, 1]; metrics are mmaction2's, see `effvid_jax/metrics.py`.
+"""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+
+from effvid_jax import metrics, plots
+from effvid_jax.backbones import blocks
+from effvid_jax.losses import cross_entropy, weighted_mean
+from effvid_jax.tasks.task import Task
+
+
+class Classification(Task):
+    """Softmax over K classes; see `Task`.
+
+    Attributes:
+        multi_label: a video may have several labels; mAP is the headline then.
+    """
+
+    watched, watched_title, unit, scale = "top1", "top-1", "%", 100.0
+    loss_title = "cross-entropy"
+
+    def __init__(self, config, class_names):
+        super().__init__(config, class_names)
+        self.multi_label = bool(config.data.multi_label)
+        self.headline, self.title = ("map", "mAP") if self.multi_label else ("top1", "top-1")
+        self.chance = 1 / max(1, len(self.class_names))
+
+    # ------------------------------------------------------------------------------------- training
+    @property
+    def targets(self):
+        """Batches hold `label`, and in evaluation `labels` (K,) where there are several."""
+        from data_pipelines import ClassLabels
+
+        return ClassLabels(len(self.class_names), self.multi_label)
+
+    def loss(self, logits, batch):
+        """Cross-entropy with the one label of training."""
+        return cross_entropy(logits, batch["label"])
+
+    def batch_scalars(self, logits, batch):
+        """Top-1 of a training batch, as the reference logs it."""
+        hit = self.right(self.answers(logits), batch).astype("float32")
+        return {"top1": weighted_mean(hit, batch["mask"])}
+
+    # ------------------------------------------------------------------------------------ inference
+    def mean_of_views(self, logits_BV):
+        """Logarithm of the mean probability (mmaction2's `average_clips='prob'`); logits of one view."""
+        return logits_BV[:, 0] if logits_BV.shape[1] == 1 else blocks.log_mean_softmax(logits_BV, axis=1)
+
+    def answers(self, logits):
+        """The most probable class."""
+        return logits.argmax(axis=-1)
+
+    def right(self, answers, targets):
+        """Whether it is the label; of several labels the first one counts."""
+        labels = targets["label"]
+        return answers == labels.reshape(labels.shape + (1,) * (answers.ndim - 1))
+
+    # ----------------------------------------------------------------------------------- evaluation
+    def scores(self, logits):
+        """Probabilities (N, K) in float64."""
+        z = np.asarray(logits, np.float64)
+        z = np.exp(z - z.max(axis=-1, keepdims=True))
+        return z / z.sum(axis=-1, keepdims=True)
+
+    def metrics(self, rows):
+        """`top1`, `top5`, `mean_class_accuracy`; `clip_top1` of single views; `map` with several labels."""
+        scores, labels = rows["scores"], rows["label"]
+        found = {
+            "top1": metrics.top_k_accuracy(scores, labels, 1),
+            "top5": metrics.top_k_accuracy(scores, labels, min(5, len(self.class_names))),
+            "mean_class_accuracy": metrics.mean_class_accuracy(scores, labels),
+        }
+        if "clip_answers" in rows:
+            found["clip_top1"] = float(self.right(rows["clip_answers"], rows).mean(dtype=np.float64))
+        if self.multi_label:
+            found["map"] = metrics.mean_average_precision(scores, rows["labels"])
+        return found
+
+    def write_rows(self, path, rows):
+        """A line a video: name, label, predicted class, its probability, cost."""
+        with open(path, "w", newline="") as f:
+            table = csv.writer(f)
+            table.writerow(["video", "label", "predicted", "prob", "gmacs"])
+            for name, label, scores, gmacs in zip(rows["name"], rows["label"], rows["scores"], rows["gmacs"]):
+                best = int(scores.argmax())
+                table.writerow([name, self.class_names[int(label)], self.class_names[best],
+                                f"{scores[best]:.4f}", f"{gmacs:.6g}"])
+
+    def groups(self, rows):
+        """Videos by class."""
+        found = ((name, np.flatnonzero(rows["label"] == k)) for k, name in enumerate(self.class_names))
+        return [(name, mine) for name, mine in found if len(mine)]
+
+    # --------------------------------------------------------------------------------- to be read
+    def answer(self, scores):
+        """`{"top5": [{"label": ..., "prob": ...}, ...]}`, most probable class first."""
+        best = np.argsort(-scores, kind="stable")[:5]
+        return {"top5": [{"label": self.class_names[k], "prob": round(float(scores[k]), 6)} for k in best]}
+
+    def words(self, answer):
+        """'waving 93.0%, ...'."""
+        return ", ".join(f"{guess['label']} {guess['prob']:.1%}" for guess in answer["top5"])
+
+    def said(self, row):
+        """The class, and how sure the network is of its own."""
+        words = f"{row['predicted']} {float(row['prob']):.0%}"
+        return row["label"], words, row["label"] == row["predicted"]
+
+    def pictures(self, predictions):
+        """Accuracy per class of all networks, confusion of the last one."""
+        subject, names = list(predictions)[-1], self.class_names
+        counts = {name: count_confusions(names, rows) for name, rows in predictions.items()}
+        shown = (f"The {plots.MAX_CLASSES} classes that {subject} gets wrong most. "
+                 if len(names) > plots.MAX_CLASSES else f"Sorted by {subject}. ")
+        note = " Videos with several labels count for their first." if self.multi_label else ""
+        return [
+            ("Accuracy per class",
+             plots.per_class(names, {name: class_accuracy(c) for name, c in counts.items()}), shown + note),
+            (f"Confusion of {subject}", plots.confusion(names, counts[subject]),
+             "Percent of the true class." + note),
+        ]
+
+
+def count_confusions(class_names, rows) -> np.ndarray:
+    """(K, K) numbers of videos by true (row) and predicted class, of lines of `Classification.write_rows`."""
+    index = {name: k for k, name in enumerate(class_names)}
+    counts = np.zeros((len(class_names), len(class_names)), int)
+    for row in rows:
+        counts[index[row["label"]], index[row["predicted"]]] += 1
+    return counts
+
+
+def class_accuracy(counts_KK) -> np.ndarray:
+    """(K,) shares of the classes' videos that are right; NaN for a class without videos."""
+    total = counts_KK.sum(axis=1)
+    return np.where(total > 0, np.diag(counts_KK) / np.maximum(total, 1), np.nan)

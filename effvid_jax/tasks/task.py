@@ -1,0 +1,130 @@
+"""What is asked of a network, and whatever methods, evaluation, report and predict have to know of that.
+
+A task is one file in this folder with one class. Whoever needs to know what a label is asks it: the data
+pipeline what a batch holds, a method for the loss, the evaluation for metrics, the report for pictures. Two
+dicts of arrays go round: a *batch* in training (`video`, `mask`, `id` and the task's targets), and *rows* in
+evaluation, one row an example: `name`, `id`, the task's targets, `scores`, `gmacs`, and what a method adds.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+
+class Task(abc.ABC):
+    """A task; see the module docstring. Axes: B, N examples, V views, K outputs of the network.
+
+    Attributes:
+        class_names: of the data set.
+        headline: the metric of `metrics` that results are compared by.
+        watched: the number of `batch_scalars` that is followed while training; `metrics` has it too.
+        chance: what guessing has of `watched`; 0: a frozen network is not held against it.
+        title, unit: of the headline in tables and pictures.
+        watched_title: of `watched`.
+        scale: from a metric to `unit`.
+        loss_title: of `loss`, in pictures.
+    """
+
+    headline: str
+    watched: str
+    title: str
+    watched_title: str
+    unit: str = ""
+    scale: float = 1.0
+    chance: float = 0.0
+    loss_title: str = "loss"
+
+    def __init__(self, config, class_names: Sequence[str]):
+        del config  # the fields that a subclass reads
+        self.class_names = tuple(class_names)
+
+    @property
+    def num_outputs(self) -> int:
+        """K: outputs of the network, per clip."""
+        return len(self.class_names)
+
+    @property
+    def label(self) -> str:
+        """The headline with its unit, such as 'mAP (%)'."""
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+    @property
+    def watched_label(self) -> str:
+        """As `label`, of `watched`."""
+        return f"{self.watched_title} ({self.unit})" if self.unit else self.watched_title
+
+    # ------------------------------------------------------------------------------------- training
+    @property
+    @abc.abstractmethod
+    def targets(self):
+        """`data_pipelines.Targets`: what batches hold beside `video`, `mask` and `id`."""
+
+    @abc.abstractmethod
+    def loss(self, logits, batch):
+        """Loss of every example: outputs (B, K) -> (B,). Traced."""
+
+    @abc.abstractmethod
+    def batch_scalars(self, logits, batch) -> dict[str, Any]:
+        """Further scalars of a training batch; masked examples do not count. Traced."""
+
+    # ------------------------------------------------------------------------------------ inference
+    def mean_of_views(self, logits_BV):
+        """Outputs of all views -> of their example: (B, V, ..., K) -> (B, ..., K). Traced."""
+        return logits_BV.mean(axis=1)
+
+    def answers(self, logits):
+        """What these outputs say, as `right` takes it: (B, ..., K) -> (B, ...), or as they are. Traced."""
+        return logits
+
+    def right(self, answers, targets):
+        """Whether answers (B, ...) are right, for a batch (traced) or for rows: (B, ...) of bool.
+
+        Early exits and gates need it, since they may save only where the answer stays right.
+        """
+        raise NotImplementedError(f"task {type(self).__name__} does not say which answers are right "
+                                  f"(Task.right), which this method needs.")
+
+    # ----------------------------------------------------------------------------------- evaluation
+    @abc.abstractmethod
+    def scores(self, logits) -> np.ndarray:
+        """What is kept of predictions, on the host: outputs (N, K) -> (N, ...)."""
+
+    @abc.abstractmethod
+    def metrics(self, rows: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Metrics of a split by name, `headline` and `watched` among them."""
+
+    @abc.abstractmethod
+    def write_rows(self, path: str, rows: Mapping[str, np.ndarray]) -> None:
+        """Writes `predictions_<split>.csv`: a line an example; 'video' and 'gmacs' are two of its columns."""
+
+    def groups(self, rows: Mapping[str, np.ndarray]) -> list[tuple[str, np.ndarray]]:
+        """(name, indices of rows) of kinds of examples that a reader compares; none of them is empty."""
+        return [("all", np.arange(len(rows["id"])))]
+
+    # --------------------------------------------------------------------------------- to be read
+    @abc.abstractmethod
+    def answer(self, scores) -> dict[str, Any]:
+        """What is told of one video, as json values; `scores` is a row of `rows['scores']`."""
+
+    @abc.abstractmethod
+    def words(self, answer: Mapping[str, Any]) -> str:
+        """An `answer` for people, in a few words."""
+
+    def said(self, row: Mapping[str, str]) -> tuple[str, str, bool] | None:
+        """(truth, what was said, whether it is right) of a line of `write_rows`; None: nothing to show."""
+        del row
+        return None
+
+    def pictures(
+            self, predictions: Mapping[str, Sequence[Mapping[str, str]]]) -> list[tuple[str, bytes, str]]:
+        """(title, PNG, caption) for the report.
+
+        Args:
+            predictions: {network: lines of `write_rows`}; the last network is the subject.
+        """
+        del predictions
+        return []
