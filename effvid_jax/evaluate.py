@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import csv
 import os
 from functools import partial
 
@@ -11,9 +10,10 @@ import jax
 import numpy as np
 
 import data_pipelines
-from effvid_jax import checkpoint, console, metrics, sharding, writers
+from effvid_jax import checkpoint, console, sharding, writers
 from effvid_jax.exits import executor
 from effvid_jax.methods import Method, Variables, make_method
+from effvid_jax.tasks import make_task
 
 
 def jit_predict(predict, mesh):
@@ -22,9 +22,9 @@ def jit_predict(predict, mesh):
     return lambda variables, batch: jax.tree.map(np.asarray, compiled(variables, batch))
 
 
-def evaluate(predict, variables, config, mesh, class_names, *, split: str = "val", prefix: str = "",
+def evaluate(predict, variables, config, mesh, task, *, split: str = "val", prefix: str = "",
              resolution: int = 0, workdir: str = "", analyse=None,
-             adaptive=None) -> dict[str, float]:
+             runner=None) -> dict[str, float]:
     """Scores a split.
 
     Args:
@@ -32,13 +32,13 @@ def evaluate(predict, variables, config, mesh, class_names, *, split: str = "val
         variables: what `predict` reads, on the devices.
         config: `config.data` says how the split is read.
         mesh: the devices.
-        class_names: K names.
+        task: what the network is asked.
         split: which split.
         prefix: of the metrics' names; the split by default.
         resolution: side of the network's input, told beside the accuracy; 0: as the pipeline crops.
         workdir: where to write `predictions_<split>.csv`; not written if empty.
         analyse: see `Method.analyse`.
-        adaptive: see `Method.adaptive`: videos really stop early, in place of `predict`.
+        runner: see `Method.runners`: with segments videos really stop early, in place of `predict`.
 
     Returns:
         `{prefix}/top1`, `top5`, `mean_class_accuracy`, `gmacs`, `views`, `frames`, `resolution`,
@@ -46,34 +46,29 @@ def evaluate(predict, variables, config, mesh, class_names, *, split: str = "val
         `clip_top1` if there are several views; `map` if videos have several labels; and what
         `analyse` adds. Accuracies are in [0, 1].
     """
-    gather_rows = collect if adaptive is None else partial(collect_adaptive, adaptive)
+    stops = runner is not None and runner.segments is not None
+    gather_rows = partial(collect_adaptive, runner) if stops else collect
     rows, shape, broken, data = gather_rows(
-        predict, variables, config, mesh, class_names, split, prefix or split)
-    scores, labels, gmacs = rows["scores"], rows["label"], rows["gmacs"]
+        predict, variables, config, mesh, task, split, prefix or split)
+    rows["name"] = np.array([data.entry(int(i)).name for i in rows["id"]])
+    gmacs = rows["gmacs"]
     result = {
-        "top1": metrics.top_k_accuracy(scores, labels, 1),
-        "top5": metrics.top_k_accuracy(scores, labels, min(5, len(class_names))),
-        "mean_class_accuracy": metrics.mean_class_accuracy(scores, labels),
+        **task.metrics(rows),
         "gmacs": gmacs.mean(dtype=np.float64), "views": shape[0], "frames": shape[1],
-        "resolution": resolution or shape[2], "examples": len(labels), "broken_videos": broken,
+        "resolution": resolution or shape[2], "examples": len(gmacs), "broken_videos": broken,
     }
     if gmacs.min() < gmacs.max():
         result |= {"gmacs_min": float(gmacs.min()), "gmacs_max": float(gmacs.max())}
-    if "clip_answers" in rows:
-        result["clip_top1"] = float((rows["clip_answers"] == labels[:, None]).mean(dtype=np.float64))
-    if config.data.multi_label:
-        result["map"] = metrics.mean_average_precision(scores, rows["labels"])
     first = jax.process_index() == 0
     if analyse is not None:
-        rows["name"] = np.array([data.entry(int(i)).name for i in rows["id"]])
-        result |= analyse(rows, variables, workdir if first else "", split, class_names)
+        result |= analyse(rows, variables, workdir if first else "", split)
     if workdir and first:
-        write_predictions(os.path.join(workdir, f"predictions_{split}.csv"), rows, data, class_names)
+        task.write_rows(os.path.join(workdir, f"predictions_{split}.csv"), rows)
     return {f"{prefix or split}/{name}": float(value) if isinstance(value, np.floating) else value
             for name, value in result.items()}
 
 
-def collect(predict, variables, config, mesh, class_names, split: str, title: str):
+def collect(predict, variables, config, mesh, task, split: str, title: str):
     """Predictions for a whole split.
 
     Returns:
@@ -83,7 +78,7 @@ def collect(predict, variables, config, mesh, class_names, split: str, title: st
     Raises:
         ValueError: another number of classes than the network's, or no readable video.
     """
-    data = open_split(config, split, class_names)
+    data = open_split(config, split, task)
     keep = ("mask", "id", *data.targets.evaluate_fields)
     found: dict[str, list] = collections.defaultdict(list)
     with (data.batches(process_index=jax.process_index(), process_count=jax.process_count()) as batches,
@@ -91,7 +86,7 @@ def collect(predict, variables, config, mesh, class_names, split: str, title: st
         for batch in batches:
             on_device = sharding.shard_batch(batch, mesh)
             prediction = predict(variables, {"video": on_device["video"]})
-            found["scores"].append(softmax(prediction.logits))
+            found["scores"].append(task.scores(prediction.logits))
             found["gmacs"].append(prediction.gmacs)
             for name, values in prediction.extra.items():
                 found[name].append(values)
@@ -105,31 +100,30 @@ def collect(predict, variables, config, mesh, class_names, split: str, title: st
     return rows, data.clip_shape, len(batches.broken), data
 
 
-def open_split(config, split: str, class_names) -> data_pipelines.Split:
-    """A split with the classes of the network as targets."""
-    targets = data_pipelines.ClassLabels(len(class_names), config.data.multi_label)
-    return data_pipelines.open_split(config.data, split, targets, process_count=jax.process_count())
+def open_split(config, split: str, task) -> data_pipelines.Split:
+    """A split with the targets of the network's task."""
+    return data_pipelines.open_split(config.data, split, task.targets, process_count=jax.process_count())
 
 
-def collect_adaptive(adaptive, predict, variables, config, mesh, class_names, split: str, title: str):
+def collect_adaptive(runner, predict, variables, config, mesh, task, split: str, title: str):
     """As `collect`, with an executor: what stopped videos do not need is neither decoded nor computed.
 
     Raises:
         ValueError: as `collect`; or several processes, or several views.
     """
     del predict
+    adaptive = runner.segments
     if jax.process_count() > 1:
         raise ValueError("config.method.executor works in a single process: evaluate with "
                          "--config.method.executor=simulate on several.")
-    data = open_split(config, split, class_names)
+    data = open_split(config, split, task)
 
     def load(index, start, stop):
         return data.frames(index, adaptive.order[start:stop])
 
     size = config.data.eval_batch_size
-    run = executor.Executor(adaptive.steps, adaptive.score, size, tuple(config.method.executor_sizes),
-                            config.method.executor, mesh if mesh.size > 1 else None,
-                            max(1, config.data.num_threads))
+    run = executor.Executor(adaptive.steps, adaptive.score, size, runner.sizes, runner.policy,
+                            mesh if mesh.size > 1 else None, max(1, config.data.num_threads))
     batches = (executor.Rows(range(start, min(start + size, len(data))), load=load)
                for start in range(0, len(data), size))
     thresholds = jax.device_get(adaptive.thresholds(variables))
@@ -145,7 +139,7 @@ def collect_adaptive(adaptive, predict, variables, config, mesh, class_names, sp
             found["id"].append(answer.id)
             for name, value in data.targets.evaluate(data.entry(answer.id)).items():
                 found[name].append(value)
-            found["scores"].append(softmax(answer.logits))
+            found["scores"].append(task.scores(answer.logits[None])[0])
             found["gmacs"].append(adaptive.gmacs[answer.checkpoint])
             found["exit"].append(answer.checkpoint)
     if not found:
@@ -162,11 +156,10 @@ def evaluate_workdir(config, workdir: str, split: str = "val") -> dict[str, floa
     """
     mesh = sharding.make_mesh()
     method, variables, saved = restore_for_inference(config, workdir)
-    really_stop = method.adaptive is not None and config.method.executor != "simulate"
     result = evaluate(
         jit_predict(method.predict, mesh), sharding.replicate(variables, mesh), config, mesh,
-        saved.class_names, split=split, resolution=method.resolution, workdir=workdir,
-        analyse=method.analyse, adaptive=method.adaptive if really_stop else None)
+        method.task, split=split, resolution=method.resolution, workdir=workdir,
+        analyse=method.analyse, runner=method.runners()[method.runner])
     params = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(variables.params))
     result = {"step": saved.step, **result, "params": params}
     if jax.process_index() == 0:
@@ -182,9 +175,9 @@ def restore_for_inference(config, workdir: str) -> tuple[Method, Variables, chec
     saved, loaded = checkpoint.load_variables(workdir, config.init.step or None)
     config = config.copy_and_resolve_references()
     config.model = saved.model
-    method = make_method(config, saved.class_names, inference=True)
+    method = make_method(config, make_task(config, saved.class_names), inference=True)
     variables = Variables(loaded["params"], loaded["batch_stats"])
-    if method.calibrate is not None:
+    if method.calibrates:
         variables = method.calibrate(variables, None)
     return method, variables, saved
 
@@ -192,21 +185,3 @@ def restore_for_inference(config, workdir: str) -> tuple[Method, Variables, chec
 def gather(x, mesh) -> np.ndarray:
     """A batch array that is cut over devices (of several processes, maybe), whole."""
     return np.asarray(jax.jit(lambda a: a, out_shardings=sharding.replicated(mesh))(x))
-
-
-def softmax(logits) -> np.ndarray:
-    """Probabilities (B, K) in float64."""
-    z = np.asarray(logits, np.float64)
-    z = np.exp(z - z.max(axis=-1, keepdims=True))
-    return z / z.sum(axis=-1, keepdims=True)
-
-
-def write_predictions(path: str, rows, data, class_names) -> None:
-    """One line a video: name, label, predicted class, its probability, cost."""
-    with open(path, "w", newline="") as f:
-        table = csv.writer(f)
-        table.writerow(["video", "label", "predicted", "prob", "gmacs"])
-        for i, label, scores, gmacs in zip(rows["id"], rows["label"], rows["scores"], rows["gmacs"]):
-            best = int(scores.argmax())
-            table.writerow([data.entry(int(i)).name, class_names[int(label)], class_names[best],
-                            f"{scores[best]:.4f}", f"{gmacs:.6g}"])

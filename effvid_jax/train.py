@@ -26,6 +26,7 @@ import data_pipelines
 from effvid_jax import checkpoint, console, evaluate, sharding, writers
 from effvid_jax.methods import Method, Variables, make_method
 from effvid_jax.optim import make_optimizer, make_schedule
+from effvid_jax.tasks import make_task
 
 
 class TrainingError(RuntimeError):
@@ -74,7 +75,9 @@ def train(config, workdir: str) -> dict[str, float]:
     mesh = sharding.make_mesh()
     split = data_pipelines.open_split(config.data, "train", process_count=jax.process_count())
     class_names = split.class_names
-    method = make_method(config, class_names)
+    task = make_task(config, class_names)
+    split = split.with_targets(task.targets)
+    method = make_method(config, task)
     steps_per_epoch = split.steps_per_epoch
     num_steps = config.train.num_steps or round(config.train.num_epochs * steps_per_epoch)
     tx = make_optimizer(config.optim, steps_per_epoch, num_steps)
@@ -94,7 +97,7 @@ def train(config, workdir: str) -> dict[str, float]:
     writer = writers.MetricWriter(workdir, first_step, enabled=jax.process_index() == 0)
     if not resumed:
         write_parameters(workdir, state.params)
-        metrics = check_references(config, method, state.variables, mesh, class_names, workdir)
+        metrics = check_references(config, method, state.variables, mesh)
         writer.write_scalars(0, metrics)
 
     step_fn = jit_train_step(method, tx, config.seed, mesh)
@@ -117,10 +120,9 @@ def train(config, workdir: str) -> dict[str, float]:
                 writer.write_scalars(step, metrics)
                 progress.set_postfix_str(" ".join(
                     f"{k.split('/')[1]} {v:.3g}" for k, v in metrics.items()
-                    if k in ("train/loss", "train/loss_kd", "train/top1", "val/top1")))
-            if step == num_steps and method.calibrate is not None:
-                rows, *_ = evaluate.collect(predict, state.variables, config, mesh, class_names, "calib",
-                                            "calib")
+                    if k in ("train/loss", "train/loss_kd", f"train/{task.watched}")))
+            if step == num_steps and method.calibrates:
+                rows, *_ = evaluate.collect(predict, state.variables, config, mesh, task, "calib", "calib")
                 variables = method.calibrate(state.variables, rows)
                 state = state.replace(stats=sharding.replicate(variables.stats, mesh))
             save = step % config.train.checkpoint_every_steps == 0 or step == num_steps
@@ -134,11 +136,10 @@ def train(config, workdir: str) -> dict[str, float]:
                     f"Start the same command again to continue.")
             if step % every_eval == 0 and step < num_steps:
                 writer.write_scalars(step, evaluate.evaluate(
-                    predict, state.variables, config, mesh, class_names,
-                    resolution=method.resolution))
+                    predict, state.variables, config, mesh, task, resolution=method.resolution))
     pipeline.close()
     checkpointer.close()
-    metrics = evaluate.evaluate(predict, state.variables, config, mesh, class_names,
+    metrics = evaluate.evaluate(predict, state.variables, config, mesh, task,
                                 resolution=method.resolution, workdir=workdir,
                                 analyse=method.analyse)
     metrics = {"step": num_steps, **metrics, "params": count_parameters(state.params)}
@@ -205,22 +206,22 @@ def merge(ours, loaded, skip, where: str):
         {k: v if waived(k) else jnp.asarray(have[k]) for k, v in flat.items()}, sep="/")
 
 
-def check_references(config, method: Method, variables, mesh, class_names, workdir) -> dict[str, float]:
+def check_references(config, method: Method, variables, mesh) -> dict[str, float]:
     """Evaluates frozen networks before training; one at chance teaches nothing.
 
     Raises:
-        TrainingError: top-1 (mAP for several labels) below `config.train.min_reference_ratio` x chance.
+        TrainingError: what the task watches is below `config.train.min_reference_ratio` x chance.
     """
-    metrics = {}
+    metrics, task = {}, method.task
     for name, predict in method.references.items():
         found = evaluate.evaluate(
-            evaluate.jit_predict(predict, mesh), variables, config, mesh, class_names, prefix=name)
+            evaluate.jit_predict(predict, mesh), variables, config, mesh, task, prefix=name)
         metrics |= found
-        top1, chance = found[f"{name}/top1"], 1 / len(class_names)
-        console.say(f"{name} before training: top-1 {top1:.4f} (chance {chance:.4f})")
-        if top1 < config.train.min_reference_ratio * chance:
+        value, chance, title = found[f"{name}/{task.watched}"], task.chance, task.watched_title
+        console.say(f"{name} before training: {title} {value:.4f} (chance {chance:.4f})")
+        if value < config.train.min_reference_ratio * chance:
             raise TrainingError(
-                f"{name} at step 0 has top-1 {top1:.4f}, less than "
+                f"{name} at step 0 has {title} {value:.4f}, less than "
                 f"config.train.min_reference_ratio={config.train.min_reference_ratio} times chance "
                 f"({chance:.4f}): its weights, class order or resolution are probably wrong. "
                 f"--config.train.min_reference_ratio=0 distils from it all the same.")
