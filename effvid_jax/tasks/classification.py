@@ -10,6 +10,7 @@ import csv
 
 import numpy as np
 
+from data_pipelines import ClassLabels
 from effvid_jax import metrics, plots
 from effvid_jax.backbones import blocks
 from effvid_jax.losses import cross_entropy, weighted_mean
@@ -36,8 +37,6 @@ class Classification(Task):
     @property
     def targets(self):
         """Batches hold `label`, and in evaluation `labels` (K,) where there are several."""
-        from data_pipelines import ClassLabels
-
         return ClassLabels(len(self.class_names), self.multi_label)
 
     def loss(self, logits, batch):
