@@ -108,7 +108,7 @@ def export(config, workdir: str, folder: str) -> dict:
         nested = unflatten_dict(weights, sep="/")
         prediction = method.predict(Variables(nested["params"], nested.get("stats", {})),
                                     {"video": clips[:, None]})
-        return jax.nn.softmax(prediction.logits), prediction.gmacs
+        return method.task.output(prediction.logits), prediction.gmacs
 
     data = config.data
     clip = (data.num_frames, data.test_crop_size, data.test_crop_size, 3)
@@ -121,7 +121,7 @@ def export(config, workdir: str, folder: str) -> dict:
         "model": checkpoint.to_json(saved.model),
         "input": {"shape": ["batch", *clip], "dtype": "uint8", "colours": "RGB",
                   "axes": "batch, frames, height, width, colours"},
-        "output": ["probabilities (batch, classes)", "gmacs (batch)"],
+        "output": [method.task.output_title, "gmacs (batch)"],
         "preprocessing": {
             "frames": {name: data[name] for name in (
                 "sampling", "num_frames", "frame_interval", "test_clips", "twice_sample")},

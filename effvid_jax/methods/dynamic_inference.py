@@ -84,6 +84,9 @@ class DynamicInference(base.Method):
 
     def __init__(self, config, task):
         super().__init__(config, task)
+        if not task.class_scores:
+            raise ValueError("config.task: method 'dynamic_inference' stops where a class is sure enough; "
+                             "this task has no scores of classes.")
         self.model = base.build_backbone(config.model, task.num_outputs)
         self.settings.check_lengths(self.model.route)
         self.m = len(self.model.route)  # checkpoints

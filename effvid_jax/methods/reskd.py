@@ -77,6 +77,9 @@ class Reskd(base.Method):
 
     def __init__(self, config, task, networks=None):
         super().__init__(config, task)
+        if self.settings.loss != "feature" and not task.class_scores:
+            raise ValueError(f"config.method.loss={self.settings.loss!r} compares scores of classes, which "
+                             f"this task does not have: 'feature' does without.")
         if networks is None:
             saved, variables = load_teacher(self.settings, task.class_names)
             networks = (base.build_backbone(config.model, task.num_outputs),

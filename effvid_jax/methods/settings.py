@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import ml_collections
 
@@ -25,16 +25,14 @@ class MethodSettings:
     """`config.method` as an object; each method has a class of its own.
 
     Attributes:
-        before: what a field was before it existed, for configs that were saved then; its default if not here.
         workdirs: fields that name the workdir of another stage of a run, with the stage they are filled from.
     """
 
-    before: ClassVar[Mapping[str, Any]] = {}
     workdirs: ClassVar[Mapping[str, str]] = {}
 
     @classmethod
     def read(cls, method) -> MethodSettings:
-        """The settings that a `config.method` holds; what it lacks was saved before the field existed.
+        """The settings that a `config.method` holds; a field that it lacks, as old files may, has its default.
 
         Raises:
             ValueError: a field that this method does not have, with close matches.
@@ -44,7 +42,7 @@ class MethodSettings:
         if unknown := [name for name in given if name not in known]:
             raise ValueError(f"config.method.{unknown[0]} is no setting of method {cls.method_name()!r}. "
                              f"Close matches: {difflib.get_close_matches(unknown[0], known)}. All: {known}.")
-        return cls(**{**cls.before, **given})
+        return cls(**given)
 
     def to_config(self) -> ml_collections.ConfigDict:
         """The `config.method` that `read` takes, with the method's name."""

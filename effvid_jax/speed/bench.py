@@ -33,7 +33,7 @@ import tabulate
 
 import data_pipelines
 from effvid_jax import checkpoint, console, cost, runs, sharding, writers
-from effvid_jax.methods import base, make_method
+from effvid_jax.methods import base, find_method, make_method
 from effvid_jax.optim import make_optimizer
 from effvid_jax.speed import exit_bench, timing
 from effvid_jax.tasks import Task, make_task
@@ -198,6 +198,7 @@ class Step:
         batch_size: of the batch.
         config: of the stage.
         mesh: the devices.
+        task: of the stage.
     """
 
     def __init__(self, config, class_names: Sequence[str]):
@@ -207,17 +208,18 @@ class Step:
         data = config.data
         self.batch_size = _batch_size(config, data.batch_size)
         shape = (self.batch_size, data.num_frames, data.crop, data.crop, 3)
-        method = make_method(config, make_task(config, class_names))
+        self.task = make_task(config, class_names)
+        method = make_method(config, self.task)
         tx = make_optimizer(config.optim, 100, 10**6)
         variables = random_values(jax.eval_shape(lambda: method.init(jax.random.key(0), shape)))
         self.state = sharding.replicate(TrainState(
             jnp.zeros((), jnp.int32), variables.params, variables.stats, tx.init(variables.params),
             variables.frozen), self.mesh)
-        rng = np.random.default_rng(0)
+        targets = {name: np.zeros((self.batch_size, *size), dtype)
+                   for name, (size, dtype) in self.task.targets.train_fields.items()}
         self.batch = sharding.shard_batch({
             "video": random_clips(shape), "mask": np.ones(self.batch_size, np.float32),
-            "label": rng.integers(0, len(class_names), self.batch_size, np.int32),
-            "id": np.arange(self.batch_size)}, self.mesh)
+            "id": np.arange(self.batch_size), **targets}, self.mesh)
         self._step = jit_train_step(method, tx, config.seed, self.mesh)
 
     def __call__(self, batch=None):
@@ -232,16 +234,17 @@ def train_sides(config, workdir: str, folder: str, class_names: Sequence[str]) -
     Args:
         config: a resolved config.
         workdir: where a trained teacher may be.
-        folder: where a teacher with random weights is put for a student that has none.
+        folder: where another stage's network is put with random weights, such as a teacher that is missing.
         class_names: K names.
     """
     names = runs.stage_names(config)
     stages = {name: runs.stage_config(config, name, workdir) for name in names} or {"run": config}
     for stage in stages.values():
-        if "teacher" in stage.method and not _has_checkpoint(stage.method.teacher):
-            stage.method.teacher = os.path.join(folder, "teacher")
-            if not os.path.isdir(stage.method.teacher):
-                _random_teacher(config, stage.method.teacher, class_names)
+        for field, other in find_method(stage.method.name).Settings.workdirs.items():
+            if not _has_checkpoint(stage.method[field]):
+                stage.method[field] = os.path.join(folder, other)
+                if not os.path.isdir(stage.method[field]):
+                    _random_stage(config, other, stage.method[field], class_names)
     return {name: Step(stage, class_names) for name, stage in stages.items()}
 
 
@@ -252,11 +255,11 @@ def _has_checkpoint(directory: str) -> bool:
         return False
 
 
-def _random_teacher(config, directory: str, class_names: Sequence[str]) -> None:
-    teacher = runs.stage_config(config, "teacher", directory)
-    model = base.build_backbone(teacher.model, len(class_names))
-    clip = (1, teacher.data.num_frames, teacher.data.crop, teacher.data.crop, 3)
-    checkpoint.save_imported(directory, random_variables(model, clip), teacher, class_names)
+def _random_stage(config, name: str, directory: str, class_names: Sequence[str]) -> None:
+    stage = runs.stage_config(config, name, directory)
+    model = base.build_backbone(stage.model, make_task(stage, class_names).num_outputs)
+    clip = (1, stage.data.num_frames, stage.data.crop, stage.data.crop, 3)
+    checkpoint.save_imported(directory, random_variables(model, clip), stage, class_names)
 
 
 def train_rates(steps: dict[str, Step], seconds: float, progress=lambda: None) -> list[dict]:
@@ -286,7 +289,7 @@ def loop(config, name: str, step: Step, alone: dict, seconds: float) -> list[dic
     for cache in dict.fromkeys(("none", config.data.cache)):
         data = step.config.data.copy_and_resolve_references()
         data.update(dict(cache=cache, batch_size=step.batch_size))
-        with data_pipelines.open_split(data, "train").batches() as batches:
+        with data_pipelines.open_split(data, "train", step.task.targets).batches() as batches:
             if cache != "none":  # the first pass fills the cache, the others are what takes the time
                 for _ in range(batches.steps_per_epoch):
                     next(batches)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 
+import jax
 import numpy as np
 
 from data_pipelines import ClassLabels
@@ -25,7 +26,7 @@ class Classification(Task):
     """
 
     watched, watched_title, unit, scale = "top1", "top-1", "%", 100.0
-    loss_title = "cross-entropy"
+    loss_title, class_scores, output_title = "cross-entropy", True, "probabilities (batch, classes)"
 
     def __init__(self, config, class_names):
         super().__init__(config, class_names)
@@ -61,6 +62,10 @@ class Classification(Task):
         """Whether it is the label; of several labels the first one counts."""
         labels = targets["label"]
         return answers == labels.reshape(labels.shape + (1,) * (answers.ndim - 1))
+
+    def output(self, logits):
+        """Probabilities."""
+        return jax.nn.softmax(logits)
 
     # ----------------------------------------------------------------------------------- evaluation
     def scores(self, logits):

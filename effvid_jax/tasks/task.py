@@ -27,6 +27,9 @@ class Task(abc.ABC):
         watched_title: of `watched`.
         scale: from a metric to `unit`.
         loss_title: of `loss`, in pictures.
+        class_scores: whether outputs are scores of classes, one of which is the answer: some methods look at
+            how sure that one is.
+        output_title: what `output` gives.
     """
 
     headline: str
@@ -37,6 +40,8 @@ class Task(abc.ABC):
     scale: float = 1.0
     chance: float = 0.0
     loss_title: str = "loss"
+    class_scores: bool = False
+    output_title: str = "outputs (batch, outputs)"
 
     def __init__(self, config, class_names: Sequence[str]):
         del config  # the fields that a subclass reads
@@ -87,6 +92,10 @@ class Task(abc.ABC):
         """
         raise NotImplementedError(f"task {type(self).__name__} does not say which answers are right "
                                   f"(Task.right), which this method needs.")
+
+    def output(self, logits):
+        """What an exported program gives of these outputs (B, K). Traced."""
+        return logits
 
     # ----------------------------------------------------------------------------------- evaluation
     @abc.abstractmethod
