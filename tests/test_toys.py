@@ -67,7 +67,7 @@ def test_names_that_are_not_there():
     config = supervised_minik.get_config("tiny")
     task = make_task(config, ["a", "b"])
     for name, message in [("reskt", "config.method.name='reskt' is unknown. Close matches: \\['reskd'\\]"),
-                          ("base", "config.method.name='base' is unknown"),
+                          ("settings", "config.method.name='settings' is unknown"),
                           ("tests.toys.no_method", "no module 'tests.toys.no_method'"),
                           ("tests.toys.toy_config", "one class derived from Method .* found \\[\\]")]:
         config.method.name = name
