@@ -53,7 +53,7 @@ class Prediction:
     """Scores of a batch with their cost.
 
     Attributes:
-        logits: (B, K) outputs, of all views together (`Task.mean_of_views`).
+        logits: (B, ..., K) outputs, of all views together (`Task.mean_of_views`).
         gmacs: (B,) multiply-adds in 10^9 that each example cost, all views together.
         extra: whatever else a method tells, one row per example; it goes to `Method.analyse`.
             'clip_answers' (B, V, ...), what each view alone would say, is for metrics of single clips.
@@ -210,7 +210,7 @@ def build_backbone(model, num_classes: int, **fields) -> nn.Module:
 
     Args:
         model: config with `backbone`, `dropout`, `dtype`, `bn_groups` (0 = one group per device),
-            `options` (further fields of the module), and maybe `exits` (see `backbones/exits.py`).
+            `options` (further fields of the module), and maybe `exits` (see `exits/network.py`).
         num_classes: K.
         **fields: further fields of the module that no config can hold, such as `conv`.
     """
@@ -268,7 +268,7 @@ def predict_views(model: nn.Module, task: Task, resolution: int, variables, batc
     """
     clips, b, v = views_as_clips(batch["video"], resolution)
     logits, _ = model.apply(variables, clips)
-    logits = logits.astype(jnp.float32).reshape(b, v, -1)
+    logits = logits.astype(jnp.float32).reshape(b, v, *logits.shape[1:])
     gmacs = cost.gmacs(model, clips.shape[1:]) * v
     return Prediction(task.mean_of_views(logits), jnp.full((b,), gmacs, jnp.float32),
                       clip_answers(task, logits))

@@ -79,7 +79,7 @@ class Gated(base.Method):
                  "computed": decisions.computed_share(found),
                  "dead": jnp.stack([decisions.is_dead(d) for d in found], axis=1).astype(jnp.float32)}
         extra = {name: x.reshape(b, v, *x.shape[1:]).mean(axis=1) for name, x in extra.items()}
-        logits = logits.astype(jnp.float32).reshape(b, v, -1)
+        logits = logits.astype(jnp.float32).reshape(b, v, *logits.shape[1:])
         return base.Prediction(self.task.mean_of_views(logits), plain + overhead, {
             "gmacs_plain_ops": plain} | extra | base.clip_answers(self.task, logits))
 
