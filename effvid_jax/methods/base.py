@@ -8,7 +8,7 @@ without a gradient. What the network is asked is a `Task` (`effvid_jax/tasks/`).
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -113,6 +113,8 @@ class Method(abc.ABC):
         settings: those of this config, checked.
         resolution: side in pixels that the evaluated network sees; 0: as the pipeline crops.
         calibrates: whether `calibrate` is to be called.
+        pictures: {file: (title, caption)} of what `analyse` draws, `<file>_<split>.png`, for the report; the
+            numbers are in `<file>_<split>.csv`.
 
     Raises:
         ValueError: what the settings, the backbone or the method refuse.
@@ -120,6 +122,7 @@ class Method(abc.ABC):
 
     Settings: type[MethodSettings] = MethodSettings
     calibrates: bool = False
+    pictures: Mapping[str, tuple[str, str]] = {}
 
     def __init__(self, config, task: Task):
         self.config, self.task = config, task

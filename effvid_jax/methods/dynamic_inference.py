@@ -81,6 +81,8 @@ class DynamicInference(base.Method):
                                      f"{len(route)} checkpoints: {[tuple(c) for c in route]}.")
 
     calibrates = True
+    pictures = {"exits": ("Early exits", "Videos stop at the first checkpoint that is sure; moving the "
+                                         "thresholds, chosen on held-out training videos, draws the curve.")}
 
     def __init__(self, config, task):
         super().__init__(config, task)

@@ -30,6 +30,7 @@ class Gated(base.Method):
 
     marker: str
     clip_by_clip: bool = False
+    pictures = {"gate_ratios": ("Gates", "Share of each gated convolution that is computed, per class.")}
 
     def __init__(self, config, task):
         super().__init__(config, task)

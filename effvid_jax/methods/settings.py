@@ -32,7 +32,7 @@ class MethodSettings:
 
     @classmethod
     def read(cls, method) -> MethodSettings:
-        """The settings that a `config.method` holds; a field that it lacks, as old files may, has its default.
+        """The settings that a `config.method` holds; a field that an old file lacks has its default.
 
         Raises:
             ValueError: a field that this method does not have, with close matches.

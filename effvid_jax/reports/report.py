@@ -22,21 +22,13 @@ import tabulate
 
 import data_pipelines
 from effvid_jax import console, evaluate, plots, runs, writers
+from effvid_jax.methods import find_method
 from effvid_jax.speed import bench, timing
 from effvid_jax.tasks import Task, make_task
 
 TIMING_SECONDS = 3.0
 BATCH_SIZE = 8
 NUM_EXAMPLES, FRAMES_SHOWN, FRAME_SIDE = 8, 6, 96
-
-
-PICTURES = {  # that methods draw at the end of an evaluation: title, caption
-    "exits_val.png": ("Early exits", "Videos stop at the first checkpoint that is sure; moving the "
-                      "thresholds, chosen on held-out training videos, draws the curve. Numbers: "
-                      "exits_val.csv."),
-    "gate_ratios_val.png": ("Gates", "Share of each gated convolution that is computed, per class. Numbers: "
-                            "gate_ratios_val.csv."),
-}
 
 
 @dataclasses.dataclass
@@ -240,11 +232,11 @@ def page(workdir: str, networks: list[Network], rows: list[dict], sentence: str)
         add("Training", plots.curves(
             histories, task.watched, task.watched_label, task.scale, task.loss_title))
     for n in networks:
-        for file, (title, caption) in PICTURES.items():
-            path = os.path.join(n.directory, file)
+        for file, (title, caption) in find_method(n.config.method.name).pictures.items():
+            path = os.path.join(n.directory, f"{file}_val.png")
             if os.path.exists(path):
                 with open(path, "rb") as f:
-                    add(f"{title} of {n.name}", f.read(), caption)
+                    add(f"{title} of {n.name}", f.read(), f"{caption} Numbers: {file}_val.csv.")
     predictions = {n.name: rows for n in networks if (rows := n.read("predictions_val.csv"))}
     if last.name in predictions:
         for picture in task.pictures(predictions):
