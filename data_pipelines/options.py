@@ -1,8 +1,8 @@
-"""Checks of the data configuration that need no data: single values, and values that clash."""
+"""The data configuration as an object, and its checks that need no data: values, and values that clash."""
 
+import dataclasses
 import difflib
-import types
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from data_pipelines.errors import DataError
 
@@ -21,9 +21,72 @@ _AT_LEAST = {
 }
 
 
-def plain_options(config) -> types.SimpleNamespace:
-    """Returns the fields of `config.data` (a ConfigDict or a dict) as a plain, picklable object."""
-    return types.SimpleNamespace(**{key: config[key] for key in config.keys()})
+@dataclasses.dataclass
+class Options:
+    """The fields of `config.data`, plain and picklable; `configs/recipes/base.py` has their usual values.
+
+    A field with a default is younger than configurations that were saved with a network: the default is what
+    they meant. Further fields NAME_list, which name the list of a split NAME, become attributes, too.
+    """
+
+    # Where videos come from.
+    source: str
+    root: str
+    train_list: str
+    val_list: str
+    tfds_name: str
+    list_format: str
+    frame_template: str
+    start_index: int
+    classes_file: str
+    num_classes: int
+    multi_label: bool
+    val_share: float
+    split_seed: int
+    synthetic: Mapping
+    # Which frames.
+    sampling: str
+    num_frames: int
+    frame_interval: int
+    test_clips: int
+    twice_sample: bool
+    # Which part of them.
+    short_side: int
+    train_crop: str
+    crop: int
+    flip: bool
+    test_short_side: int
+    test_crop: str
+    test_crop_size: int
+    # Batches.
+    batch_size: int
+    eval_batch_size: int
+    seed: int
+    num_threads: int
+    num_workers: int
+    prefetch: int
+    max_broken_share: float
+    cache: str
+    cache_gib: float
+
+    calib_share: float = 0.0
+
+
+def plain_options(config) -> Options:
+    """Returns the fields of `config.data` (a ConfigDict or a dict) as a plain, picklable object.
+
+    Raises:
+        DataError: a field is missing.
+    """
+    values = {key: config[key] for key in config.keys()}
+    fields = dataclasses.fields(Options)
+    missing = [f.name for f in fields if f.name not in values and f.default is dataclasses.MISSING]
+    if missing:
+        raise DataError(f"config.data lacks the fields {', '.join(missing)}: start from the defaults of "
+                        f"configs/recipes/base.py.")
+    options = Options(**{f.name: values.pop(f.name) for f in fields if f.name in values})
+    vars(options).update(values)
+    return options
 
 
 def check_choice(field: str, value, choices: Collection[str], prefix: str = "data.") -> None:
@@ -34,7 +97,7 @@ def check_choice(field: str, value, choices: Collection[str], prefix: str = "dat
         raise DataError(f"unknown {prefix}{field}={value!r}: {hint}Known: {', '.join(choices)}.")
 
 
-def check_options(options, process_count: int = 1) -> None:
+def check_options(options: Options, process_count: int = 1) -> None:
     """Raises `DataError` for the first value that cannot work.
 
     Args:
@@ -44,7 +107,7 @@ def check_options(options, process_count: int = 1) -> None:
     for field, choices in CHOICES.items():
         check_choice(field, getattr(options, field), choices)
     for field, least in _AT_LEAST.items():
-        value = getattr(options, field, least)  # a config saved before the field was there lacks it
+        value = getattr(options, field)
         if not value >= least:
             raise DataError(f"data.{field}={value} must be at least {least}.")
     if options.seed >= 2**32:

@@ -3,18 +3,18 @@
 Everything that can be wrong with a data set as a whole is found here, before anything is decoded.
 """
 
-import types
+import copy
 
 import numpy as np
 
 from data_pipelines.errors import DataError
-from data_pipelines.options import check_choice
+from data_pipelines.options import Options, check_choice
 from data_pipelines.sources.base import Source
 from data_pipelines.sources.files import folder_source, list_source
 from data_pipelines.sources.shards import ArrayRecordSource, TfdsSource
 
 
-def make_source(config, split: str) -> Source:
+def make_source(config: Options, split: str) -> Source:
     """Builds the source of one split.
 
     Args:
@@ -26,10 +26,9 @@ def make_source(config, split: str) -> Source:
       DataError: see the sources; unknown data.source or split; nothing to hold out.
     """
     check_choice("source", config.source, _SOURCES)
-    share = getattr(config, "calib_share", 0.0)
-    if share and split in ("train", "calib"):
+    if config.calib_share and split in ("train", "calib"):
         source = _SOURCES[config.source](config, "train")
-        return HeldOut(source, share, config.split_seed, split == "calib")
+        return HeldOut(source, config.calib_share, config.split_seed, split == "calib")
     if split == "calib" and config.source != "folder" and not hasattr(config, "calib_list"):
         raise DataError("split 'calib' (videos to choose thresholds on): set data.calib_share to the share "
                         "of the training clips to hold out for it, such as 0.05.")
@@ -73,7 +72,7 @@ class HeldOut(Source):
         return self._source.key(int(self._indices[index]))
 
 
-def split_names(config) -> list[str]:
+def split_names(config: Options) -> list[str]:
     """Names of the splits of a configuration: all X for which it has a field X_list."""
     return [name.removesuffix("_list") for name in vars(config) if name.endswith("_list")]
 
@@ -82,10 +81,10 @@ def _synthetic_source(config, split):
     from data_pipelines import synthetic  # writes videos: not needed for anything else
 
     train_list, val_list, classes_file, root = synthetic.ensure_built(config)
-    return list_source(types.SimpleNamespace(**{
-        **vars(config), "train_list": str(train_list), "val_list": str(val_list),
-        "classes_file": str(classes_file), "root": str(root), "list_format": "video",
-        "multi_label": False, "num_classes": 0}), split)
+    config = copy.copy(config)
+    vars(config).update(train_list=str(train_list), val_list=str(val_list), root=str(root),
+                        classes_file=str(classes_file), list_format="video", multi_label=False, num_classes=0)
+    return list_source(config, split)
 
 
 _SOURCES = {

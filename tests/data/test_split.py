@@ -1,5 +1,6 @@
 """The door to the data: a split by number and in batches, other targets, any video, closing."""
 
+import dataclasses
 import os
 import pickle
 import threading
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 
 import data_pipelines
+from configs.recipes.base import defaults
 from data_pipelines import ClassLabels, ClipReader, DataError, Targets, VideoError, make_pipeline, open_split
 from data_pipelines.batches.cache import FRAMES
+from data_pipelines.options import Options, plain_options
 from tests.data.clip_files import class_folders, data_config, numbered_frames, read_numbers
 
 
@@ -191,3 +194,15 @@ def test_finding_videos(tmp_path):
         reader.find("/nowhere.mp4")
     with pytest.raises(VideoError, match=r"no videos in this folder .*\.mp4"):
         reader.find(str(tmp_path / "empty"))
+
+
+# ----------------------------------------------------------------------------------------------- options
+def test_what_an_old_configuration_lacks_is_filled_in_one_place(root):
+    config = data_config(root=root)
+    assert "calib_share" not in config and plain_options(config).calib_share == 0.0
+    assert set(defaults().data) == {field.name for field in dataclasses.fields(Options)}
+    with_list = pickle.loads(pickle.dumps(plain_options({**config, "extra_list": "extra.txt"})))
+    assert with_list.extra_list == "extra.txt", "a further split"
+    del config.crop
+    with pytest.raises(DataError, match="config.data lacks the fields crop: .*configs/recipes/base.py"):
+        open_split(config, "train")
