@@ -1,8 +1,8 @@
 """The two errors of the data pipelines.
 
 `DataError` is about a configuration or a data set as a whole: it stops a run, and its message says
-what is wrong and what to do. `VideoError` is about one clip: the pipelines catch it, count it and
-carry on with another clip (see `broken.py`).
+what is wrong and what to do. `VideoError` is about one video: the pipelines catch it, count it and
+carry on with another one (see `broken.py`).
 """
 
 
@@ -11,10 +11,10 @@ class DataError(ValueError):
 
 
 class VideoError(ValueError):
-    """One clip cannot be read.
+    """One video cannot be read.
 
     Attributes:
-      name: path or record name of the clip.
+      name: path or record name of the video.
       reason: what is wrong with it, one short clause.
     """
 

@@ -49,7 +49,7 @@ class _Assembly:
 
 
 def open_report(batch: dict) -> list[tuple[int, str, str]]:
-    """Takes the report out of a batch and returns the broken clips in it: (index, name, reason).
+    """Takes the report out of a batch and returns the broken videos in it: (index, name, reason).
 
     Raises:
       DataError: that building the batch ended with.
@@ -63,7 +63,7 @@ def open_report(batch: dict) -> list[tuple[int, str, str]]:
 class TrainAssembly(_Assembly):
     """assembly(step, indices) builds the local rows of one training batch.
 
-    `indices` has the clip index of every row of the global batch. A clip that cannot be read is
+    `indices` has the video of every row of the global batch. A video that cannot be read is
     replaced by another one of the split, drawn from (seed, position, attempt).
     """
 
@@ -87,7 +87,7 @@ class TrainAssembly(_Assembly):
                 return index, *clips.train_clip(self._source, self._options, self._targets, index, rng)
             except VideoError as error:
                 broken.append((index, error.name, error.reason))
-            distinct = dict((clip[0], clip[1:]) for clip in broken)
+            distinct = dict((video[0], video[1:]) for video in broken)
             if len(distinct) > allowed_broken(self._source, share):
                 raise too_many_broken(self._source, share, list(distinct.values()))
             draw = np.random.default_rng([seed, position, attempt])
@@ -95,9 +95,9 @@ class TrainAssembly(_Assembly):
 
 
 class EvalAssembly(_Assembly):
-    """assembly(step) builds the local rows of one evaluation batch; every clip has exactly one row.
+    """assembly(step) builds the local rows of one evaluation batch; every video has exactly one row.
 
-    Rows beyond the last clip have mask 0 and id -1; a clip that cannot be read has zeros, mask 0
+    Rows beyond the last video have mask 0 and id -1; a video that cannot be read has zeros, mask 0
     and its id.
     """
 

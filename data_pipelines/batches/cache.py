@@ -1,6 +1,6 @@
 """data.cache='memory': decoded frames of small data sets stay in memory.
 
-All frames of a clip are kept as uint8 after the short-side resize, which is the first step of every
+All frames of a video are kept as uint8 after the short-side resize, which is the first step of every
 pipeline, so batches are bit-identical with and without the cache. It is shared by all pipelines and
 threads of a process (worker processes have one each) and stops growing at data.cache_gib.
 """
@@ -22,21 +22,21 @@ class _Frames:
 
     def __init__(self):
         self._lock = threading.Lock()
-        self._clips = {}
+        self._videos = {}
         self.num_bytes = 0
 
     def get(self, key):
-        return self._clips.get(key)
+        return self._videos.get(key)
 
     def put(self, key, entry, frames, limit: float) -> None:
         with self._lock:
-            if key not in self._clips and self.num_bytes + frames.nbytes <= limit:
-                self._clips[key] = entry, frames
+            if key not in self._videos and self.num_bytes + frames.nbytes <= limit:
+                self._videos[key] = entry, frames
                 self.num_bytes += frames.nbytes
 
     def clear(self) -> None:
         with self._lock:
-            self._clips.clear()
+            self._videos.clear()
             self.num_bytes = 0
 
 
@@ -44,7 +44,7 @@ FRAMES = _Frames()
 
 
 class CachedSource(Source):
-    """Another source whose clips are decoded once per process.
+    """Another source whose videos are decoded once per process.
 
     Args:
       source: the source to read from.

@@ -14,14 +14,14 @@ def train_clip(source: Source, options, targets: Targets, index: int,
     """Returns one augmented training clip, uint8 (T, crop, crop, 3), and its targets.
 
     Args:
-      source: where clips come from.
+      source: where videos come from.
       options: the data configuration.
       targets: what comes with a clip.
-      index: which clip.
+      index: which video.
       rng: makes every random decision: frames, crop, flip, then targets.
 
     Raises:
-      VideoError: the clip cannot be read.
+      VideoError: the video cannot be read.
     """
     entry, reader = source.read(index)
     with reader:
@@ -32,10 +32,10 @@ def train_clip(source: Source, options, targets: Targets, index: int,
 
 def eval_clip(source: Source, options, targets: Targets,
               index: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Returns all views of one clip, uint8 (V, T, size, size, 3), and its targets.
+    """Returns all views of one video, uint8 (V, T, size, size, 3), and its targets.
 
     Raises:
-      VideoError: the clip cannot be read.
+      VideoError: the video cannot be read.
     """
     entry, reader = source.read(index)
     with reader:

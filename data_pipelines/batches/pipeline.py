@@ -1,4 +1,4 @@
-"""The loader: which clips make batch k, read ahead by threads or worker processes (grain).
+"""The loader: which videos make batch k, read ahead by threads or worker processes (grain).
 
 Batch k is a pure function of the configuration and k (see `assembly.py`): nothing depends on the
 number of threads, workers or processes, or on where a run was resumed. This is the only file that
@@ -25,10 +25,10 @@ class Batches:
     block, by the last batch and by any error; nothing but `set_state` starts them again.
 
     Args:
-      source: where clips come from.
+      source: where videos come from.
       options: the data configuration.
       split: name of the split: 'train' iterates for ever over shuffled, augmented clips; every
-        other split once, in order, over the test views of its clips.
+        other split once, in order, over the test views of its videos.
       targets: what comes with a clip.
       start_step: number of the first batch; nothing before it is read.
       process_index, process_count: this process builds its contiguous share of the rows of every
@@ -36,8 +36,8 @@ class Batches:
 
     Attributes:
       source: the `Source`.
-      num_examples: number of clips of the split.
-      steps_per_epoch: (train) whole batches per pass over the clips, at least 1.
+      num_examples: number of videos of the split.
+      steps_per_epoch: (train) whole batches per pass over the videos, at least 1.
       num_steps: (other splits) number of batches.
       broken: `BrokenFiles` met so far.
     """

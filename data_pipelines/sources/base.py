@@ -1,4 +1,4 @@
-"""The interface of all sources of clips."""
+"""The interface of all sources of videos."""
 
 import abc
 import shlex
@@ -9,12 +9,12 @@ from data_pipelines.video.reader import VideoReader
 
 
 class Source(abc.ABC):
-    """A random-access, picklable sequence of clips.
+    """A random-access, picklable sequence of videos.
 
     Attributes:
       class_names: name of every class; its length is the number of classes.
-      description: where the clips come from, for messages, e.g. "data.val_list='val.txt'".
-      check_command: shell command that decodes every clip and lists the broken ones.
+      description: where the videos come from, for messages, e.g. "data.val_list='val.txt'".
+      check_command: shell command that decodes every video and lists the broken ones.
     """
     class_names: list[str]
     description: str
@@ -22,15 +22,15 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def __len__(self) -> int:
-        """Number of clips."""
+        """Number of videos."""
 
     @abc.abstractmethod
     def entry(self, index: int) -> Entry:
-        """Returns name and labels of clip `index`."""
+        """Returns name and labels of video `index`."""
 
     @abc.abstractmethod
     def open(self, index: int) -> VideoReader:
-        """Returns a reader of clip `index`; raises `VideoError` if it cannot be opened."""
+        """Returns a reader of video `index`; raises `VideoError` if it cannot be opened."""
 
     def read(self, index: int) -> tuple[Entry, VideoReader]:
         """Returns both at once: sources whose entries are not in memory read a record only once."""
@@ -38,7 +38,7 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def key(self, index: int) -> tuple:
-        """Returns what identifies the content of a clip in this process (for the frame cache)."""
+        """Returns what identifies the content of a video in this process (for the frame cache)."""
 
 
 def default_class_names(num_classes: int) -> list[str]:
@@ -53,6 +53,6 @@ def shorten(names: Sequence[str], limit: int = 5) -> str:
 
 
 def check_command(**flags: str | int) -> str:
-    """The command that decodes every clip of a source and lists the broken ones."""
+    """The command that decodes every video of a source and lists the broken ones."""
     arguments = [shlex.quote(f"--{name}={value}") for name, value in flags.items()]
     return " ".join(["python -m data_pipelines.check_videos", *arguments])

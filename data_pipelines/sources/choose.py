@@ -1,4 +1,4 @@
-"""`make_source`: the source of clips that a data configuration names.
+"""`make_source`: the source of videos that a data configuration names.
 
 Everything that can be wrong with a data set as a whole is found here, before anything is decoded.
 """
@@ -40,7 +40,7 @@ def make_source(config: Options, split: str) -> Source:
 class HeldOut(Source):
     """One side of a split of another source in two: the share that is held out, or the rest.
 
-    Which clips are held out depends on the seed and the number of clips alone.
+    Which videos are held out depends on the seed and their number alone.
     """
 
     def __init__(self, source: Source, share: float, seed: int, held_out: bool):

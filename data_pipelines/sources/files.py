@@ -1,4 +1,4 @@
-"""Clips as files: list files, and a folder per class."""
+"""Videos as files: list files, and a folder per class."""
 
 import logging
 import os
@@ -51,7 +51,7 @@ class FileSource(Source):
         return open_video(self.path(index))
 
     def path(self, index: int) -> str:
-        """Full path of a clip."""
+        """Full path of a video."""
         return os.path.join(self._root, self._items[index].path)
 
     def key(self, index):
@@ -66,11 +66,11 @@ class FileSource(Source):
 def list_source(config, split: str) -> FileSource:
     """Source of `config.<split>_list` (see `lists.py` for the format).
 
-    Clips are relative to `config.root`, list and class-name files to the current folder or to it.
+    Videos are relative to `config.root`, list and class-name files to the current folder or to it.
 
     Raises:
       DataError: files that do not exist (all of them are named), malformed lines, labels out of
-        range, class names that do not fit, or listed clips that do not exist.
+        range, class names that do not fit, or listed videos that do not exist.
     """
     list_path = getattr(config, f"{split}_list")
     if not list_path:
@@ -88,7 +88,7 @@ def list_source(config, split: str) -> FileSource:
                       start_index=config.start_index)
     source = FileSource(items, config.root, class_names, frames=frames, description=description,
                         check_command=check_command(**flags))
-    _check_clips_exist(source, path, config)
+    _check_videos_exist(source, path, config)
     return source
 
 
@@ -100,7 +100,7 @@ def folder_source(config, split: str) -> FileSource:
     depends on `split_seed`, the name of the class and its files only, not on other classes.
 
     Raises:
-      DataError: no such folder, no class folders, a class without clips, another number of classes
+      DataError: no such folder, no class folders, a class without videos, another number of classes
         than `num_classes`, or classes of one split that the training split lacks.
     """
     root = config.root
@@ -183,8 +183,8 @@ def _class_names(config) -> list[str]:
     return names
 
 
-def _check_clips_exist(source: FileSource, list_path: str, config) -> None:
-    """Stops early if many listed clips are missing; single ones are handled like broken ones."""
+def _check_videos_exist(source: FileSource, list_path: str, config) -> None:
+    """Stops early if many listed videos are missing; single ones are handled like broken ones."""
     count = len(source)
     look_at = np.unique(np.linspace(0, count - 1, min(count, _LOOK_AT)).astype(int))
     missing = [i for i in look_at if not os.path.exists(source.path(i))]

@@ -1,4 +1,4 @@
-"""Clips in ArrayRecord shards, and TFDS data sets stored as ArrayRecord; without TensorFlow."""
+"""Videos in ArrayRecord shards, and TFDS data sets stored as ArrayRecord; without TensorFlow."""
 
 import bisect
 import glob

@@ -1,7 +1,7 @@
-"""Opening one clip: video files and bytes, folders of images, JPEG records, arrays.
+"""Opening one video: video files and bytes, folders of images, JPEG records, arrays.
 
 All readers have `num_frames`, `fps` and `get(indices)` (see `reader.VideoReader`), and report every
-failure as a `VideoError` with the clip's name.
+failure as a `VideoError` with the video's name.
 """
 
 import os
@@ -22,7 +22,7 @@ def open_video(source: str | os.PathLike | bytes, name: str | None = None) -> Vi
 
     Args:
       source: path, or the content of a video file.
-      name: what to call the clip in errors; the path by default.
+      name: what to call the video in errors; the path by default.
 
     Raises:
       VideoError: missing, empty, not a video, without frames, or truncated.

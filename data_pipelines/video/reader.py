@@ -1,4 +1,4 @@
-"""What every reader of one clip offers."""
+"""What every reader of one video offers."""
 
 import abc
 from collections.abc import Callable, Sequence

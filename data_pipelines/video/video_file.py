@@ -3,7 +3,7 @@
 Frame i is the i-th frame in display order, whatever container, frame rate or key frame distance.
 
 How a video file is read (PyAV):
-* short mp4/mov clips (up to `SHORT_CLIP_FRAMES`) are decoded from the start up to the last frame
+* short mp4/mov files (up to `SHORT_CLIP_FRAMES`) are decoded from the start up to the last frame
   asked for: cheaper than reading the packet table first;
 * longer mp4/mov and mkv/webm files: all packets are listed once without decoding (their time stamps
   in display order are the frames, so variable frame rates are exact), then the reader seeks only
@@ -40,7 +40,7 @@ class VideoFile(VideoReader):
 
     Args:
       source: path, or the content of a video file.
-      name: what to call the clip in errors; the path by default.
+      name: what to call the video in errors; the path by default.
 
     Raises:
       VideoError: missing, empty, not a video, without frames, or truncated.
@@ -127,7 +127,7 @@ class VideoFile(VideoReader):
     # Sequential reading.
 
     def _decoded(self, index: int) -> np.ndarray:
-        """Frame `index` of a clip that is kept decoded, decoding further if necessary."""
+        """Frame `index` of a video that is kept decoded, decoding further if necessary."""
         while len(self._frames) <= index:
             frame = self._next_frame()
             if frame is None:
