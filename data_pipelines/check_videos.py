@@ -33,7 +33,7 @@ def check_file(path: str) -> None:
     """Decodes a video file from beginning to end.
 
     Raises:
-      VideoError: the pipelines could not open it, or damage that a decoder conceals was found.
+        VideoError: the pipelines could not open it, or damage that a decoder conceals was found.
     """
     with open_video(path) as reader:
         expected = reader.num_frames
@@ -61,7 +61,7 @@ def check_reader(reader: VideoReader) -> None:
     """Reads every frame of a clip that is not a video file.
 
     Raises:
-      VideoError: as the reader does.
+        VideoError: as the reader does.
     """
     with reader:
         for start in range(0, reader.num_frames, _AT_ONCE):

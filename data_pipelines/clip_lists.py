@@ -15,7 +15,7 @@ def files_below(folder: str) -> list[str]:
     """All files below a folder with the ending of a video, relative to it, sorted.
 
     Raises:
-      DataError: no such folder, or no such files.
+        DataError: no such folder, or no such files.
     """
     if not os.path.isdir(folder):
         raise DataError(f"{folder} is not a folder.")
@@ -33,13 +33,13 @@ def list_items(path: str, root: str, list_format: str, exists=os.path.exists) ->
     Where a path ends and the labels begin is decided by what exists.
 
     Args:
-      path: the list file.
-      root: folder that its paths are relative to.
-      list_format: 'video' or 'frames'.
-      exists: whether there is a clip at a full path.
+        path: the list file.
+        root: folder that its paths are relative to.
+        list_format: 'video' or 'frames'.
+        exists: whether there is a clip at a full path.
 
     Raises:
-      DataError: no such list, or a malformed line.
+        DataError: no such list, or a malformed line.
     """
     path = find_file(path, root)
     if not os.path.isfile(path):
@@ -83,9 +83,9 @@ class Dropped:
     """Clips that a tool leaves out: name and reason of each, up to a share of all.
 
     Args:
-      total: number of clips.
-      max_share: more than this share of them (rounded up) is an error, and so is all of them.
-      clips: those that were dropped earlier.
+        total: number of clips.
+        max_share: more than this share of them (rounded up) is an error, and so is all of them.
+        clips: those that were dropped earlier.
     """
 
     def __init__(self, total: int, max_share: float, clips: dict[str, str] | None = None):

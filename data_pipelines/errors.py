@@ -14,8 +14,8 @@ class VideoError(ValueError):
     """One video cannot be read.
 
     Attributes:
-      name: path or record name of the video.
-      reason: what is wrong with it, one short clause.
+        name: path or record name of the video.
+        reason: what is wrong with it, one short clause.
     """
 
     def __init__(self, name: str, reason: str):

@@ -33,14 +33,14 @@ def extract(video: str, folder: Path, *, fps: float, height: int, template: str)
     """Writes the frames of one video; the folder appears when all of them are written.
 
     Args:
-      video: the file.
-      folder: folder for its frames.
-      fps: frames per second; 0 keeps every frame.
-      height: of the images in pixels; 0 keeps the size.
-      template: file name of a frame, its ending is the format; the first number is 1.
+        video: the file.
+        folder: folder for its frames.
+        fps: frames per second; 0 keeps every frame.
+        height: of the images in pixels; 0 keeps the size.
+        template: file name of a frame, its ending is the format; the first number is 1.
 
     Raises:
-      VideoError: the video cannot be decoded to its end.
+        VideoError: the video cannot be decoded to its end.
     """
     with open_video(video):  # finds what decoding alone does not: truncation
         pass

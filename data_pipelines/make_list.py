@@ -34,7 +34,7 @@ def find_video(path: str) -> str:
     """Returns the path of an existing video file, with its ending if `path` lacks it.
 
     Raises:
-      VideoError: there is none.
+        VideoError: there is none.
     """
     for ending in ("", *VIDEO_ENDINGS):
         if os.path.isfile(path + ending):
@@ -46,7 +46,7 @@ def count_frames(folder: str, template: str, start_index: int) -> int:
     """Number of consecutively numbered frames in a folder.
 
     Raises:
-      VideoError: no folder, or no first frame in it.
+        VideoError: no folder, or no first frame in it.
     """
     if not os.path.isdir(folder):
         raise VideoError(folder, "folder does not exist")

@@ -101,8 +101,8 @@ def check_options(options: Options, process_count: int = 1) -> None:
     """Raises `DataError` for the first value that cannot work.
 
     Args:
-      options: the data configuration.
-      process_count: number of processes that share the global batches.
+        options: the data configuration.
+        process_count: number of processes that share the global batches.
     """
     for field, choices in CHOICES.items():
         check_choice(field, getattr(options, field), choices)

@@ -176,13 +176,13 @@ def prepare(name: str, manual_dir: str, data_dir: str, config: str | None = None
     """Prepares a data set and returns its builder.
 
     Args:
-      name: key of `BUILDERS`.
-      manual_dir: folder with the videos and their annotations.
-      data_dir: the TFDS data_dir, data.root of a configuration.
-      config: builder config; the first one by default.
+        name: key of `BUILDERS`.
+        manual_dir: folder with the videos and their annotations.
+        data_dir: the TFDS data_dir, data.root of a configuration.
+        config: builder config; the first one by default.
 
     Raises:
-      DataError: files are missing, or too many videos cannot be read.
+        DataError: files are missing, or too many videos cannot be read.
     """
     builder = BUILDERS[name](data_dir=data_dir, config=config, file_format="array_record")
     builder.download_and_prepare(

@@ -38,14 +38,14 @@ def jpeg_record(reader, name: str, labels, *, max_frames: int, short_side: int,
     """Returns a record of JPEG frames.
 
     Args:
-      reader: an open video.
-      name, labels: of the record.
-      max_frames: evenly spread frames to keep, the middles of equal segments; 0 keeps all.
-      short_side: larger frames are shrunk to it; 0 keeps the size.
-      quality: of the JPEG encoder, 1 to 100.
+        reader: an open video.
+        name, labels: of the record.
+        max_frames: evenly spread frames to keep, the middles of equal segments; 0 keeps all.
+        short_side: larger frames are shrunk to it; 0 keeps the size.
+        quality: of the JPEG encoder, 1 to 100.
 
     Raises:
-      VideoError: a frame cannot be read.
+        VideoError: a frame cannot be read.
     """
     count = reader.num_frames
     indices = np.arange(count)
@@ -67,7 +67,7 @@ def video_record(path: str, name: str, labels) -> Record:
     """Returns a record with the bytes of a video file, after decoding its first and last frame.
 
     Raises:
-      VideoError: it cannot be read.
+        VideoError: it cannot be read.
     """
     with open_video(path) as reader:
         reader.get([0, reader.num_frames - 1])
@@ -81,14 +81,14 @@ def write_shards(source: FileSource, indices: list[int], out: Path, split: str, 
     """Writes the shards of a split that are not there yet.
 
     Args:
-      source: the clips.
-      indices: which of them, in the order in which they are stored.
-      out: folder of the shards.
-      split: first part of their names.
-      num_shards: how many; clip i of n goes into shard i * num_shards // n.
-      make_record: gives the record of an index of the source, or raises `VideoError`.
-      dropped: counts those that cannot be read.
-      workers: threads.
+        source: the clips.
+        indices: which of them, in the order in which they are stored.
+        out: folder of the shards.
+        split: first part of their names.
+        num_shards: how many; clip i of n goes into shard i * num_shards // n.
+        make_record: gives the record of an index of the source, or raises `VideoError`.
+        dropped: counts those that cannot be read.
+        workers: threads.
     """
     shards = [out / f"{split}-{s:05d}-of-{num_shards:05d}.array_record" for s in range(num_shards)]
     parts = [part.tolist() for part in np.array_split(indices, num_shards)]

@@ -49,11 +49,11 @@ def parallel(function: Callable, items: Iterable, workers: int | None, descripti
     begun are dropped.
 
     Args:
-      function: called with one item.
-      items: what to work on.
-      workers: threads; the number of cores by default.
-      description, unit: of the progress bar.
-      done: items that were finished earlier, for the progress bar.
+        function: called with one item.
+        items: what to work on.
+        workers: threads; the number of cores by default.
+        description, unit: of the progress bar.
+        done: items that were finished earlier, for the progress bar.
     """
     items = list(items)
     if not items:

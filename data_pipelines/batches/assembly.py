@@ -52,7 +52,7 @@ def open_report(batch: dict) -> list[tuple[int, str, str]]:
     """Takes the report out of a batch and returns the broken videos in it: (index, name, reason).
 
     Raises:
-      DataError: that building the batch ended with.
+        DataError: that building the batch ended with.
     """
     broken, error = json.loads(batch.pop("report"))
     if error:

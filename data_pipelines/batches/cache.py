@@ -47,9 +47,9 @@ class CachedSource(Source):
     """Another source whose videos are decoded once per process.
 
     Args:
-      source: the source to read from.
-      short_side: of the frames that are kept.
-      limit_bytes: of all cached frames in this process.
+        source: the source to read from.
+        short_side: of the frames that are kept.
+        limit_bytes: of all cached frames in this process.
     """
 
     def __init__(self, source: Source, short_side: int, limit_bytes: float):
@@ -100,10 +100,10 @@ def cached(source: Source, options, short_side: int, processes: int = 1) -> Sour
     """The source itself, or with data.cache='memory' one that keeps what it has decoded.
 
     Args:
-      source: the source to read from.
-      options: the data configuration.
-      short_side: of the frames that are kept: of training or of evaluation.
-      processes: that share data.cache_gib, each with a cache of its own.
+        source: the source to read from.
+        options: the data configuration.
+        short_side: of the frames that are kept: of training or of evaluation.
+        processes: that share data.cache_gib, each with a cache of its own.
     """
     if options.cache != "memory":
         return source

@@ -14,14 +14,14 @@ def train_clip(source: Source, options, targets: Targets, index: int,
     """Returns one augmented training clip, uint8 (T, crop, crop, 3), and its targets.
 
     Args:
-      source: where videos come from.
-      options: the data configuration.
-      targets: what comes with a clip.
-      index: which video.
-      rng: makes every random decision: frames, crop, flip, then targets.
+        source: where videos come from.
+        options: the data configuration.
+        targets: what comes with a clip.
+        index: which video.
+        rng: makes every random decision: frames, crop, flip, then targets.
 
     Raises:
-      VideoError: the video cannot be read.
+        VideoError: the video cannot be read.
     """
     entry, reader = source.read(index)
     with reader:
@@ -35,7 +35,7 @@ def eval_clip(source: Source, options, targets: Targets,
     """Returns all views of one video, uint8 (V, T, size, size, 3), and its targets.
 
     Raises:
-      VideoError: the video cannot be read.
+        VideoError: the video cannot be read.
     """
     entry, reader = source.read(index)
     with reader:
@@ -49,7 +49,7 @@ def eval_views(reader: VideoReader, options) -> np.ndarray:
     Views are crop-major: all clips of the first crop, then of the next one.
 
     Raises:
-      VideoError: a frame cannot be read.
+        VideoError: a frame cannot be read.
     """
     indices = sampling.sample_test(options, reader.num_frames)
     crops = transforms.crops_for_test(options, reader.get(indices.reshape(-1)))
@@ -62,8 +62,8 @@ def eval_frames(reader: VideoReader, options, positions) -> np.ndarray:
     The frames `eval_views` would give at these positions of its T; others are not decoded.
 
     Raises:
-      DataError: the configuration has several test views.
-      VideoError: a frame cannot be read.
+        DataError: the configuration has several test views.
+        VideoError: a frame cannot be read.
     """
     if num_views(options) != 1:
         raise DataError(f"{num_views(options)} test views a clip (data.test_clips, data.twice_sample, "

@@ -25,21 +25,21 @@ class Batches:
     block, by the last batch and by any error; nothing but `set_state` starts them again.
 
     Args:
-      source: where videos come from.
-      options: the data configuration.
-      split: name of the split: 'train' iterates for ever over shuffled, augmented clips; every
-        other split once, in order, over the test views of its videos.
-      targets: what comes with a clip.
-      start_step: number of the first batch; nothing before it is read.
-      process_index, process_count: this process builds its contiguous share of the rows of every
-        global batch.
+        source: where videos come from.
+        options: the data configuration.
+        split: name of the split: 'train' iterates for ever over shuffled, augmented clips; every
+            other split once, in order, over the test views of its videos.
+        targets: what comes with a clip.
+        start_step: number of the first batch; nothing before it is read.
+        process_index, process_count: this process builds its contiguous share of the rows of every
+            global batch.
 
     Attributes:
-      source: the `Source`.
-      num_examples: number of videos of the split.
-      steps_per_epoch: (train) whole batches per pass over the videos, at least 1.
-      num_steps: (other splits) number of batches.
-      broken: `BrokenFiles` met so far.
+        source: the `Source`.
+        num_examples: number of videos of the split.
+        steps_per_epoch: (train) whole batches per pass over the videos, at least 1.
+        num_steps: (other splits) number of batches.
+        broken: `BrokenFiles` met so far.
     """
 
     def __init__(self, source: Source, options, split: str, targets: Targets, start_step: int = 0,

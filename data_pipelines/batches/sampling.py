@@ -63,10 +63,10 @@ def clip_indices(offsets: Sequence[int], clip_len: int, interval: int, num_frame
     """Frame indices of every clip, (n, clip_len), counted from 0.
 
     Args:
-      offsets: first frame of every clip, (n,).
-      clip_len, interval: frames of a clip and their distance.
-      num_frames: N; indices beyond it wrap around ('loop') or stay at the last valid frame of their
-        clip ('repeat_last').
+        offsets: first frame of every clip, (n,).
+        clip_len, interval: frames of a clip and their distance.
+        num_frames: N; indices beyond it wrap around ('loop') or stay at the last valid frame of their
+            clip ('repeat_last').
     """
     indices = np.asarray(offsets, np.int64)[:, None] + np.arange(clip_len) * interval
     if out_of_bound == "loop":

@@ -12,9 +12,9 @@ class Source(abc.ABC):
     """A random-access, picklable sequence of videos.
 
     Attributes:
-      class_names: name of every class; its length is the number of classes.
-      description: where the videos come from, for messages, e.g. "data.val_list='val.txt'".
-      check_command: shell command that decodes every video and lists the broken ones.
+        class_names: name of every class; its length is the number of classes.
+        description: where the videos come from, for messages, e.g. "data.val_list='val.txt'".
+        check_command: shell command that decodes every video and lists the broken ones.
     """
     class_names: list[str]
     description: str

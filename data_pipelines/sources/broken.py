@@ -34,7 +34,7 @@ class BrokenFiles:
     """The distinct broken videos that a pipeline has met so far; `len()` is their number.
 
     Attributes:
-      allowed: how many are tolerated.
+        allowed: how many are tolerated.
     """
 
     def __init__(self, source: Source, split: str, max_broken_share: float):
@@ -64,7 +64,7 @@ class BrokenFiles:
         """Records (index, name, reason) of broken videos; each one is logged once.
 
         Raises:
-          DataError: more of them than allowed.
+            DataError: more of them than allowed.
         """
         for index, name, reason in found:
             if index not in self._videos:

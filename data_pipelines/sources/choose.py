@@ -18,12 +18,12 @@ def make_source(config: Options, split: str) -> Source:
     """Builds the source of one split.
 
     Args:
-      config: the data configuration (`config.data`) as `options.plain_options` returns it.
-      split: 'train', 'val', or another name NAME for which the configuration has a field NAME_list.
-        With data.calib_share also 'calib': that share of 'train', which is then without it.
+        config: the data configuration (`config.data`) as `options.plain_options` returns it.
+        split: 'train', 'val', or another name NAME for which the configuration has a field NAME_list.
+            With data.calib_share also 'calib': that share of 'train', which is then without it.
 
     Raises:
-      DataError: see the sources; unknown data.source or split; nothing to hold out.
+        DataError: see the sources; unknown data.source or split; nothing to hold out.
     """
     check_choice("source", config.source, _SOURCES)
     if config.calib_share and split in ("train", "calib"):

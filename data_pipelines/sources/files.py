@@ -22,11 +22,11 @@ class FileSource(Source):
     """Video files, or folders of images, with known labels.
 
     Args:
-      items: path (relative to root, or absolute), number of frames, labels.
-      root: folder that relative paths are relative to.
-      class_names: name of every class.
-      frames: None for video files; (template, start index) for folders of images.
-      description, check_command: see `Source`.
+        items: path (relative to root, or absolute), number of frames, labels.
+        root: folder that relative paths are relative to.
+        class_names: name of every class.
+        frames: None for video files; (template, start index) for folders of images.
+        description, check_command: see `Source`.
     """
 
     def __init__(self, items: Sequence[ListItem], root: str, class_names: Sequence[str], *,
@@ -69,8 +69,8 @@ def list_source(config, split: str) -> FileSource:
     Videos are relative to `config.root`, list and class-name files to the current folder or to it.
 
     Raises:
-      DataError: files that do not exist (all of them are named), malformed lines, labels out of
-        range, class names that do not fit, or listed videos that do not exist.
+        DataError: files that do not exist (all of them are named), malformed lines, labels out of
+            range, class names that do not fit, or listed videos that do not exist.
     """
     list_path = getattr(config, f"{split}_list")
     if not list_path:
@@ -100,8 +100,8 @@ def folder_source(config, split: str) -> FileSource:
     depends on `split_seed`, the name of the class and its files only, not on other classes.
 
     Raises:
-      DataError: no such folder, no class folders, a class without videos, another number of classes
-        than `num_classes`, or classes of one split that the training split lacks.
+        DataError: no such folder, no class folders, a class without videos, another number of classes
+            than `num_classes`, or classes of one split that the training split lacks.
     """
     root = config.root
     if not root or not os.path.isdir(root):

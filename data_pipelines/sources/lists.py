@@ -29,13 +29,13 @@ def read_list(path: str, list_format: str, multi_label: bool, num_classes: int) 
     only the last one is, so that a path may end with a number.
 
     Args:
-      path: the list file.
-      list_format: 'video' or 'frames'.
-      multi_label: whether a line may hold several labels.
-      num_classes: labels must be within 0 .. num_classes - 1.
+        path: the list file.
+        list_format: 'video' or 'frames'.
+        multi_label: whether a line may hold several labels.
+        num_classes: labels must be within 0 .. num_classes - 1.
 
     Raises:
-      DataError: unreadable, empty, a malformed line or a label out of range (with file and line).
+        DataError: unreadable, empty, a malformed line or a label out of range (with file and line).
     """
     with open(path, encoding="utf-8") as file:
         lines = file.read().splitlines()
@@ -74,7 +74,7 @@ def read_class_names(path: str) -> list[str]:
     """Reads one class name per line, or `index name` lines (indices from 0 or from 1, any order).
 
     Raises:
-      DataError: no names, or indices that are not consecutive.
+        DataError: no names, or indices that are not consecutive.
     """
     with open(path, encoding="utf-8") as file:
         lines = [line.strip() for line in file if line.strip()]

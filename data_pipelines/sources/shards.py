@@ -17,7 +17,7 @@ class ArrayRecordSource(Source):
     """The videos of all shards that match `config.<split>_list` (a glob pattern under data.root).
 
     Raises:
-      DataError: no shards, unfinished shards, or classes that do not fit the configuration.
+        DataError: no shards, unfinished shards, or classes that do not fit the configuration.
     """
 
     def __init__(self, config, split: str):
@@ -75,8 +75,8 @@ class TfdsSource(Source):
     `ClassLabel` or a sequence of them; `name` (or `id`, `filename`) and `fps` if there are any.
 
     Raises:
-      DataError: no such data set or split under data.root, features that are not these, or classes
-        that do not fit the configuration.
+        DataError: no such data set or split under data.root, features that are not these, or classes
+            that do not fit the configuration.
     """
 
     def __init__(self, config, split: str):

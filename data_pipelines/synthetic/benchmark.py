@@ -60,15 +60,15 @@ def write_video(path, frames, fps=25, *, crf=18, gop=12, b_frames=2, preset="ver
     """Writes an H.264 mp4 file, which appears under its name only when it is complete.
 
     Args:
-      path: the file; its folder must exist.
-      frames: uint8 (T, H, W, 3), RGB. Odd sizes need pix_fmt='yuv444p'.
-      fps: frames per second: number or text such as '30000/1001'.
-      crf: x264's quality, 0 (lossless) to 51.
-      gop: largest distance between key frames.
-      b_frames: B frames in a row at most; with any, decoding order is not display order.
-      preset: x264's trade of time for size.
-      pix_fmt: pixel format in the file.
-      times_ms: display time of every frame in milliseconds, for a variable frame rate.
+        path: the file; its folder must exist.
+        frames: uint8 (T, H, W, 3), RGB. Odd sizes need pix_fmt='yuv444p'.
+        fps: frames per second: number or text such as '30000/1001'.
+        crf: x264's quality, 0 (lossless) to 51.
+        gop: largest distance between key frames.
+        b_frames: B frames in a row at most; with any, decoding order is not display order.
+        preset: x264's trade of time for size.
+        pix_fmt: pixel format in the file.
+        times_ms: display time of every frame in milliseconds, for a variable frame rate.
     """
     frames = np.ascontiguousarray(frames)
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
@@ -100,12 +100,12 @@ def build(out, params, workers: int | None = None) -> Benchmark:
     that build in the same folder one works and the others wait for it.
 
     Args:
-      out: the folder.
-      params: see `default_params`; missing ones take their defaults.
-      workers: threads; the number of cores by default.
+        out: the folder.
+        params: see `default_params`; missing ones take their defaults.
+        workers: threads; the number of cores by default.
 
     Raises:
-      DataError: bad parameters, or the folder holds a benchmark with other parameters.
+        DataError: bad parameters, or the folder holds a benchmark with other parameters.
     """
     params, out = check_params(params), Path(out).absolute()
     out.mkdir(parents=True, exist_ok=True)
@@ -142,11 +142,11 @@ def ensure_built(data_config) -> Benchmark:
     """Builds the benchmark of a configuration unless it is there already.
 
     Args:
-      data_config: the data configuration; `synthetic` has the parameters, `root` is the folder
-        under which every set of parameters has its own subfolder.
+        data_config: the data configuration; `synthetic` has the parameters, `root` is the folder
+            under which every set of parameters has its own subfolder.
 
     Raises:
-      DataError: bad parameters; no root; or data.flip with classes that a mirror exchanges.
+        DataError: bad parameters; no root; or data.flip with classes that a mirror exchanges.
     """
     params = check_params(data_config.synthetic)
     mirrored = [name for name in list(MOTIONS)[:params["num_motions"]] if MOTIONS[name][0]]
@@ -204,9 +204,9 @@ def contact_sheet(benchmark: Benchmark, path, frames_per_clip: int = 6) -> None:
     """Writes a PNG with one clip of every class: frames over time, and the last at half resolution.
 
     Args:
-      benchmark: a built benchmark; its first val clips are shown.
-      path: the PNG file.
-      frames_per_clip: evenly spread frames to show.
+        benchmark: a built benchmark; its first val clips are shown.
+        path: the PNG file.
+        frames_per_clip: evenly spread frames to show.
     """
     from data_pipelines.video.decode import open_video
 
@@ -247,10 +247,10 @@ def make_odd_files(folder) -> dict[str, bool]:
     """Writes the kinds of files that real collections contain besides good ones.
 
     Returns:
-      {file name: whether it is a readable video}. Readable: variable frame rate, rotated by its
-      display matrix, odd width and height, a single frame, a name with blanks. Not readable: empty,
-      truncated (the index at the end is missing), cut (the index is there, frames are missing), no
-      frames, sound only, text, and damaged in the middle.
+        {file name: whether it is a readable video}. Readable: variable frame rate, rotated by its
+        display matrix, odd width and height, a single frame, a name with blanks. Not readable: empty,
+        truncated (the index at the end is missing), cut (the index is there, frames are missing), no
+        frames, sound only, text, and damaged in the middle.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -74,7 +74,7 @@ def check_params(params) -> dict:
     """Returns the given parameters completed with the defaults, as plain values.
 
     Raises:
-      DataError: an unknown parameter (with close matches), or a value that cannot work.
+        DataError: an unknown parameter (with close matches), or a value that cannot work.
     """
     checked = default_params()
     for name in params:
@@ -117,17 +117,17 @@ def draw_factors(params: dict, split: str, index: int) -> tuple[dict, np.random.
     """Draws what generates a clip.
 
     Args:
-      params: from `check_params`.
-      split: 'train' or 'val'.
-      index: number of the clip; its label is the index modulo the number of classes.
+        params: from `check_params`.
+        split: 'train' or 'val'.
+        index: number of the clip; its label is the index modulo the number of classes.
 
     Returns:
-      Plain values (a row of the csv file), and the clip's generator, which draws the pixels next.
-      Lengths (travel, spacing) are in short sides, times (onset, moving, reveal) in clip lengths,
-      `period` in pixels of the file, `contrast` and `noise` in grey levels; `clutter` and
-      `occlusion` count objects, `shake` is the largest offset in pixels; `decisive_frame` is the
-      first one that shows the texture and a displacement of at least 6 % of the short side;
-      `static_share` is the share of consecutive frames between which the patches stand still.
+        Plain values (a row of the csv file), and the clip's generator, which draws the pixels next.
+        Lengths (travel, spacing) are in short sides, times (onset, moving, reveal) in clip lengths,
+        `period` in pixels of the file, `contrast` and `noise` in grey levels; `clutter` and
+        `occlusion` count objects, `shake` is the largest offset in pixels; `decisive_frame` is the
+        first one that shows the texture and a displacement of at least 6 % of the short side;
+        `static_share` is the share of consecutive frames between which the patches stand still.
     """
     rng = np.random.default_rng([GENERATOR_VERSION, params["seed"], SPLITS.index(split), index])
     names = class_names(params)

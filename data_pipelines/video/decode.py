@@ -21,11 +21,11 @@ def open_video(source: str | os.PathLike | bytes, name: str | None = None) -> Vi
     """Opens a video file given by its path or its bytes.
 
     Args:
-      source: path, or the content of a video file.
-      name: what to call the video in errors; the path by default.
+        source: path, or the content of a video file.
+        name: what to call the video in errors; the path by default.
 
     Raises:
-      VideoError: missing, empty, not a video, without frames, or truncated.
+        VideoError: missing, empty, not a video, without frames, or truncated.
     """
     return VideoFile(source, name)
 
@@ -34,7 +34,7 @@ def open_record(value: bytes, name: str = "record") -> VideoReader:
     """Opens one record of a shard (see `records.py`), of either kind.
 
     Raises:
-      VideoError: the record or the video inside is damaged.
+        VideoError: the record or the video inside is damaged.
     """
     record = records.decode_record(value, name)
     if record.video is not None:
@@ -59,13 +59,13 @@ class FrameFolder(VideoReader):
     """A folder of image files, one per frame (the ActivityNet and FCVID layout).
 
     Args:
-      folder: directory of the images.
-      num_frames: how many there are, as written in the list file.
-      template: file name of a frame, e.g. "img_{:05}.png".
-      start_index: number of the first frame.
+        folder: directory of the images.
+        num_frames: how many there are, as written in the list file.
+        template: file name of a frame, e.g. "img_{:05}.png".
+        start_index: number of the first frame.
 
     Raises:
-      VideoError: no frames, or the last one is missing (here); any other one is missing (`get`).
+        VideoError: no frames, or the last one is missing (here); any other one is missing (`get`).
     """
 
     def __init__(self, folder, num_frames: int, template: str = "img_{:05}.png",
@@ -106,7 +106,7 @@ class JpegRecord(VideoReader):
     """The JPEG frames of a record. Frame i is the i-th stored frame.
 
     Args:
-      record: a decoded record with `jpegs`, or its bytes.
+        record: a decoded record with `jpegs`, or its bytes.
     """
 
     def __init__(self, record: records.Record | bytes):

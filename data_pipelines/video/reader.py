@@ -12,9 +12,9 @@ class VideoReader(abc.ABC):
     """Base of all readers.
 
     Attributes:
-      num_frames: number of frames, at least 1.
-      fps: frames per second, 0.0 if unknown.
-      stored_size: (height, width) of the stored frames, before rotation.
+        num_frames: number of frames, at least 1.
+        fps: frames per second, 0.0 if unknown.
+        stored_size: (height, width) of the stored frames, before rotation.
     """
     num_frames: int
     fps: float

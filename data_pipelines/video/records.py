@@ -33,13 +33,13 @@ class Record:
     """One video of a shard.
 
     Attributes:
-      name: what the video is called in messages, usually its path in the original data set.
-      labels: class indices, at least one.
-      fps: frames per second of the original video, 0.0 if unknown.
-      num_frames: frame count of the original video.
-      jpegs: encoded frames in temporal order, or None.
-      frame_indices: index in the original video of every entry of `jpegs`.
-      video: bytes of the original video file, or None. Exactly one of jpegs and video is present.
+        name: what the video is called in messages, usually its path in the original data set.
+        labels: class indices, at least one.
+        fps: frames per second of the original video, 0.0 if unknown.
+        num_frames: frame count of the original video.
+        jpegs: encoded frames in temporal order, or None.
+        frame_indices: index in the original video of every entry of `jpegs`.
+        video: bytes of the original video file, or None. Exactly one of jpegs and video is present.
     """
     name: str
     labels: tuple[int, ...]
@@ -54,7 +54,7 @@ def encode_record(record: Record) -> bytes:
     """Returns the value to store for one video.
 
     Raises:
-      ValueError: both or neither of jpegs and video given, or lengths that do not agree.
+        ValueError: both or neither of jpegs and video given, or lengths that do not agree.
     """
     if (record.jpegs is None) == (record.video is None):
         raise ValueError(f"{record.name}: a record holds either jpegs or video, not both")
@@ -75,11 +75,11 @@ def decode_record(value: bytes, name: str = "record") -> Record:
     """Inverse of `encode_record`.
 
     Args:
-      value: bytes of the record.
-      name: used in messages until the header, which has the real name, is read.
+        value: bytes of the record.
+        name: used in messages until the header, which has the real name, is read.
 
     Raises:
-      VideoError: not a record of this format and version, or shorter than its header says.
+        VideoError: not a record of this format and version, or shorter than its header says.
     """
     kind, header, payload = _unpack(value, name)
     if kind not in (KIND_JPEG, KIND_VIDEO):
@@ -140,7 +140,7 @@ def read_index(shard: str, last_value: bytes) -> dict:
     """Returns {'classes', 'names', 'labels', 'num_frames'} from the last record of a shard.
 
     Raises:
-      DataError: the record is no index, so the shard is unfinished or of another format.
+        DataError: the record is no index, so the shard is unfinished or of another format.
     """
     try:
         kind, index, _ = _unpack(last_value, shard)

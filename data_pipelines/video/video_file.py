@@ -39,11 +39,11 @@ class VideoFile(VideoReader):
     """A video file or its bytes; see the top of this file for how it is read.
 
     Args:
-      source: path, or the content of a video file.
-      name: what to call the video in errors; the path by default.
+        source: path, or the content of a video file.
+        name: what to call the video in errors; the path by default.
 
     Raises:
-      VideoError: missing, empty, not a video, without frames, or truncated.
+        VideoError: missing, empty, not a video, without frames, or truncated.
     """
 
     def __init__(self, source, name):
