@@ -1,6 +1,7 @@
 """The golden cases of `cases/`, and that the runner would notice if they did not pass."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -23,9 +24,12 @@ def cases(always):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def free_compiled_programs():
-    """Full-size networks, each compiled once: of no use to other tests."""
+def programs_as_a_users():
+    """Compiled with every optimisation, unlike in other tests (conftest.py), and of no use to them."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
     yield
+    jax.config.update("jax_disable_most_optimizations", before)
     jax.clear_caches()
 
 
@@ -96,5 +100,5 @@ def test_exit_codes_and_lines(tmp_path, capsys):
 def test_command():
     done = subprocess.run(
         [sys.executable, "-m", "tests.parity.run", str(FILES["tv_resnet18_224"]), "--no-x64", "--time"],
-        capture_output=True, text=True)
+        env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith("PASS tv_resnet18_224 e="), done.stderr
