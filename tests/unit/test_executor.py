@@ -1,5 +1,7 @@
 """The executor against the simulated rule: compute everything, then apply the thresholds."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,14 +67,26 @@ THRESHOLDS = {
     **{f"random {seed}": list(np.random.default_rng(seed).uniform(0.3, 0.95, 4)) for seed in range(3)}}
 
 
+@pytest.fixture(scope="module")
+def executors(network):
+    """(batch size, policy) -> executor: compiled once, however its frames come."""
+    return functools.cache(lambda size, policy: executor.Executor(network[0], score, size, policy=policy))
+
+
+@pytest.fixture(scope="module")
+def simulated(network):
+    """Name of thresholds -> what the rule says."""
+    return functools.cache(lambda name: simulate(*network, THRESHOLDS[name]))
+
+
 @pytest.mark.parametrize("how", ["host", "device", "load"])
 @pytest.mark.parametrize("policy", executor.POLICIES)
 @pytest.mark.parametrize("size", [1, 7, 16, 128])
-def test_equals_the_simulated_rule(network, policy, size, how):
-    steps, variables, clips = network
-    run = executor.Executor(steps, score, size, policy=policy)
+def test_equals_the_simulated_rule(network, executors, simulated, policy, size, how):
+    _, variables, clips = network
+    run = executors(size, policy)
     for name, thresholds in THRESHOLDS.items():
-        expected, logits = simulate(steps, variables, clips, thresholds)
+        expected, logits = simulated(name)
         answers = list(run.run(variables, thresholds, batches(clips, size, how)))
         assert [a.id for a in answers] == list(range(len(clips))), name
         assert [a.checkpoint for a in answers] == expected.tolist(), name
