@@ -24,7 +24,8 @@ def settings(**changes):
 def networks():
     student, teacher = (make_backbone("resnet18", num_classes=5, **SMALL) for _ in range(2))
     clip = jnp.zeros((1, 2, 16, 16, 3))
-    return student, teacher, student.init(jax.random.key(0), clip), teacher.init(jax.random.key(1), clip)
+    init = jax.jit(student.init)  # the same network twice
+    return student, teacher, init(jax.random.key(0), clip), init(jax.random.key(1), clip)
 
 
 def batch(n=4):

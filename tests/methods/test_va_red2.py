@@ -281,7 +281,8 @@ def test_full_size_networks_train_and_predict(arg):
     config = va_red2_minik.get_config(f"{arg},frames=16")
     data, method = config.data, made(config, NAMES)
     shape = (2, 16, data.crop, data.crop, 3)
-    variables = jax.eval_shape(lambda: method.init(jax.random.key(0), shape))
+    with cost.parameters_without_values():
+        variables = jax.eval_shape(lambda: method.init(jax.random.key(0), shape))
     batch = {"label": jnp.zeros(2, jnp.int32), "mask": jnp.ones(2, bool)}
     loss, _ = jax.eval_shape(
         lambda v, video: method.loss(v.params, v, batch | {"video": video}, jax.random.key(0)),

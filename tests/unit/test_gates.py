@@ -206,7 +206,7 @@ def test_initial_gates_and_operations_are_those_asked_for():
     x = jnp.ones((1, 4, 6, 6, 4))
     module = gates.GatedConv(8, (3, 3), padding=1, layers=".*", search_space=3, beta=0.9, beta_reduced=0.1,
                              cheap_scale=0.0)
-    params = module.init(jax.random.key(0), x)["params"]
+    params = jax.jit(module.init)(jax.random.key(0), x)["params"]
     np.testing.assert_allclose(params["gate"]["beta"], [0.9, 0.1, 0.1] * 2)
     assert not params["cheap_c1"].any() and not params["cheap_c2"].any() and (params["cheap_t1"] == 1).all()
 
