@@ -9,6 +9,7 @@ import pytest
 
 from configs.recipes import base
 from effvid_jax import cli, runs
+from effvid_jax.reports import report
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 NAMES = sorted(os.path.basename(path)[:-3] for path in glob.glob(f"{ROOT}/configs/*_*.py")
@@ -32,7 +33,8 @@ def test_loads_in_every_form(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_tiny_trains_and_evaluates(name, tmp_path, benchmark_root):
+def test_tiny_trains_and_evaluates(name, tmp_path, benchmark_root, monkeypatch):
+    monkeypatch.setattr(report, "TIMING_SECONDS", 0.1)
     config = load(name, "tiny")
     config.data.root = benchmark_root
     config.train.update(dict(num_steps=2, checkpoint_every_steps=1))

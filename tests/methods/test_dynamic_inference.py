@@ -20,6 +20,7 @@ from effvid_jax.cost.exits import route_costs
 from effvid_jax.exits import network, routes, stopping
 from effvid_jax.methods import base
 from effvid_jax.reports import mean_of_splits, report
+from tests.drawn import draw
 from tests.made import made
 
 CLASSES = [f"class {k}" for k in range(16)]
@@ -233,7 +234,7 @@ def test_starts_from_a_plain_network_or_from_one_of_its_kind(tmp_path, backbone)
     config = dynamic_k400.get_config(f"tiny,backbone={backbone}")
     small = {k: tuple(v) if isinstance(v, list) else v for k, v in config.model.options.items()}
     plain = make_backbone(config.model.backbone, num_classes=7, **small)
-    variables = jax.jit(plain.init)(jax.random.key(5), jnp.zeros((1, 4, 64, 64, 3)))
+    variables = draw(plain, np.zeros((1, 4, 64, 64, 3), np.float32))
     checkpoint.save_imported(str(tmp_path / "plain"), variables, config, [str(k) for k in range(7)])
 
     def start(classes, skip):
