@@ -1,12 +1,16 @@
 """Errors of a user: one message, a non-zero exit code, before any training step."""
 
+import multiprocessing
 import os
+import runpy
 import subprocess
 import sys
 
 import pytest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+IMPORTED = ["jax", "absl.app", "ml_collections.config_flags", "effvid_jax.cli", "effvid_jax.train",
+            "effvid_jax.evaluate"]  # by main.py in every mode or nearly so
 
 
 def main(*args, cwd=ROOT, **env):
@@ -14,6 +18,29 @@ def main(*args, cwd=ROOT, **env):
     done = subprocess.run([sys.executable, os.path.join(ROOT, "main.py"), *args], cwd=cwd, check=False,
                           capture_output=True, text=True, env=os.environ | env)
     return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def forked_main():
+    """`main`, in processes forked from one that has imported most of it: imports take four seconds."""
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(IMPORTED)
+
+    def start(folder, *args):
+        process = processes.Process(target=_become_main, args=(str(folder), args))
+        process.start()
+        process.join(timeout=300)
+        return process.exitcode, *((folder / name).read_text() for name in ("out", "err"))
+
+    return start
+
+
+def _become_main(folder, args) -> None:
+    for descriptor, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(os.path.join(folder, name), os.O_WRONLY | os.O_CREAT), descriptor)
+    os.chdir(ROOT)
+    sys.argv = [os.path.join(ROOT, "main.py"), *args]
+    runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def message(stderr: str) -> str:
@@ -52,10 +79,10 @@ def message(stderr: str) -> str:
     (["--config=configs/reskd_minik.py:tiny", "--config.method.loss=nothing", "--workdir=W"],
      ["stage student", "config.method.loss='nothing'"]),
 ], ids=lambda x: "_".join(x)[:60] if isinstance(x, list) else None)
-def test_mistakes(args, wanted, tmp_path):
+def test_mistakes(forked_main, args, wanted, tmp_path, tmp_path_factory):
     (tmp_path / "empty").mkdir()
     args = [a.replace("W/", f"{tmp_path}/").replace("=W", f"={tmp_path}") for a in args]
-    code, out, err = main(*args)
+    code, out, err = forked_main(tmp_path_factory.mktemp("streams"), *args)
     text = message(err)
     print(text)
     assert code != 0 and not out
