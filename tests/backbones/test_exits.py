@@ -9,6 +9,7 @@ import pytest
 
 from effvid_jax.backbones import make_backbone, shifts
 from effvid_jax.exits import network, routes
+from tests.drawn import draw
 
 NETWORKS = {
     "resnet18": (dict(width=8, stage_sizes=(1, 1, 1), stage_strides=(2, 2, 2), stem="small"), (1, 2, 3),
@@ -28,8 +29,7 @@ def build(name, route, order, group, shift="online"):
                           classifier_std=0.3)
     clip = jnp.asarray(np.random.default_rng(0).standard_normal((2, len(order), side, side, 3)),
                        jnp.float32)
-    variables = jax.jit(model.init)(jax.random.key(0), clip)
-    return model, variables, clip
+    return model, draw(model, clip), clip
 
 
 def progressive(model, variables, clip):
