@@ -18,7 +18,8 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from effvid_jax import cli, runs
+from effvid_jax import cli
+from effvid_jax.errors import UserError
 
 MODES = ("train", "eval", "predict", "bench", "report", "export")
 
@@ -28,6 +29,8 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything a run writes.")
 _MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do; train ends with an evaluation.")
 _VIDEO = flags.DEFINE_string("video", None, "predict: a video file, or a folder of them.")
+_SPLIT = flags.DEFINE_string(
+    "split", "val", "eval: the split to score; the result of another one is eval_<split>.json.")
 _MULTIHOST = flags.DEFINE_bool(
     "multihost", False, "One process per host: TPU pods and SLURM are detected, elsewhere set "
     "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.")
@@ -37,10 +40,10 @@ _JSON = flags.DEFINE_bool("json", False, "predict: print nothing but one json ob
 def main(argv):
     """Runs one mode; see `effvid_jax/cli.py` for what each mode does."""
     if len(argv) > 1:
-        raise runs.UserError(f"unexpected arguments {argv[1:]}: flags look like --config=..., --workdir=...")
+        raise UserError(f"unexpected arguments {argv[1:]}: flags look like --config=..., --workdir=...")
     logging.set_verbosity(logging.WARNING)  # orbax narrates every file at INFO
     if not _WORKDIR.value:
-        raise runs.UserError("--workdir=DIR is missing: the folder for everything a run writes.")
+        raise UserError("--workdir=DIR is missing: the folder for everything a run writes.")
     if _MULTIHOST.value:
         number = {key: int(os.environ[name]) for key, name in (
             ("num_processes", "JAX_NUM_PROCESSES"), ("process_id", "JAX_PROCESS_ID"))
@@ -50,7 +53,8 @@ def main(argv):
     if _MODE.value == "predict":
         cli.predict(_CONFIG.value, workdir, _VIDEO.value, _JSON.value)
         return
-    result = getattr(cli, _MODE.value)(_CONFIG.value, workdir)
+    more = {"split": _SPLIT.value} if _MODE.value == "eval" else {}
+    result = getattr(cli, _MODE.value)(_CONFIG.value, workdir, **more)
     if result and jax.process_index() == 0:
         print(json.dumps(result), flush=True)
 

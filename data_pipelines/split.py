@@ -96,7 +96,8 @@ class Split:
         """Training batches in a pass over the videos, at least 1."""
         return max(1, len(self) // self._options.batch_size)
 
-    def batches(self, start_step: int = 0, process_index: int = 0, process_count: int = 1):
+    def batches(self, start_step: int = 0, process_index: int = 0, process_count: int = 1,
+                training: bool | None = None):
         """Batches of numpy arrays, read ahead in threads or processes: a `Batches`, to be closed.
 
         'train' goes on for ever, shuffled and augmented; every other split is read once, in order, all
@@ -106,6 +107,7 @@ class Split:
             start_step: number of the first batch; nothing before it is read.
             process_index, process_count: this process gets its contiguous share of the rows of every
                 global batch.
+            training: False reads 'train' as any other split is read; by default only 'train' trains.
 
         Raises:
             DataError: batches that cannot be divided among the processes.
@@ -114,7 +116,7 @@ class Split:
 
         check_options(self._options, process_count)
         return Batches(self._source, self._options, self.name, self.targets, start_step, process_index,
-                       process_count)
+                       process_count, training)
 
     def views(self, index: int) -> np.ndarray:
         """All views of a video in evaluation, uint8 (V, T, side, side, 3).

@@ -21,10 +21,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from effvid_jax import fit
+from effvid_jax.errors import UserError
+
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "av")
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A checkpoint is missing, damaged, or does not fit; the message names file and step."""
 
 
@@ -220,18 +223,13 @@ def from_nested(nested, template: Any, where: str) -> Any:
     flat = _flatten(nested)
     paths, structure = jax.tree_util.tree_flatten_with_path(template)
     wanted = {_name(path): x for path, x in paths}
-    problems = [f"  missing in the file: {name}" for name in wanted if name not in flat]
-    problems += [f"  unused in the file: {name}" for name in flat if name not in wanted]
-    for name, x in wanted.items():
-        if name in flat:
-            have, want = (flat[name].shape, str(flat[name].dtype)), (tuple(x.shape), str(x.dtype))
-            if have != want:
-                problems.append(f"  {name}: file {have}, here {want}")
-    if problems:
-        shown = "\n".join(problems[:20]) + ("\n  ..." if len(problems) > 20 else "")
+    problems = fit.differences(*({name: (tuple(x.shape), str(x.dtype)) for name, x in arrays.items()}
+                                 for arrays in (wanted, flat)))
+    if count := sum(map(len, problems)):
         raise CheckpointError(
-            f"{where} does not fit this config ({len(problems)} differences): another backbone, number "
-            f"of classes or optimizer? Use a new --workdir, or the config it was made with.\n{shown}")
+            f"{where} does not fit this config ({count} differences): another backbone, number of classes or "
+            f"optimizer? Use a new --workdir, or the config it was made with.\n"
+            + "\n".join(problems.lines()))
     return jax.tree_util.tree_unflatten(structure, [flat[name] for name in wanted])
 
 

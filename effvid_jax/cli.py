@@ -13,14 +13,14 @@ import time
 import jax
 from absl import flags
 
+from data_pipelines import DataError, VideoError
 from effvid_jax import checkpoint, console, saved_config, writers
-from effvid_jax.runs import UserError, known_configs, prepare, stage_config, stage_names, trained
+from effvid_jax.errors import Interrupted, TrainingError, UserError
+from effvid_jax.runs import known_configs, prepare, stage_config, stage_names, trained
 
 
 def run(start) -> int:
     """Calls `start`; turns a user's mistakes into one message and a non-zero exit code."""
-    from effvid_jax.train import Interrupted, TrainingError
-
     try:
         start()
         return 0
@@ -30,13 +30,19 @@ def run(start) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
-    except (ValueError, TrainingError, OSError) as error:
-        if os.environ.get("EFFVID_TRACEBACK"):
+    except (UserError, DataError, VideoError, TrainingError, OSError) as error:
+        return _one_message(error)
+    except ValueError as error:
+        if "Configuration is not available" not in str(error):  # the config file is read when asked for
             raise
-        late = "Configuration is not available" in str(error)  # the config file is read when asked for
-        message = _last_words(error) if late else error
-        print(f"\nerror: {message}\n(EFFVID_TRACEBACK=1 shows where it came from)", file=sys.stderr)
-        return 1
+        return _one_message(error, _last_words(error))
+
+
+def _one_message(error: Exception, text: str = "") -> int:
+    if os.environ.get("EFFVID_TRACEBACK"):
+        raise error
+    print(f"\nerror: {text or error}\n(EFFVID_TRACEBACK=1 shows where it came from)", file=sys.stderr)
+    return 1
 
 
 def parse_flags(argv):
@@ -129,17 +135,17 @@ def check_stages(stages) -> None:
         try:
             make_optimizer(config.optim, steps_per_epoch=100, num_steps=1000)
             check_method(config, (1, data.num_frames, data.crop, data.crop, 3))
-        except ValueError as error:
+        except UserError as error:
             raise UserError(f"stage {name}: {error}") from error
 
 
-def eval(config, workdir: str) -> dict:  # the mode's name, as a user types it
-    """Restores the newest checkpoint and scores the validation split."""
+def eval(config, workdir: str, split: str = "val") -> dict:  # the mode's name, as a user types it
+    """Restores the newest checkpoint and scores a split."""
     from effvid_jax import evaluate
 
     config, stage = trained(config, workdir)
-    result = evaluate.evaluate_workdir(config, stage)
-    if stage != workdir and jax.process_index() == 0:
+    result = evaluate.evaluate_workdir(config, stage, split)
+    if stage != workdir and split == "val" and jax.process_index() == 0:
         writers.update_json(os.path.join(workdir, "metrics.json"), result)
     return result
 

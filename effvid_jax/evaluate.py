@@ -1,169 +1,266 @@
-"""Evaluation: accuracy beside cost, every example of the split exactly once."""
+"""Evaluation: accuracy beside cost, every example of a split exactly once.
+
+An `Evaluator` has a split and turns a network into *rows*, one an example: its name, what is true of it, the
+network's scores, what they cost. Every metric is computed from rows, which are kept as
+`predictions_<split>.npz`: another metric needs no network. `Evaluations` are those of a training run, each
+of which knows when it is its turn.
+"""
 
 from __future__ import annotations
 
 import collections
 import os
-from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 import data_pipelines
 from effvid_jax import checkpoint, console, sharding, writers
+from effvid_jax.errors import TrainingError, UserError
 from effvid_jax.exits import executor
-from effvid_jax.methods import Method, Variables, make_method
+from effvid_jax.methods import Method, Runner, Variables, make_method
 from effvid_jax.tasks import make_task
 
 
-def jit_predict(predict, mesh):
-    """(variables, batch of numpy arrays) -> Prediction as numpy arrays, on all devices of the mesh."""
-    compiled = jax.jit(predict, out_shardings=sharding.replicated(mesh))
-    return lambda variables, batch: jax.tree.map(np.asarray, compiled(variables, batch))
+class Rows(NamedTuple):
+    """What a network said of a split.
+
+    Attributes:
+        arrays: by name, a row an example: 'name', 'id', the task's targets ('label'), 'scores', 'gmacs',
+            and whatever the method tells besides (`Prediction.extra`).
+        views, frames, side: of the clips: V, T and pixels.
+        broken: number of videos that cannot be read and are missing here.
+    """
+
+    arrays: dict[str, np.ndarray]
+    views: int
+    frames: int
+    side: int
+    broken: int
 
 
-def evaluate(predict, variables, config, mesh, task, *, split: str = "val", prefix: str = "",
-             resolution: int = 0, workdir: str = "", analyse=None,
-             runner=None) -> dict[str, float]:
-    """Scores a split.
+class Evaluator:
+    """Scores networks of one method and task on one split.
 
     Args:
-        predict: from `jit_predict`.
-        variables: what `predict` reads, on the devices.
         config: `config.data` says how the split is read.
+        method: whose predictions are scored.
         mesh: the devices.
-        task: what the network is asked.
-        split: which split.
-        prefix: of the metrics' names; the split by default.
-        resolution: side of the network's input, told beside the accuracy; 0: as the pipeline crops.
-        workdir: where to write `predictions_<split>.csv`; not written if empty.
-        analyse: see `Method.analyse`.
-        runner: see `Method.runners`: with segments videos really stop early, in place of `predict`.
-
-    Returns:
-        `{prefix}/top1`, `top5`, `mean_class_accuracy`, `gmacs`, `views`, `frames`, `resolution`,
-        `examples`, `broken_videos`; `gmacs_min` and `gmacs_max` if the cost differs between videos;
-        `clip_top1` if there are several views; `map` if videos have several labels; and what
-        `analyse` adds. Accuracies are in [0, 1].
-    """
-    stops = runner is not None and runner.segments is not None
-    gather_rows = partial(collect_adaptive, runner) if stops else collect
-    rows, shape, broken, data = gather_rows(
-        predict, variables, config, mesh, task, split, prefix or split)
-    rows["name"] = np.array([data.entry(int(i)).name for i in rows["id"]])
-    gmacs = rows["gmacs"]
-    result = {
-        **task.metrics(rows),
-        "gmacs": gmacs.mean(dtype=np.float64), "views": shape[0], "frames": shape[1],
-        "resolution": resolution or shape[2], "examples": len(gmacs), "broken_videos": broken,
-    }
-    if gmacs.min() < gmacs.max():
-        result |= {"gmacs_min": float(gmacs.min()), "gmacs_max": float(gmacs.max())}
-    first = jax.process_index() == 0
-    if analyse is not None:
-        result |= analyse(rows, variables, workdir if first else "", split)
-    if workdir and first:
-        task.write_rows(os.path.join(workdir, f"predictions_{split}.csv"), rows)
-    return {f"{prefix or split}/{name}": float(value) if isinstance(value, np.floating) else value
-            for name, value in result.items()}
-
-
-def collect(predict, variables, config, mesh, task, split: str, title: str):
-    """Predictions for a whole split.
-
-    Returns:
-        rows (see `Method.analyse`, without names), the views' shape (V, T, side), number of broken
-        videos, and the split.
+        split: its name.
+        compiled: programs to share with other evaluators of the method, by predict function.
 
     Raises:
-        ValueError: another number of classes than the network's, or no readable video.
+        DataError: the split cannot be used, or has another number of classes than the network.
     """
-    data = open_split(config, split, task)
-    keep = ("mask", "id", *data.targets.evaluate_fields)
-    found: dict[str, list] = collections.defaultdict(list)
-    with (data.batches(process_index=jax.process_index(), process_count=jax.process_count()) as batches,
-          console.bar(batches.num_steps, f"eval {title} {config.name}", "batch", leave=False) as progress):
-        for batch in batches:
-            on_device = sharding.shard_batch(batch, mesh)
-            prediction = predict(variables, {"video": on_device["video"]})
-            found["scores"].append(task.scores(prediction.logits))
-            found["gmacs"].append(prediction.gmacs)
-            for name, values in prediction.extra.items():
-                found[name].append(values)
-            for name in keep:
-                found[name].append(gather(on_device[name], mesh))
-            progress.update()
-    real = np.concatenate(found.pop("mask")) > 0 if found else np.zeros(0, bool)
-    if not real.any():
-        raise data_pipelines.DataError(f"split {split!r} of config.data has no readable video.")
-    rows = {name: np.concatenate(parts)[real] for name, parts in found.items()}
-    return rows, data.clip_shape, len(batches.broken), data
 
+    def __init__(self, config, method: Method, mesh, split: str = "val", compiled: dict | None = None):
+        self.method, self.task, self.mesh = method, method.task, mesh
+        self.split = data_pipelines.open_split(
+            config.data, split, process_count=jax.process_count()).with_targets(self.task.targets)
+        self._title, self._batch_size = config.name, config.data.eval_batch_size
+        self._threads = max(1, config.data.num_threads)
+        self._compiled: dict[Any, Any] = {} if compiled is None else compiled
 
-def open_split(config, split: str, task) -> data_pipelines.Split:
-    """A split with the targets of the network's task."""
-    return data_pipelines.open_split(config.data, split, task.targets, process_count=jax.process_count())
+    def rows(self, variables, runner: Runner, name: str = "") -> Rows:
+        """Runs a network over the whole split.
 
+        Args:
+            variables: what the runner reads, on the devices.
+            runner: how the network is run, see `Method.runners`.
+            name: of the network, for the progress bar; the split's by default.
 
-def collect_adaptive(runner, predict, variables, config, mesh, task, split: str, title: str):
-    """As `collect`, with an executor: what stopped videos do not need is neither decoded nor computed.
+        Raises:
+            DataError: no readable video, or more broken ones than `config.data.max_broken_share`.
+            UserError: the runner cannot be used with several processes.
+        """
+        title = f"eval {name or self.split.name} {self._title}"
+        run = self._whole if runner.segments is None else self._in_segments
+        found, broken = run(variables, runner, title)
+        if not found or not len(found["id"]):
+            raise data_pipelines.DataError(f"split {self.split.name!r} of config.data has no readable video.")
+        found["name"] = np.array([self.split.entry(int(i)).name for i in found["id"]])
+        return Rows(found, *self.split.clip_shape, broken)
 
-    Raises:
-        ValueError: as `collect`; or several processes, or several views.
-    """
-    del predict
-    adaptive = runner.segments
-    if jax.process_count() > 1:
-        raise ValueError("config.method.executor works in a single process: evaluate with "
-                         "--config.method.executor=simulate on several.")
-    data = open_split(config, split, task)
+    def score(self, rows: Rows, resolution: int = 0) -> dict[str, float]:
+        """Accuracy and cost.
 
-    def load(index, start, stop):
-        return data.frames(index, adaptive.order[start:stop])
+        Args:
+            rows: see `rows`.
+            resolution: side of the network's input, if it is not that of the clips.
 
-    size = config.data.eval_batch_size
-    run = executor.Executor(adaptive.steps, adaptive.score, size, runner.sizes, runner.policy,
-                            mesh if mesh.size > 1 else None, max(1, config.data.num_threads))
-    batches = (executor.Rows(range(start, min(start + size, len(data))), load=load)
-               for start in range(0, len(data), size))
-    thresholds = jax.device_get(adaptive.thresholds(variables))
-    found: dict[str, list] = collections.defaultdict(list)
-    with console.bar(len(data), f"eval {title} {config.name}", "video", leave=False) as progress:
-        for answer in run.run(variables, thresholds, batches):
-            progress.update()
-            if answer.error is not None:
-                if not isinstance(answer.error, data_pipelines.VideoError):
+        Returns:
+            The task's metrics ('top1', ...), accuracies in [0, 1]; 'gmacs', mean per video with all its
+            views; 'gmacs_min' and 'gmacs_max' if it differs between videos; 'views', 'frames',
+            'resolution', 'examples', 'broken_videos'.
+        """
+        gmacs = rows.arrays["gmacs"]
+        result = self.task.metrics(rows.arrays) | {
+            "gmacs": gmacs.mean(dtype=np.float64), "views": rows.views, "frames": rows.frames,
+            "resolution": resolution or rows.side, "examples": len(gmacs),
+            "broken_videos": rows.broken}
+        if gmacs.min() < gmacs.max():
+            result |= {"gmacs_min": float(gmacs.min()), "gmacs_max": float(gmacs.max())}
+        return {name: float(x) if isinstance(x, np.floating) else x for name, x in result.items()}
+
+    def evaluate(self, variables, runner: Runner, workdir: str | None = None) -> dict[str, float]:
+        """`score` of `rows` as `<split>/top1` and so on.
+
+        Args:
+            variables, runner: see `rows`.
+            workdir: if given, the method analyses the rows too, and this folder gets what it draws,
+                `predictions_<split>.csv` and `predictions_<split>.npz` (the rows).
+        """
+        rows = self.rows(variables, runner)
+        result = self.score(rows, self.method.resolution)
+        if workdir is not None:
+            first = jax.process_index() == 0
+            result |= self.method.analyse(rows.arrays, variables, workdir if first else "", self.split.name)
+            if first:
+                path = os.path.join(workdir, f"predictions_{self.split.name}")
+                self.task.write_rows(path + ".csv", rows.arrays)
+                np.savez_compressed(path + ".npz", **rows.arrays)
+        return {f"{self.split.name}/{name}": value for name, value in result.items()}
+
+    def _whole(self, variables, runner, title):
+        """Everything is computed, batch by batch on all devices."""
+        if runner.predict not in self._compiled:
+            self._compiled[runner.predict] = jax.jit(
+                runner.predict, out_shardings=sharding.replicated(self.mesh))
+        predict = self._compiled[runner.predict]
+        found: dict[str, list] = collections.defaultdict(list)
+        process = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+        with (self.split.batches(training=False, **process) as batches,
+              sharding.Prefetch(batches, self.mesh) as ahead,
+              console.bar(batches.num_steps, title, "batch", leave=False) as progress):
+            for batch, here in ahead:
+                prediction = predict(variables, {"video": batch.pop("video")})
+                found["scores"].append(self.task.scores(np.asarray(prediction.logits)))
+                found["gmacs"].append(np.asarray(prediction.gmacs))
+                others = here if jax.process_count() == 1 else sharding.gather(batch, self.mesh)
+                for name, x in {**prediction.extra, **others}.items():
+                    found[name].append(np.asarray(x))
+                progress.update()
+            broken = len(batches.broken)
+        real = np.concatenate(found.pop("mask")) > 0 if found else np.zeros(0, bool)
+        return {name: np.concatenate(parts)[real] for name, parts in found.items()}, broken
+
+    def _in_segments(self, variables, runner, title):
+        """An executor: what a video that stops does not need is neither read nor computed."""
+        if jax.process_count() > 1:
+            raise UserError(f"a network that really stops ({runner.policy!r}) runs in a single process: "
+                            f"evaluate on several with one that computes everything.")
+        split, segments, size = self.split, runner.segments, self._batch_size
+        run = executor.Executor(segments.steps, segments.score, size, runner.sizes, runner.policy,
+                                self.mesh if self.mesh.size > 1 else None, self._threads)
+        batches = (executor.Rows(range(start, min(start + size, len(split))),
+                                 load=lambda i, start, stop: split.frames(i, segments.order[start:stop]))
+                   for start in range(0, len(split), size))
+        found: dict[str, list] = collections.defaultdict(list)
+        with console.bar(len(split), title, "video", leave=False) as progress:
+            for answer in run.run(variables, jax.device_get(segments.thresholds(variables)), batches):
+                progress.update()
+                if isinstance(answer.error, data_pipelines.VideoError):
+                    split.broken.add([(answer.id, answer.error.name, answer.error.reason)])
+                    continue
+                if answer.error is not None:
                     raise answer.error
-                data.broken.add([(answer.id, answer.error.name, answer.error.reason)])
-                continue
-            found["id"].append(answer.id)
-            for name, value in data.targets.evaluate(data.entry(answer.id)).items():
-                found[name].append(value)
-            found["scores"].append(task.scores(answer.logits[None])[0])
-            found["gmacs"].append(adaptive.gmacs[answer.checkpoint])
-            found["exit"].append(answer.checkpoint)
-    if not found:
-        raise data_pipelines.DataError(f"split {split!r} of config.data has no readable video.")
-    rows = {name: np.array(values) for name, values in found.items()}
-    return rows, data.clip_shape, len(data.broken), data
+                told = {"id": answer.id, "scores": self.task.scores(answer.logits[None])[0],
+                        "gmacs": segments.gmacs[answer.checkpoint], "exit": answer.checkpoint}
+                for name, x in {**split.targets.evaluate(split.entry(answer.id)), **told}.items():
+                    found[name].append(x)
+        return {name: np.array(values) for name, values in found.items()}, len(split.broken)
+
+
+class Evaluations:
+    """The evaluations of a training run: of frozen networks before it, now and then, and at its end.
+
+    `config.train.eval_every_epochs` says how often the split 'val' is scored. A config file can name more
+    splits, each with its own frequency in epochs (0: at the end only), in a field that the shipped ones do
+    without: `config.evaluations = {"test": 0, "hard": 1.0}`.
+
+    Args:
+        config: of the run.
+        method: what is trained.
+        mesh: the devices.
+        workdir: gets what is written at the end.
+        steps_per_epoch: of the training data.
+        num_steps: of the whole run.
+    """
+
+    def __init__(self, config, method: Method, mesh, workdir: str, steps_per_epoch: int, num_steps: int):
+        self._config, self._method, self._mesh, self._workdir = config, method, mesh, workdir
+        self._num_steps = num_steps
+        self._runner = method.runners()[method.runner]
+        if self._runner.predict is None:  # a run is scored with everything computed
+            self._runner = Runner(method.predict)
+        self._compiled: dict[Any, Any] = {}
+        plan = {"val": config.train.eval_every_epochs, **config.get("evaluations", {})}
+        self._evaluators = [
+            (self._evaluator(split), max(1, round(epochs * steps_per_epoch)) if epochs else 0)
+            for split, epochs in plan.items()]
+
+    def _evaluator(self, split: str) -> Evaluator:
+        return Evaluator(self._config, self._method, self._mesh, split, self._compiled)
+
+    def references(self, variables: Variables) -> dict[str, float]:
+        """Scores frozen networks before training; one at chance teaches nothing.
+
+        Raises:
+            TrainingError: what the task watches is below `config.train.min_reference_ratio` x chance.
+        """
+        (evaluator, _), metrics = self._evaluators[0], {}
+        task, ratio = evaluator.task, self._config.train.min_reference_ratio
+        for name, predict in self._method.references.items():
+            found = evaluator.score(evaluator.rows(variables, Runner(predict), name))
+            metrics |= {f"{name}/{key}": value for key, value in found.items()}
+            value, what = found[task.watched], task.watched_title
+            console.say(f"{name} before training: {what} {value:.4f} (chance {task.chance:.4f})")
+            if value < ratio * task.chance:
+                raise TrainingError(
+                    f"{name} at step 0 has {what} {value:.4f}, less than config.train.min_reference_ratio="
+                    f"{ratio} times chance ({task.chance:.4f}): its weights, class order or resolution are "
+                    f"probably wrong. --config.train.min_reference_ratio=0 distils from it all the same.")
+        return metrics
+
+    def calibrated(self, variables: Variables) -> Variables:
+        """The variables with what the method chooses on the held-out split 'calib', such as thresholds."""
+        if not self._method.calibrates:
+            return variables
+        rows = self._evaluator("calib").rows(variables, self._runner)
+        found = self._method.calibrate(variables, rows.arrays)
+        return found.replace(stats=sharding.replicate(found.stats, self._mesh))
+
+    def at(self, step: int, variables: Variables, log) -> None:
+        """Scores what is due after this step, but the last, into the log."""
+        for evaluator, every in self._evaluators:
+            if every and step % every == 0 and step < self._num_steps:
+                log.write(step, evaluator.evaluate(variables, self._runner))
+
+    def final(self, variables: Variables) -> dict[str, float]:
+        """Scores everything and writes what is worth keeping into the workdir."""
+        return {name: value for evaluator, _ in self._evaluators
+                for name, value in evaluator.evaluate(variables, self._runner, self._workdir).items()}
 
 
 def evaluate_workdir(config, workdir: str, split: str = "val") -> dict[str, float]:
-    """`--mode=eval`: restores the newest checkpoint of a workdir on any device count and scores it.
+    """`--mode=eval`: restores the newest checkpoint of a workdir on any device count and scores a split.
+
+    The result is `metrics.json` for the split 'val', `eval_<split>.json` for another one.
 
     Raises:
-        ValueError: no checkpoint, a damaged one, or another number of classes than the data has.
+        CheckpointError: no checkpoint, or a damaged one.
+        DataError: the split cannot be used, or has another number of classes.
     """
     mesh = sharding.make_mesh()
     method, variables, saved = restore_for_inference(config, workdir)
-    result = evaluate(
-        jit_predict(method.predict, mesh), sharding.replicate(variables, mesh), config, mesh,
-        method.task, split=split, resolution=method.resolution, workdir=workdir,
-        analyse=method.analyse, runner=method.runners()[method.runner])
+    evaluator = Evaluator(config, method, mesh, split)
+    result = evaluator.evaluate(sharding.replicate(variables, mesh), method.runners()[method.runner], workdir)
     params = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(variables.params))
     result = {"step": saved.step, **result, "params": params}
     if jax.process_index() == 0:
-        writers.write_json(os.path.join(workdir, "metrics.json"), result)
+        name = "metrics.json" if split == "val" else f"eval_{split}.json"
+        writers.write_json(os.path.join(workdir, name), result)
     return result
 
 
@@ -180,8 +277,3 @@ def restore_for_inference(config, workdir: str) -> tuple[Method, Variables, chec
     if method.calibrates:
         variables = method.calibrate(variables, None)
     return method, variables, saved
-
-
-def gather(x, mesh) -> np.ndarray:
-    """A batch array that is cut over devices (of several processes, maybe), whole."""
-    return np.asarray(jax.jit(lambda a: a, out_shardings=sharding.replicated(mesh))(x))

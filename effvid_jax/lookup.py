@@ -10,6 +10,8 @@ import difflib
 import importlib
 import pkgutil
 
+from effvid_jax.errors import UserError
+
 
 def find_class(field: str, name: str, base: type, package: str, shared: tuple[str, ...] = ()) -> type:
     """The one subclass of `base` that the module called `name` defines.
@@ -22,25 +24,25 @@ def find_class(field: str, name: str, base: type, package: str, shared: tuple[st
         shared: modules of `package` that are not meant, such as the one with `base`.
 
     Raises:
-        ValueError: unknown name, with close matches; or a module without such a class, or with several.
+        UserError: unknown name, with close matches; or a module without such a class, or with several.
     """
     path = name if "." in name else f"{package}.{name}"
     known = known_names(package, shared)
     if "." not in name and name not in known:
-        raise ValueError(f"{field}={name!r} is unknown. Close matches: "
+        raise UserError(f"{field}={name!r} is unknown. Close matches: "
                          f"{difflib.get_close_matches(name, known)}. All: {known}.")
     try:
         module = importlib.import_module(path)
     except ModuleNotFoundError as error:
         if not f"{path}.".startswith(f"{error.name}."):
             raise  # the module is there, and imports something that is not
-        raise ValueError(f"{field}={name!r}: there is no module {error.name!r}. A name with a dot is "
+        raise UserError(f"{field}={name!r}: there is no module {error.name!r}. A name with a dot is "
                          f"imported as it is; those without are {known}.") from error
     found = [value for key, value in vars(module).items()
              if isinstance(value, type) and issubclass(value, base) and value.__module__ == path
              and not key.startswith("_")]
     if len(found) != 1:
-        raise ValueError(f"{field}={name!r}: expected one class derived from {base.__name__} in {path}, "
+        raise UserError(f"{field}={name!r}: expected one class derived from {base.__name__} in {path}, "
                          f"found {[cls.__name__ for cls in found]}.")
     return found[0]
 

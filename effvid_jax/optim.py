@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from effvid_jax.errors import UserError
+
 
 def _is_classifier(path: tuple[str, ...]) -> bool:
     return path[0] == "fc" or path[0].startswith("head_")
@@ -55,11 +57,11 @@ def make_optimizer(config, steps_per_epoch: int, num_steps: int) -> optax.Gradie
         A transformation whose updates are added to the parameters.
 
     Raises:
-        ValueError: unknown name, groups or schedule.
+        UserError: unknown name, groups or schedule.
     """
     for field, known in (("name", ("sgd", "adamw")), ("groups", tuple(GROUPS))):
         if config[field] not in known:
-            raise ValueError(f"config.optim.{field}={config[field]!r}: expected one of {list(known)}.")
+            raise UserError(f"config.optim.{field}={config[field]!r}: expected one of {list(known)}.")
     schedule = make_schedule(config, steps_per_epoch, num_steps)
     every = config.accumulate
     # The reference counts micro-steps ("iterations"): update n happens at iteration (n + 1) * k - 1.
@@ -100,7 +102,7 @@ def make_schedule(config, steps_per_epoch: int, num_steps: int) -> Callable[[Any
 
     known = ("cosine_epoch", "cosine", "step", "constant")
     if config.schedule not in known:
-        raise ValueError(f"config.optim.schedule={config.schedule!r}: expected one of {list(known)}.")
+        raise UserError(f"config.optim.schedule={config.schedule!r}: expected one of {list(known)}.")
     warmup_steps = config.warmup_epochs * steps_per_epoch
 
     def schedule(step):

@@ -36,7 +36,7 @@ class Predictor:
         num_threads: that `config.data` reads with.
 
     Raises:
-        ValueError: no checkpoint there, or a damaged one.
+        UserError: no checkpoint there, or a damaged one.
     """
 
     def __init__(self, workdir: str, config=None):

@@ -9,10 +9,8 @@ import re
 import ml_collections
 
 from effvid_jax import checkpoint
-
-
-class UserError(ValueError):
-    """Something a user can put right; printed as one message, without a traceback."""
+from effvid_jax.errors import UserError
+from effvid_jax.methods import find_method
 
 
 def prepare(config, workdir: str) -> ml_collections.ConfigDict:
@@ -83,8 +81,9 @@ def stage_config(config, name: str, workdir: str) -> ml_collections.ConfigDict:
         stage.update(changes)
     if stage.init.checkpoint in config.stages:  # another stage of this run
         stage.init.checkpoint = os.path.join(workdir, stage.init.checkpoint)
-    if name == "student" and "teacher" in stage.method and not stage.method.teacher:
-        stage.method.teacher = os.path.join(workdir, "teacher")
+    for field, other in find_method(stage.method.name).Settings.workdirs.items():
+        if not stage.method[field] and other in config.stages:
+            stage.method[field] = os.path.join(workdir, other)
     return stage
 
 

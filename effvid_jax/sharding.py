@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import queue
 import threading
 import time
@@ -9,6 +10,8 @@ import time
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
+
+from effvid_jax.errors import UserError
 
 
 def make_mesh() -> jax.sharding.Mesh:
@@ -31,12 +34,12 @@ def shard_batch(batch, mesh):
     """This process's part of a global batch -> global arrays, cut along the batch axis.
 
     Raises:
-        ValueError: the batch does not divide over the devices.
+        UserError: the batch does not divide over the devices.
     """
     local = jax.local_device_count()
     for name, x in batch.items():
         if x.shape[0] % local:
-            raise ValueError(
+            raise UserError(
                 f"the batch of {x.shape[0]} examples per process ({name}) does not divide over "
                 f"{local} devices: choose config.data.batch_size and eval_batch_size as multiples of "
                 f"{jax.device_count()}.")
@@ -44,24 +47,36 @@ def shard_batch(batch, mesh):
     return {name: jax.make_array_from_process_local_data(data, x) for name, x in batch.items()}
 
 
-class Prefetch:
-    """Iterates over a pipeline one batch ahead, already on the devices.
+@functools.cache
+def _identity(mesh):
+    return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
 
-    Yields `(batch on devices, ids as numpy)`. Errors of the pipeline surface at `next`.
+
+def gather(tree, mesh):
+    """Arrays that are cut over devices (of several processes, maybe), whole, as numpy arrays."""
+    return jax.tree.map(np.asarray, tree if mesh.size == 1 else _identity(mesh)(tree))
+
+
+class Prefetch:
+    """Iterates over batches a few ahead, already on the devices; closed at the end of a `with` block.
+
+    Yields `(batch on the devices, the same as numpy without its video)`: of the latter a process has its
+    own rows only. Errors of the batches surface at `next`. Whoever opens the batches closes them.
     """
 
-    def __init__(self, pipeline, mesh, depth: int = 2):
+    def __init__(self, batches, mesh, depth: int = 2):
         self._queue: queue.Queue = queue.Queue(depth)
         self._stop = threading.Event()
-        self._waited = self._since = 0.0
+        self._waited = 0.0
         self._mark = time.monotonic()
-        self._thread = threading.Thread(target=self._fill, args=(pipeline, mesh), daemon=True)
+        self._thread = threading.Thread(target=self._fill, args=(batches, mesh), daemon=True)
         self._thread.start()
 
-    def _fill(self, pipeline, mesh):
+    def _fill(self, batches, mesh):
         try:
-            for batch in pipeline:
-                if not self._put((shard_batch(batch, mesh), np.asarray(batch["id"]))):
+            for batch in batches:
+                here = {name: x for name, x in batch.items() if name != "video"}
+                if not self._put((shard_batch(batch, mesh), here)):
                     return
             self._put(StopIteration())
         except BaseException as error:  # handed to the consumer, who raises it
@@ -88,6 +103,12 @@ class Prefetch:
             raise item
         return item
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
     def wait_share(self) -> float:
         """Share of the time since the last call that `next` spent waiting for data."""
         now = time.monotonic()
@@ -95,7 +116,9 @@ class Prefetch:
         self._waited, self._mark = 0.0, now
         return min(share, 1.0)
 
-    def close(self):
-        """Stops reading ahead."""
+    def close(self) -> None:
+        """Stops reading ahead and lets go of the batches on the devices."""
         self._stop.set()
         self._thread.join(timeout=10)
+        while not self._queue.empty():
+            self._queue.get_nowait()

@@ -1,40 +1,33 @@
-"""The train loop: one for every method.
+"""The train loop: one for every method and task.
 
-Order of things, which matters: data and its errors first -> method (which loads a frozen teacher) ->
-state: resume this workdir, else start from `config.init.checkpoint`, else from scratch -> frozen
+Order of things, which matters: data and its errors first -> task and method (which loads a frozen teacher)
+-> state: resume this workdir, else start from `config.init.checkpoint`, else from scratch -> frozen
 networks are evaluated -> steps, each with its own batch and random numbers, both derived from the step
 alone, so that a killed run continues bit for bit -> evaluation.
+
+Who does what: `data_pipelines` makes batches, `sharding.Prefetch` has them on the devices in time, `log.py`
+writes scalars, `saver.py` saves, `evaluate.py` scores; each knows when it is its turn, the loop only asks.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
-import signal
-import threading
-import time
 from typing import Any
 
 import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from clu import parameter_overview
 
 import data_pipelines
-from effvid_jax import checkpoint, console, evaluate, sharding, writers
+from effvid_jax import checkpoint, console, fit, sharding, writers
+from effvid_jax.evaluate import Evaluations
+from effvid_jax.log import Log
 from effvid_jax.methods import Method, Variables, make_method
 from effvid_jax.optim import make_optimizer, make_schedule
+from effvid_jax.saver import Saver, Signals
 from effvid_jax.tasks import make_task
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message says where it stopped and why."""
-
-
-class Interrupted(Exception):
-    """Ctrl-C or SIGTERM: the state is saved, the same command continues."""
 
 
 @flax.struct.dataclass
@@ -68,85 +61,56 @@ def train(config, workdir: str) -> dict[str, float]:
         The final metrics, such as `{'step': 400, 'val/top1': 0.9, 'val/gmacs': 0.1}`.
 
     Raises:
-        ValueError: anything wrong with config, data or teacher, before the first step.
+        UserError, DataError: anything wrong with config, data or teacher, before the first step.
         TrainingError: a loss that is not finite, or a teacher at chance.
         Interrupted: after a signal, with the state saved.
     """
-    mesh = sharding.make_mesh()
+    mesh, first_process = sharding.make_mesh(), jax.process_index() == 0
     split = data_pipelines.open_split(config.data, "train", process_count=jax.process_count())
-    class_names = split.class_names
-    task = make_task(config, class_names)
+    task = make_task(config, split.class_names)
     split = split.with_targets(task.targets)
     method = make_method(config, task)
-    steps_per_epoch = split.steps_per_epoch
-    num_steps = config.train.num_steps or round(config.train.num_epochs * steps_per_epoch)
-    tx = make_optimizer(config.optim, steps_per_epoch, num_steps)
-    clip_shape = (config.data.batch_size, config.data.num_frames, config.data.crop, config.data.crop, 3)
-
-    describe_run(config, workdir, class_names)
-    checkpointer = checkpoint.Checkpointer(workdir, config.train.keep)
-    state = init_state(method, tx, config, clip_shape)
-    resumed = bool(checkpointer.steps())
-    if resumed:
-        saved = checkpointer.restore(state.saved(), config.init.step or None)
-        state = state.replace(**saved)
-        console.say(f"continuing {workdir} at step {int(saved['step'])} of {num_steps}")
-    first_step = int(state.step)
-    state = sharding.replicate(state, mesh)
-    predict = evaluate.jit_predict(method.predict, mesh)
-    writer = writers.MetricWriter(workdir, first_step, enabled=jax.process_index() == 0)
-    if not resumed:
-        write_parameters(workdir, state.params)
-        metrics = check_references(config, method, state.variables, mesh)
-        writer.write_scalars(0, metrics)
-
-    step_fn = jit_train_step(method, tx, config.seed, mesh)
-    rate = make_schedule(config.optim, steps_per_epoch, num_steps)
-    pipeline = split.batches(first_step, jax.process_index(), jax.process_count())
-    batches = sharding.Prefetch(pipeline, mesh)
-    watch = Watch(split, num_steps)
-    every_eval = max(1, round(config.train.eval_every_epochs * steps_per_epoch))
-    with (console.bar(num_steps, f"train {config.name}", "step", first_step) as progress,
-          Signals() as signals):
-        for step in range(first_step + 1, num_steps + 1):
-            batch, ids = next(batches)
-            state, scalars = step_fn(state, batch)
-            watch.add(step, scalars, ids)
-            progress.update()
-            if step % config.train.log_every_steps == 0 or step == num_steps:
-                metrics = watch.flush()
-                metrics |= {"train/lr": float(rate(step - 1)), "train/wait_share": batches.wait_share(),
-                            "data/broken_videos": len(pipeline.broken)}
-                writer.write_scalars(step, metrics)
-                progress.set_postfix_str(" ".join(
-                    f"{k.split('/')[1]} {v:.3g}" for k, v in metrics.items()
-                    if k in ("train/loss", "train/loss_kd", f"train/{task.watched}")))
-            if step == num_steps and method.calibrates:
-                rows, *_ = evaluate.collect(predict, state.variables, config, mesh, task, "calib", "calib")
-                variables = method.calibrate(state.variables, rows)
-                state = state.replace(stats=sharding.replicate(variables.stats, mesh))
-            save = step % config.train.checkpoint_every_steps == 0 or step == num_steps
-            if save or signals.caught:
-                watch.flush()
-                checkpointer.save(step, state.saved(), config, class_names)
-            if signals.caught:
-                checkpointer.close()
-                raise Interrupted(
-                    f"stopped by {signals.caught} after step {step} of {num_steps}; the state is saved. "
-                    f"Start the same command again to continue.")
-            if step % every_eval == 0 and step < num_steps:
-                writer.write_scalars(step, evaluate.evaluate(
-                    predict, state.variables, config, mesh, task, resolution=method.resolution))
-    pipeline.close()
-    checkpointer.close()
-    metrics = evaluate.evaluate(predict, state.variables, config, mesh, task,
-                                resolution=method.resolution, workdir=workdir,
-                                analyse=method.analyse)
-    metrics = {"step": num_steps, **metrics, "params": count_parameters(state.params)}
-    writer.write_scalars(num_steps, metrics)
-    writer.write_final(metrics)
-    writer.close()
+    num_steps = config.train.num_steps or round(config.train.num_epochs * split.steps_per_epoch)
+    tx = make_optimizer(config.optim, split.steps_per_epoch, num_steps)
+    rate = make_schedule(config.optim, split.steps_per_epoch, num_steps)
+    describe_run(config, workdir, task.class_names)
+    with Log(config, workdir, num_steps, lambda i: split.entry(i).name, task.watched, first_process) as log:
+        with Saver(config, workdir, task.class_names, num_steps) as saver:
+            state, resumed = start(config, method, tx, saver)
+            log.begin(first_step := int(state.step))
+            if resumed:
+                console.say(f"continuing {workdir} at step {first_step} of {num_steps}")
+            state = sharding.replicate(state, mesh)
+            evaluations = Evaluations(config, method, mesh, workdir, split.steps_per_epoch, num_steps)
+            if not resumed:
+                write_parameters(workdir, state.params)
+                log.write(0, evaluations.references(state.variables))
+            step_fn = jit_train_step(method, tx, config.seed, mesh)
+            with (split.batches(first_step, jax.process_index(), jax.process_count()) as batches,
+                  sharding.Prefetch(batches, mesh) as ahead, Signals() as signals,
+                  log.progress(lambda step: {
+                      "train/lr": float(rate(step - 1)), "train/wait_share": ahead.wait_share(),
+                      "data/broken_videos": len(batches.broken)})):
+                for step in range(first_step + 1, num_steps + 1):
+                    batch, here = next(ahead)
+                    state, scalars = step_fn(state, batch)
+                    log.add(step, scalars, here["id"])
+                    if step == num_steps:
+                        state = state.replace(stats=evaluations.calibrated(state.variables).stats)
+                    saver.at(step, state, now=signals.caught, before=log.settle)
+                    evaluations.at(step, state.variables, log)
+        metrics = {"step": num_steps, **evaluations.final(state.variables),
+                   "params": count_parameters(state.params)}
+        log.finish(metrics)
     return metrics
+
+
+def start(config, method: Method, tx, saver: Saver) -> tuple[TrainState, bool]:
+    """The state to go on from, and whether it is that of an earlier run."""
+    data = config.data
+    state = init_state(method, tx, config, (data.batch_size, data.num_frames, data.crop, data.crop, 3))
+    saved = saver.newest(state.saved())
+    return (state, False) if saved is None else (state.replace(**saved), True)
 
 
 def jit_train_step(method: Method, tx, seed: int, mesh):
@@ -177,117 +141,10 @@ def init_state(method: Method, tx, config, clip_shape) -> TrainState:
             # A plain network as the backbone of one with exits: what is outside is new.
             loaded = {name: {"backbone": tree} for name, tree in loaded.items()}
             skip = "|".join(filter(None, [skip, "^(?!backbone/)"]))
-        params = merge(params, loaded["params"], skip, config.init.checkpoint)
-        stats = merge(stats, loaded["batch_stats"], skip, config.init.checkpoint)
+        where = f"config.init.checkpoint={config.init.checkpoint!r}"
+        params, stats = (fit.merge(ours, theirs, skip, where) for ours, theirs in (
+            (params, loaded["params"]), (stats, loaded["batch_stats"])))
     return TrainState(jnp.zeros((), jnp.int32), params, stats, tx.init(params), variables.frozen)
-
-
-def merge(ours, loaded, skip, where: str):
-    """Loaded arrays in the structure of `ours`; paths that match `skip` keep our values.
-
-    Raises:
-        ValueError: lists every array that is missing, unused or of another shape and not skipped.
-    """
-    flat, have = (flax.traverse_util.flatten_dict(tree, sep="/") for tree in (ours, loaded))
-
-    def waived(name):
-        return bool(skip) and re.search(skip, name) is not None
-
-    problems = [f"  missing in the file: {k}" for k in flat if k not in have and not waived(k)]
-    problems += [f"  unused in the file: {k}" for k in have if k not in flat and not waived(k)]
-    problems += [f"  {k}: file {have[k].shape}, model {flat[k].shape}" for k in flat
-                 if k in have and not waived(k) and have[k].shape != flat[k].shape]
-    if problems:
-        raise ValueError(
-            f"config.init.checkpoint={where!r} does not fit the model; config.init.skip takes a regular "
-            f"expression of arrays to leave at their initial values ('fc/' for another number of "
-            f"classes):\n" + "\n".join(problems[:20]))
-    return flax.traverse_util.unflatten_dict(
-        {k: v if waived(k) else jnp.asarray(have[k]) for k, v in flat.items()}, sep="/")
-
-
-def check_references(config, method: Method, variables, mesh) -> dict[str, float]:
-    """Evaluates frozen networks before training; one at chance teaches nothing.
-
-    Raises:
-        TrainingError: what the task watches is below `config.train.min_reference_ratio` x chance.
-    """
-    metrics, task = {}, method.task
-    for name, predict in method.references.items():
-        found = evaluate.evaluate(
-            evaluate.jit_predict(predict, mesh), variables, config, mesh, task, prefix=name)
-        metrics |= found
-        value, chance, title = found[f"{name}/{task.watched}"], task.chance, task.watched_title
-        console.say(f"{name} before training: {title} {value:.4f} (chance {chance:.4f})")
-        if value < config.train.min_reference_ratio * chance:
-            raise TrainingError(
-                f"{name} at step 0 has {title} {value:.4f}, less than "
-                f"config.train.min_reference_ratio={config.train.min_reference_ratio} times chance "
-                f"({chance:.4f}): its weights, class order or resolution are probably wrong. "
-                f"--config.train.min_reference_ratio=0 distils from it all the same.")
-    return metrics
-
-
-class Watch:
-    """Collects the scalars of steps without waiting for the device; stops at a loss that is not finite."""
-
-    lag = 2  # a step is looked at when this many later ones are under way
-
-    def __init__(self, source, num_steps: int):
-        self.source, self.num_steps = source, num_steps
-        self.pending: list[tuple[int, dict, np.ndarray]] = []
-        self.sums: dict[str, float] = {}
-        self.count, self.start = 0, time.monotonic()
-
-    def add(self, step: int, scalars: dict, ids) -> None:
-        """Takes the (still computing) scalars of a step and the ids of its clips."""
-        self.pending.append((step, scalars, ids))
-        while len(self.pending) > self.lag:
-            self._look(*self.pending.pop(0))
-
-    def flush(self) -> dict[str, float]:
-        """Means since the last flush as 'train/...', after looking at every pending step."""
-        while self.pending:
-            self._look(*self.pending.pop(0))
-        seconds, n = time.monotonic() - self.start, max(self.count, 1)
-        metrics = {f"train/{k}": v / n for k, v in self.sums.items()}
-        if self.count:
-            metrics["train/steps_per_second"] = self.count / max(seconds, 1e-9)
-        self.sums, self.count, self.start = {}, 0, time.monotonic()
-        return metrics
-
-    def _look(self, step, scalars, ids) -> None:
-        values = {k: float(v) for k, v in scalars.items()}
-        if not all(np.isfinite(v) for v in values.values()):
-            clips = ", ".join(self.source.entry(int(i)).name for i in ids[:8])
-            raise TrainingError(
-                f"not finite at step {step} of {self.num_steps}: {values}. Clips of that batch: {clips}"
-                f"{', ...' if len(ids) > 8 else ''}. Nothing of this step was saved; a lower "
-                f"config.optim.lr or config.optim.clip_norm may help.")
-        for k, v in values.items():
-            self.sums[k] = self.sums.get(k, 0.0) + v
-        self.count += 1
-
-
-class Signals:
-    """Remembers SIGINT and SIGTERM instead of dying of them; the second one kills as usual."""
-
-    def __enter__(self):
-        self.caught = ""
-        self._old = {}
-        if threading.current_thread() is threading.main_thread():
-            for s in (signal.SIGINT, signal.SIGTERM):
-                self._old[s] = signal.signal(s, self._catch)
-        return self
-
-    def _catch(self, number, frame):
-        del frame
-        self.caught = signal.Signals(number).name
-        signal.signal(number, self._old[number])
-
-    def __exit__(self, *_):
-        for s, handler in self._old.items():
-            signal.signal(s, handler)
 
 
 def describe_run(config, workdir: str, class_names) -> None:
@@ -306,6 +163,8 @@ def describe_run(config, workdir: str, class_names) -> None:
 def write_parameters(workdir: str, params) -> None:
     """The table of parameters as `parameters.txt`."""
     if jax.process_index() == 0:
+        from clu import parameter_overview  # slow to import
+
         with open(os.path.join(workdir, "parameters.txt"), "w") as f:
             f.write(parameter_overview.get_parameter_overview(params, include_stats=False) + "\n")
 

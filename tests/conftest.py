@@ -32,3 +32,16 @@ def rng():
 def benchmark_root(tmp_path_factory):
     """The embedded benchmark in the size of `:tiny`, built once: many tests train on it."""
     return str(tmp_path_factory.mktemp("benchmark"))
+
+
+@pytest.fixture(scope="session")
+def some_clip(benchmark_root):
+    """Path of one validation clip of the embedded benchmark."""
+    from data_pipelines.synthetic import ensure_built  # slow to import
+    from tests.config_texts.__main__ import load
+
+    data = load("supervised_minik", "tiny").data
+    data.root = benchmark_root
+    built = ensure_built(data)
+    with open(built.val_list) as f:
+        return f"{built.root}/{f.readline().split()[0]}"

@@ -10,7 +10,8 @@ import pytest
 
 from configs import reskd_minik, supervised_minik
 from effvid_jax import checkpoint, cli
-from effvid_jax.train import TrainingError, train
+from effvid_jax.errors import TrainingError
+from effvid_jax.train import train
 
 
 def tiny(get_config, root, arg="", steps=2, **changes):
@@ -113,7 +114,7 @@ def test_fine_tuning_from_a_checkpoint(teacher, tmp_path, benchmark_root):
     ours, theirs = (checkpoint.load_variables(str(p))[1]["params"] for p in (tmp_path / "a", teacher))
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)  # lr 0: nothing moved since
     with pytest.raises(ValueError, match="(?s)does not fit the model.*fc/kernel"):
-        from effvid_jax.train import merge
+        from effvid_jax.fit import merge
         merge({"fc": {"kernel": jnp.zeros((4, 3))}}, {"fc": {"kernel": jnp.zeros((4, 2))}}, "", "x")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import ml_collections
 
+from effvid_jax.errors import UserError
 from effvid_jax.methods.supervised import Supervised
 
 
@@ -178,7 +179,7 @@ def parse_arg(arg: str, **defaults) -> ml_collections.ConfigDict:
     A bare word stands for `word=True`.
 
     Raises:
-        ValueError: an unknown argument (lists the known ones) or a value of another type.
+        UserError: an unknown argument (lists the known ones) or a value of another type.
     """
     values = dict(defaults)
     for item in filter(None, (arg or "").split(",")):
@@ -187,15 +188,15 @@ def parse_arg(arg: str, **defaults) -> ml_collections.ConfigDict:
         if key not in defaults:
             close = difflib.get_close_matches(key, defaults)
             hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"unknown config argument {key!r} in {arg!r}.{hint} Known: "
+            raise UserError(f"unknown config argument {key!r} in {arg!r}.{hint} Known: "
                              f"{', '.join(f'{k}={v!r}' for k, v in defaults.items())}.")
         kind = type(defaults[key])
         try:
             values[key] = _parse_bool(text) if kind is bool and given else kind(text) if given else True
         except ValueError as error:
-            raise ValueError(f"config argument {item!r}: expected {kind.__name__}.") from error
+            raise UserError(f"config argument {item!r}: expected {kind.__name__}.") from error
         if not given and kind is not bool:
-            raise ValueError(f"config argument {key!r} needs a value: {key}={defaults[key]!r}.")
+            raise UserError(f"config argument {key!r} needs a value: {key}={defaults[key]!r}.")
     return ml_collections.ConfigDict(values)
 
 

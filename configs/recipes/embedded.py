@@ -7,6 +7,7 @@ from collections.abc import Callable
 import ml_collections
 
 from effvid_jax.backbones.facts import facts
+from effvid_jax.errors import UserError
 
 
 def finish(config, args, embed: Callable | None = None) -> ml_collections.ConfigDict:
@@ -18,7 +19,7 @@ def finish(config, args, embed: Callable | None = None) -> ml_collections.Config
         embed: (config, args) -> None, called last: what the recipe of a paper has of its own to shrink.
     """
     if args.tiny and args.demo:
-        raise ValueError("config arguments 'tiny' and 'demo' exclude each other.")
+        raise UserError("config arguments 'tiny' and 'demo' exclude each other.")
     if args.demo:
         demo(config)
     if args.tiny:

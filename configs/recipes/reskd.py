@@ -8,6 +8,7 @@ from __future__ import annotations
 import ml_collections
 
 from configs.recipes import base, embedded
+from effvid_jax.errors import UserError
 from effvid_jax.methods.reskd import Reskd
 
 
@@ -35,7 +36,7 @@ def reskd(dataset_name: str, supervised, args, num_epochs: int, options=None):
         options: further fields of the student's backbone.
     """
     if args.distill not in ("both", "model", "resolution"):
-        raise ValueError(f"config argument distill={args.distill!r}: expected both, model or resolution.")
+        raise UserError(f"config argument distill={args.distill!r}: expected both, model or resolution.")
     teacher = args.backbone if args.distill == "resolution" else args.teacher
     high = args.resolution if args.distill == "model" else 224
     size = "tiny," if args.tiny else "demo," if args.demo else ""

@@ -6,6 +6,7 @@ import ml_collections
 
 from configs.recipes import base, embedded
 from effvid_jax.backbones.facts import facts
+from effvid_jax.errors import UserError
 from effvid_jax.methods.cgnet import CGNet
 from effvid_jax.methods.pruning import Pruning
 from effvid_jax.methods.supervised import Supervised
@@ -34,7 +35,7 @@ def recipe(dataset_name: str, arg: str):
         arg, tiny=False, demo=False, static=False, backbone="r2plus1d_18_vared", frames=8,
         search_space=2, baseline="", from_static=False)
     if args.backbone not in RATES:
-        raise ValueError(f"config argument backbone={args.backbone!r}: expected one of {', '.join(RATES)}.")
+        raise UserError(f"config argument backbone={args.backbone!r}: expected one of {', '.join(RATES)}.")
     config = base.defaults()
     config.name = f"va_red2_{dataset_name}"
     base.dataset(config, dataset_name)
@@ -97,5 +98,5 @@ def method(search_space: int, baseline: str = "") -> ml_collections.ConfigDict:
     if not baseline:
         return VaRed2.Settings(search_space=search_space).to_config()
     if baseline not in BASELINES:
-        raise ValueError(f"config argument baseline={baseline!r}: expected one of {', '.join(BASELINES)}.")
+        raise UserError(f"config argument baseline={baseline!r}: expected one of {', '.join(BASELINES)}.")
     return BASELINES[baseline].Settings().to_config()

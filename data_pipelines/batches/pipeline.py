@@ -33,6 +33,7 @@ class Batches:
         start_step: number of the first batch; nothing before it is read.
         process_index, process_count: this process builds its contiguous share of the rows of every
             global batch.
+        training: False reads 'train' as any other split.
 
     Attributes:
         source: the `Source`.
@@ -43,7 +44,7 @@ class Batches:
     """
 
     def __init__(self, source: Source, options, split: str, targets: Targets, start_step: int = 0,
-                 process_index: int = 0, process_count: int = 1):
+                 process_index: int = 0, process_count: int = 1, training: bool | None = None):
         self.source = source
         self.num_examples = len(source)
         self.broken = BrokenFiles(source, split, options.max_broken_share)
@@ -51,7 +52,7 @@ class Batches:
         self._step = start_step
         self._iterator = None
         self._closed = False
-        train = split == "train"
+        train = split == "train" if training is None else training
         source = cached(source, options, options.short_side if train else options.test_short_side,
                         processes=max(1, options.num_workers))
         batch_size = options.batch_size if train else options.eval_batch_size

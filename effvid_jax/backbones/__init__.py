@@ -27,6 +27,7 @@ from effvid_jax.backbones import (
     tpn,
     x3d,
 )
+from effvid_jax.errors import UserError
 
 BACKBONES: dict[str, Callable[..., nn.Module]] = {
     **{f"resnet{d}": partial(resnet.resnet, d) for d in resnet.DEPTHS},
@@ -70,13 +71,13 @@ def make_backbone(name: str, num_classes: int, **options) -> nn.Module:
         A module with `(logits_BK, features) = module.apply(variables, clip_BTHWC, train=False)`.
 
     Raises:
-        ValueError: unknown name (with close matches) or unknown option.
+        UserError: unknown name (with close matches) or unknown option.
     """
     if name not in BACKBONES:
         close = difflib.get_close_matches(name, BACKBONES)
-        raise ValueError(f"unknown backbone {name!r}. Close matches: {close}. All: {sorted(BACKBONES)}")
+        raise UserError(f"unknown backbone {name!r}. Close matches: {close}. All: {sorted(BACKBONES)}")
     try:
         return BACKBONES[name](num_classes=num_classes, **options)
     except TypeError as error:
-        raise ValueError(f"backbone {name!r} does not take these options {sorted(options)}: {error}"
+        raise UserError(f"backbone {name!r} does not take these options {sorted(options)}: {error}"
                          ) from error

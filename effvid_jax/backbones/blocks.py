@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from effvid_jax.backbones.trace import note, shapes_only, silence
+from effvid_jax.errors import UserError
 
 ModuleDef = Callable[..., nn.Module]
 
@@ -219,7 +220,7 @@ class BatchNorm(nn.Module):
             return y.astype(self.dtype or x.dtype)
         groups = self.groups
         if x.shape[0] % groups:
-            raise ValueError(
+            raise UserError(
                 f"BatchNorm groups={groups} do not divide the batch of {x.shape[0]}: choose "
                 f"model.bn_groups as a divisor of the batch size.")
         # Reducing over the original axes, not over one flattened axis: XLA's CPU backward pass of the

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from effvid_jax.backbones import blocks, resnet3d, trace
+from effvid_jax.errors import UserError
 
 SIZE, DILATION = 7, 2  # positions per side of the neighbourhood, pixels between them
 
@@ -36,7 +37,7 @@ class Correlation(nn.Module):
         if self.has_variable("params", "filter_weight"):
             frames = self.get_variable("params", "filter_weight").shape[1]
             if frames != t:
-                raise ValueError(f"this CorrNet was made for maps of {frames} frames here, the clip gives "
+                raise UserError(f"this CorrNet was made for maps of {frames} frames here, the clip gives "
                                  f"{t}: its correlation filters have one slice per frame. Use clips of "
                                  f"the length that it was trained with.")
         init = nn.initializers.variance_scaling(2.0, "fan_out", "normal", in_axis=1, out_axis=0)
@@ -99,11 +100,11 @@ class CorrNet(resnet3d.ResNet3D):
     def _check(self) -> None:
         super()._check()
         if len(self.correlations) != len(self.stage_sizes):
-            raise ValueError(f"correlations={self.correlations}: expected one tuple for each of the "
+            raise UserError(f"correlations={self.correlations}: expected one tuple for each of the "
                              f"{len(self.stage_sizes)} stages of stage_sizes={self.stage_sizes}.")
         for s, (size, places) in enumerate(zip(self.stage_sizes, self.correlations), start=1):
             if any(not 0 < b < size for b in places):
-                raise ValueError(f"correlations={self.correlations}: stage {s} has {size} blocks, its "
+                raise UserError(f"correlations={self.correlations}: stage {s} has {size} blocks, its "
                                  f"correlation blocks must be at 1 to {size - 1}.")
 
 

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from effvid_jax.backbones import blocks
 from effvid_jax.backbones.backbone import Backbone
 from effvid_jax.backbones.mobilenet_v2 import round_channels
+from effvid_jax.errors import UserError
 
 Axes = tuple[int, int, int]  # time, height, width
 
@@ -107,7 +108,7 @@ class Inception3D(Backbone):
 
     def setup(self):
         if len(self.pool_kernels) != len(STAGES) or len(self.pool_strides) != len(STAGES):
-            raise ValueError(f"pool_kernels={self.pool_kernels}, pool_strides={self.pool_strides}: "
+            raise UserError(f"pool_kernels={self.pool_kernels}, pool_strides={self.pool_strides}: "
                              f"expected one entry for each of the {len(STAGES)} stages.")
         norm = partial(self.norm, groups=self.bn_groups, dtype=self.dtype, eps=self.norm_eps,
                        momentum=self.norm_momentum)

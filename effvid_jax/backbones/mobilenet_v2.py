@@ -17,6 +17,7 @@ import flax.linen as nn
 
 from effvid_jax.backbones import blocks, shifts
 from effvid_jax.backbones.backbone import FrameBackbone
+from effvid_jax.errors import UserError
 
 STAGES = (  # expansion, channels, blocks, stride of the first block
     (1, 16, 1, 1),
@@ -103,9 +104,9 @@ class MobileNetV2(FrameBackbone):
 
     def setup(self):
         if self.stem not in ("imagenet", "small"):
-            raise ValueError(f"stem={self.stem!r}: expected 'imagenet' or 'small'.")
+            raise UserError(f"stem={self.stem!r}: expected 'imagenet' or 'small'.")
         if self.consensus not in ("features", "logits"):
-            raise ValueError(f"consensus={self.consensus!r}: expected 'features' or 'logits'.")
+            raise UserError(f"consensus={self.consensus!r}: expected 'features' or 'logits'.")
 
         conv = partial(self.conv, dtype=self.dtype)
         norm = partial(self.norm, groups=self.bn_groups, dtype=self.dtype)

@@ -32,6 +32,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from effvid_jax.backbones import blocks, shifts
+from effvid_jax.errors import UserError
 
 
 # ----------------------------------------------------------------------------------------- geometry
@@ -283,7 +284,7 @@ class Exit(nn.Module):
             x = unit(x, train)
         x = blocks.avg_pool(x, (2, 2), (2, 2), (0, 0))
         if 0 in x.shape:
-            raise ValueError(f"the clip is too small for this MSDNet: an exit got a map of "
+            raise UserError(f"the clip is too small for this MSDNet: an exit got a map of "
                              f"{x_BTHWC.shape[2]}x{x_BTHWC.shape[3]} and needs 5x5, so the "
                              f"ImageNet network with 4 scales needs 129 pixels or more.")
         if x.shape[2:4] == (1, 1):  # always so in the reference; larger clips leave more positions
@@ -345,9 +346,9 @@ class MSDNet(nn.Module):
                              ("stem", ("imagenet", "cifar", "small"))):
             value = getattr(self, field)
             if value not in known:
-                raise ValueError(f"{field}={value!r}: expected one of {list(known)}.")
+                raise UserError(f"{field}={value!r}: expected one of {list(known)}.")
         if len(self.scale_factors) != len(self.bottleneck_factors):
-            raise ValueError(f"scale_factors={self.scale_factors} and bottleneck_factors="
+            raise UserError(f"scale_factors={self.scale_factors} and bottleneck_factors="
                              f"{self.bottleneck_factors}: expected one entry per scale in both.")
 
         sizes = [self.base] + [self.step if self.step_mode == "even" else self.step * i + 1

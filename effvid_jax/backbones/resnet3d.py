@@ -17,6 +17,7 @@ import flax.linen as nn
 
 from effvid_jax.backbones import blocks, resnet
 from effvid_jax.backbones.backbone import Backbone
+from effvid_jax.errors import UserError
 
 Axes = tuple[int, int, int]  # time, height, width
 FACTORINGS = ("", "torchvision", "blocks", "mmaction", "each")
@@ -259,12 +260,12 @@ class ResNet3D(Backbone):
 
     def _check(self) -> None:
         if self.factoring not in FACTORINGS:
-            raise ValueError(f"factoring={self.factoring!r}: expected one of {FACTORINGS}.")
+            raise UserError(f"factoring={self.factoring!r}: expected one of {FACTORINGS}.")
         if self.inflate_style not in ("3x1x1", "3x3x3"):
-            raise ValueError(f"inflate_style={self.inflate_style!r}: expected '3x1x1' or '3x3x3'.")
+            raise UserError(f"inflate_style={self.inflate_style!r}: expected '3x1x1' or '3x3x3'.")
         for name in ("inflate", "time_strides", "space_strides"):
             if len(getattr(self, name)) != len(self.stage_sizes):
-                raise ValueError(f"{name}={getattr(self, name)}: expected one entry for each of the "
+                raise UserError(f"{name}={getattr(self, name)}: expected one entry for each of the "
                                  f"{len(self.stage_sizes)} stages of stage_sizes={self.stage_sizes}.")
 
     @property

@@ -30,6 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from effvid_jax.backbones import blocks
+from effvid_jax.errors import UserError
 
 VARIANTS = {  # channels of stage 1, blocks per stage, heads per stage, stochastic depth in training
     "t": (96, (2, 2, 6, 2), (3, 6, 12, 24), 0.1),
@@ -103,11 +104,11 @@ def inflate_position_table(table: np.ndarray, rows: int) -> np.ndarray:
         (rows, heads).
 
     Raises:
-        ValueError: a table that is not square, or rows that hold no square map.
+        UserError: a table that is not square, or rows that hold no square map.
     """
     side = math.isqrt(table.shape[0])
     if side * side != table.shape[0]:
-        raise ValueError(f"position table of {table.shape[0]} rows: expected a square number, the "
+        raise UserError(f"position table of {table.shape[0]} rows: expected a square number, the "
                          f"table of a 2-D Swin with square windows.")
     if rows % table.shape[0]:
         new = max(s for s in range(1, math.isqrt(rows) + 1, 2) if rows % (s * s) == 0)
@@ -291,9 +292,9 @@ class Swin3D(nn.Module):
 
     def setup(self):
         if self.window_index not in ("slice", "exact"):
-            raise ValueError(f"window_index={self.window_index!r}: expected 'slice' or 'exact'.")
+            raise UserError(f"window_index={self.window_index!r}: expected 'slice' or 'exact'.")
         if len(self.depths) != len(self.num_heads):
-            raise ValueError(f"depths={self.depths} and num_heads={self.num_heads}: expected one "
+            raise UserError(f"depths={self.depths} and num_heads={self.num_heads}: expected one "
                              f"entry per stage in both.")
 
         conv = partial(self.conv, dtype=self.dtype)

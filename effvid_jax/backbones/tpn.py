@@ -17,6 +17,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from effvid_jax.backbones import blocks, resnet, resnet3d, trace
+from effvid_jax.errors import UserError
 
 
 class LevelFusion(nn.Module):
@@ -79,7 +80,7 @@ class Neck(nn.Module):
                 x = unit(x, train)
             levels.append(_pool_time(time(x, train), scale))
         if len({x.shape for x in levels}) > 1:
-            raise ValueError(
+            raise UserError(
                 f"TPN time_scales={self.time_scales} turn maps of {[x.shape[1] for x in maps]} frames "
                 f"into {[x.shape[1] for x in levels]}: choose scales that make them equal.")
 
@@ -146,9 +147,9 @@ class TPN(nn.Module):
 
     def setup(self):
         if self.flow not in ("cascade", "parallel"):
-            raise ValueError(f"flow={self.flow!r}: expected 'cascade' or 'parallel'.")
+            raise UserError(f"flow={self.flow!r}: expected 'cascade' or 'parallel'.")
         if self.levels[-1] != self.backbone.num_stages or len(self.time_scales) != len(self.levels):
-            raise ValueError(f"levels={self.levels}, time_scales={self.time_scales}: expected ascending "
+            raise UserError(f"levels={self.levels}, time_scales={self.time_scales}: expected ascending "
                              f"stages that end with {self.backbone.num_stages}, and one scale for each.")
         nn.share_scope(self, self.backbone)
         net = self.backbone

@@ -19,6 +19,7 @@ import flax.linen as nn
 from effvid_jax.backbones import blocks
 from effvid_jax.backbones.backbone import Backbone
 from effvid_jax.backbones.mobilenet_v2 import round_channels
+from effvid_jax.errors import UserError
 
 DEPTHS = {"s": (3, 5, 11, 7), "m": (3, 5, 11, 7), "l": (5, 10, 25, 15)}  # blocks per stage
 
@@ -110,7 +111,7 @@ class X3D(Backbone):
 
     def setup(self):
         if len(self.widths) != len(self.stage_sizes):
-            raise ValueError(f"widths={self.widths}: expected one for each of the "
+            raise UserError(f"widths={self.widths}: expected one for each of the "
                              f"{len(self.stage_sizes)} stages of stage_sizes={self.stage_sizes}.")
         conv = partial(self.conv, dtype=self.dtype)
         norm = partial(self.norm, groups=self.bn_groups, dtype=self.dtype)

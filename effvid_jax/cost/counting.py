@@ -42,6 +42,7 @@ import jax
 import jax.numpy as jnp
 
 from effvid_jax.backbones import make_backbone, trace
+from effvid_jax.errors import UserError
 
 _POOLS = ("max_pool", "avg_pool", "global_avg_pool")
 
@@ -149,12 +150,12 @@ def count(model: nn.Module, input_shape: Sequence[int], convention: str = "macs"
         A `Cost`.
 
     Raises:
-        ValueError: unknown convention, non-positive sizes, or an empty map in the network.
+        UserError: unknown convention, non-positive sizes, or an empty map in the network.
     """
     if convention not in CONVENTIONS:
-        raise ValueError(f"convention={convention!r}: expected one of {sorted(CONVENTIONS)}.")
+        raise UserError(f"convention={convention!r}: expected one of {sorted(CONVENTIONS)}.")
     if views < 1:
-        raise ValueError(f"views={views}: expected 1 or more.")
+        raise UserError(f"views={views}: expected 1 or more.")
     tape, variables = _trace(model, input_shape)
     empty = next((op for op in tape if 0 in op.out_shape), None)
     if empty is not None:
@@ -187,7 +188,7 @@ def check_resolution(model: nn.Module, input_shape: Sequence[int], name: str = "
         name: what to call the network in the message; its class by default.
 
     Raises:
-        ValueError: naming the resolution, the network, the first layer that fails and the smallest
+        UserError: naming the resolution, the network, the first layer that fails and the smallest
             square that fits.
     """
     failure = _first_failure(_trace(model, input_shape)[0])
@@ -206,7 +207,7 @@ def _first_failure(tape: list[trace.Op]):
     return None
 
 
-def _too_small(model, input_shape, op: trace.Op, reason: str, name: str = "") -> ValueError:
+def _too_small(model, input_shape, op: trace.Op, reason: str, name: str = "") -> UserError:
     t, h, w, c = input_shape
 
     def fits(size):
@@ -215,7 +216,7 @@ def _too_small(model, input_shape, op: trace.Op, reason: str, name: str = "") ->
     smallest = bisect.bisect_left(range(1025), True, lo=1, key=fits)
     advice = (f"it needs at least {smallest}x{smallest} pixels" if smallest < 1025
               else f"no resolution helps with {t} frames")
-    return ValueError(f"resolution {h}x{w} is too small for {name or type(model).__name__}: "
+    return UserError(f"resolution {h}x{w} is too small for {name or type(model).__name__}: "
                       f"{op.path or op.kind} {reason}; {advice}.")
 
 
@@ -223,7 +224,7 @@ def _trace(model: nn.Module, input_shape: Sequence[int]):
     """Tape and abstract variables of a forward pass over one clip (T, H, W, C)."""
     shape = tuple(int(n) for n in input_shape)
     if len(shape) != 4 or min(shape) < 1:
-        raise ValueError(f"input shape {tuple(input_shape)}: expected 4 positive sizes (T, H, W, C).")
+        raise UserError(f"input shape {tuple(input_shape)}: expected 4 positive sizes (T, H, W, C).")
     return _cached_trace(model, shape)
 
 
@@ -302,7 +303,7 @@ def table(cost: Cost) -> str:
 def _parse_input(text: str) -> tuple[int, int, int]:
     match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", text)
     if match is None or "0" in [n.lstrip("0") or "0" for n in match.groups()]:
-        raise ValueError(f"--input {text!r}: expected TxHxW with positive numbers (frames, height, "
+        raise UserError(f"--input {text!r}: expected TxHxW with positive numbers (frames, height, "
                          f"width), such as 8x224x224.")
     return tuple(int(n) for n in match.groups())
 
@@ -322,7 +323,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     try:
         if args.classes < 1:
-            raise ValueError(f"--classes {args.classes}: expected 1 or more.")
+            raise UserError(f"--classes {args.classes}: expected 1 or more.")
         model = make_backbone(args.backbone, num_classes=args.classes)
         clip = (*_parse_input(args.input), 3)
         check_resolution(model, clip, args.backbone)

@@ -184,9 +184,9 @@ HEADER = """# Costs beside the papers
 
 Written by `python -m effvid_jax.cost.tables --write docs/cost.md`; a test keeps it up to date. What the
 papers call GFLOPs are multiply-adds, and each counts its own selection of them: the column "convention"
-names the rule (`python -m effvid_jax.cost --convention`, explained in `effvid_jax/cost/counting.py`). Figures are
-10^9 per clip including its views, or millions of parameters where the row says so. "unresolved" marks what
-no reading of ours meets within 1 %.
+names the rule (`python -m effvid_jax.cost --convention`, explained in `effvid_jax/cost/counting.py`).
+Figures are 10^9 per clip including its views, or millions of parameters where the row says so. "unresolved"
+marks what no reading of ours meets within 1 %.
 """
 PAPERS = {RESKD: "ResKD (arXiv 2209.12797)", DYNAMIC: "Dynamic Inference (arXiv 2002.03342)",
           VARED: "VA-RED2 (arXiv 2102.07887)"}

@@ -30,6 +30,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from effvid_jax.errors import UserError
+
 POLICIES = ("compact", "pool")
 
 
@@ -107,20 +109,20 @@ class Executor:
         runs: how often each (step, size) ran since it was made: what was really computed.
 
     Raises:
-        ValueError: unknown policy, or sizes that do not fit the batch or the devices.
+        UserError: unknown policy, or sizes that do not fit the batch or the devices.
     """
 
     def __init__(self, steps: Sequence[Step], score: Callable, batch_size: int,
                  sizes: Sequence[int] = (), policy: str = "pool", mesh=None, threads: int = 8):
         if policy not in POLICIES:
-            raise ValueError(f"policy={policy!r}: expected one of {list(POLICIES)}.")
+            raise UserError(f"policy={policy!r}: expected one of {list(POLICIES)}.")
         devices = mesh.size if mesh is not None else 1
         if batch_size < 1 or batch_size % devices:
-            raise ValueError(f"batch_size={batch_size}: expected a positive multiple of the number of "
+            raise UserError(f"batch_size={batch_size}: expected a positive multiple of the number of "
                              f"devices, {devices}.")
         bad = [size for size in sizes if size < 1 or size > batch_size or size % devices]
         if bad:
-            raise ValueError(f"sizes={tuple(sizes)}: {bad} are not multiples of the number of devices, "
+            raise UserError(f"sizes={tuple(sizes)}: {bad} are not multiples of the number of devices, "
                              f"{devices}, between 1 and batch_size={batch_size}.")
         default = {batch_size // part // devices * devices for part in (2, 4, 8, 32)} - {0}
         self.steps, self.batch_size, self.policy, self.threads = steps, batch_size, policy, threads

@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from effvid_jax.backbones import blocks, shifts
+from effvid_jax.errors import UserError
 from effvid_jax.exits import routes
 
 
@@ -160,7 +161,7 @@ def make_exit_net(exits, make_backbone, num_classes: int, **options) -> ExitNet:
         options: further fields of `ExitNet`.
 
     Raises:
-        ValueError: a route, order or shift that does not fit frames or backbone.
+        UserError: a route, order or shift that does not fit frames or backbone.
     """
     frames = exits.frames
     plain = make_backbone()
@@ -169,7 +170,7 @@ def make_exit_net(exits, make_backbone, num_classes: int, **options) -> ExitNet:
         first = 1 if hasattr(plain, "pool_exit") else max(1, plain.num_stages - 2)
         stages = tuple(range(first, plain.num_stages + 1))
     if sorted(set(stages)) != list(stages) or stages[0] < 1 or stages[-1] != plain.num_stages:
-        raise ValueError(f"config.model.exits.stages={stages}: expected stages of the backbone in "
+        raise UserError(f"config.model.exits.stages={stages}: expected stages of the backbone in "
                          f"order, ending with the last, {plain.num_stages}.")
     if exits.route:
         route = routes.check_route(exits.route, frames, len(stages))
@@ -179,15 +180,15 @@ def make_exit_net(exits, make_backbone, num_classes: int, **options) -> ExitNet:
              routes.frame_order(frames, exits.scheme))
     by_frames = route[0].frames < frames
     if by_frames and not hasattr(plain, "shift"):
-        raise ValueError(f"{type(plain).__name__} mixes frames inside, so its exits can only lie along "
+        raise UserError(f"{type(plain).__name__} mixes frames inside, so its exits can only lie along "
                          f"the depth: use config.model.exits.scheme='depth', or a 2-D backbone.")
     groups = exits.groups or (1 if exits.scheme in ("depth", "input") else 2)
     if frames % groups:
-        raise ValueError(f"config.model.exits.groups={groups} does not divide {frames} frames.")
+        raise UserError(f"config.model.exits.groups={groups} does not divide {frames} frames.")
     kinds = {"online": partial(shifts.OnlineShift, group=frames // groups, div=exits.shift_div),
              "offline": partial(shifts.temporal_shift, div=exits.shift_div), "none": None}
     if exits.shift not in kinds:
-        raise ValueError(f"config.model.exits.shift={exits.shift!r}: expected one of {list(kinds)}.")
+        raise UserError(f"config.model.exits.shift={exits.shift!r}: expected one of {list(kinds)}.")
     backbone = make_backbone(shift=kinds[exits.shift]) if hasattr(plain, "shift") else plain
     return ExitNet(backbone, num_classes, route, order, frames // groups, stages, exits.width,
                    exits.share_heads, classifier_std=exits.classifier_std, **options)

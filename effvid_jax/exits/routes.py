@@ -19,6 +19,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from effvid_jax.errors import UserError
+
 SCHEMES = ("depth", "input", "permuted", "unified")
 
 
@@ -55,11 +57,11 @@ def scheme_route(scheme: str, num_frames: int, num_depths: int) -> tuple[Checkpo
     """The route of a named scheme.
 
     Raises:
-        ValueError: unknown scheme, or too few frames for it.
+        UserError: unknown scheme, or too few frames for it.
     """
     t, d = num_frames, num_depths
     if scheme not in SCHEMES:
-        raise ValueError(f"config.method.scheme={scheme!r}: expected one of {list(SCHEMES)}.")
+        raise UserError(f"config.method.scheme={scheme!r}: expected one of {list(SCHEMES)}.")
     if scheme == "depth":
         return tuple(Checkpoint(t, k) for k in range(1, d + 1))
     if scheme in ("input", "permuted"):
@@ -68,7 +70,7 @@ def scheme_route(scheme: str, num_frames: int, num_depths: int) -> tuple[Checkpo
             counts.insert(0, counts[0] // 2)
         return tuple(Checkpoint(n, d) for n in counts)
     if t < 4 or t % 4:
-        raise ValueError(f"config.method.scheme='unified' needs a multiple of 4 frames, not {t}: set "
+        raise UserError(f"config.method.scheme='unified' needs a multiple of 4 frames, not {t}: set "
                          f"config.data.num_frames, or give config.method.route.")
     shallow = max(1, round(2 * d / 5))  # 2 of 5 depths on a quarter of the frames
     return (*(Checkpoint(t // 4, k) for k in range(1, min(shallow, d - 1) + 1)),
@@ -81,23 +83,23 @@ def check_route(route: Sequence[Sequence[int]], num_frames: int,
     """A route given by hand, e.g. in a config, checked.
 
     Raises:
-        ValueError: no pairs, steps back, stands still, leaves the grid, or stops short of its corner.
+        UserError: no pairs, steps back, stands still, leaves the grid, or stops short of its corner.
     """
     name = f"config.method.route={tuple(map(tuple, route))}" if route else "config.method.route=()"
     if not route or any(len(pair) != 2 for pair in route):
-        raise ValueError(f"{name}: expected pairs (frames, depth), such as ((4, 1), (8, 3)).")
+        raise UserError(f"{name}: expected pairs (frames, depth), such as ((4, 1), (8, 3)).")
     checkpoints = tuple(Checkpoint(int(n), int(d)) for n, d in route)
     for before, after in zip(checkpoints, checkpoints[1:]):
         if after.frames < before.frames or after.depth < before.depth or after == before:
-            raise ValueError(f"{name}: {tuple(after)} after {tuple(before)} steps back or stands still; "
+            raise UserError(f"{name}: {tuple(after)} after {tuple(before)} steps back or stands still; "
                              f"frames and depth may only grow.")
     if checkpoints[0].frames < 1 or checkpoints[0].depth < 1:
-        raise ValueError(f"{name}: frames and depths count from 1.")
+        raise UserError(f"{name}: frames and depths count from 1.")
     if checkpoints[-1].frames > num_frames:
-        raise ValueError(f"{name}: {checkpoints[-1].frames} frames, but a clip has {num_frames} "
+        raise UserError(f"{name}: {checkpoints[-1].frames} frames, but a clip has {num_frames} "
                          f"(config.data.num_frames).")
     if checkpoints[-1] != (num_frames, num_depths):
-        raise ValueError(f"{name} ends at {tuple(checkpoints[-1])}: the last checkpoint always answers, "
+        raise UserError(f"{name} ends at {tuple(checkpoints[-1])}: the last checkpoint always answers, "
                          f"so it must be all {num_frames} frames at depth {num_depths}.")
     return checkpoints
 
@@ -116,10 +118,10 @@ def check_order(order: Sequence[int], num_frames: int) -> tuple[int, ...]:
     """An order given by hand, checked.
 
     Raises:
-        ValueError: not a permutation of 0 .. num_frames - 1.
+        UserError: not a permutation of 0 .. num_frames - 1.
     """
     if sorted(order) != list(range(num_frames)):
-        raise ValueError(f"config.method.order={tuple(order)} is no permutation of 0 to "
+        raise UserError(f"config.method.order={tuple(order)} is no permutation of 0 to "
                          f"{num_frames - 1} (config.data.num_frames={num_frames}).")
     return tuple(int(i) for i in order)
 

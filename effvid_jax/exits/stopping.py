@@ -27,6 +27,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from effvid_jax.errors import UserError
+
 RULES = ("confidence", "margin", "entropy")
 SEARCHES = ("msdnet", "accuracy")
 NEVER = 1e8  # a threshold that no score reaches, as in the reference; finite, so that it can be saved
@@ -148,13 +150,13 @@ def thresholds_for_budget(scores_Nm, hits_Nm, costs_m: Sequence[float], budget: 
         search: one of `SEARCHES`.
 
     Raises:
-        ValueError: unknown search; less than the first checkpoint costs.
+        UserError: unknown search; less than the first checkpoint costs.
     """
     costs = np.asarray(costs_m, np.float64)
     if search not in SEARCHES:
-        raise ValueError(f"config.method.search={search!r}: expected one of {list(SEARCHES)}.")
+        raise UserError(f"config.method.search={search!r}: expected one of {list(SEARCHES)}.")
     if not budget >= costs[0]:
-        raise ValueError(
+        raise UserError(
             f"config.method.budget allows {budget:.4g} GMACs per video on average, less than stopping "
             f"every video at the first checkpoint costs ({costs[0]:.4g}); the last one costs "
             f"{costs[-1]:.4g}.")

@@ -8,6 +8,7 @@ import os
 import numpy as np
 
 from effvid_jax import console, plots
+from effvid_jax.errors import UserError
 
 
 def analyse(rows, names, task, workdir: str, split: str) -> dict[str, float]:
@@ -24,13 +25,13 @@ def analyse(rows, names, task, workdir: str, split: str) -> dict[str, float]:
         workdir, split: where, and of what.
 
     Raises:
-        ValueError: a gate that is not finite.
+        UserError: a gate that is not finite.
     """
     ratios_NL = rows["ratios"]
     bad = ~np.isfinite(ratios_NL)
     if bad.any():
         clip, layer = np.argwhere(bad)[0]
-        raise ValueError(f"the gate of {names[layer]} is not finite for video {rows['name'][clip]} ("
+        raise UserError(f"the gate of {names[layer]} is not finite for video {rows['name'][clip]} ("
                          f"{bad.any(axis=1).sum()} of {len(bad)} videos): these weights are damaged or "
                          f"diverged; train with a lower config.optim.lr or restore an earlier step.")
     varying = float((np.ptp(ratios_NL, axis=0) > 0).mean())

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from effvid_jax.backbones import blocks
+from effvid_jax.errors import UserError
 
 
 class FoldedNorm(blocks.BatchNorm):
@@ -29,7 +30,7 @@ class FoldedNorm(blocks.BatchNorm):
         if self.is_initializing() or self.has_variable("params", "scale"):
             return super().__call__(x, train)
         if train:
-            raise ValueError(f"{'/'.join(self.path)} is folded into a convolution: a folded network only "
+            raise UserError(f"{'/'.join(self.path)} is folded into a convolution: a folded network only "
                              f"predicts.")
         y = x + self.get_variable("params", "bias")
         return y.astype(self.dtype or x.dtype)

@@ -37,6 +37,7 @@ import jax.numpy as jnp
 
 from effvid_jax.backbones import blocks, trace
 from effvid_jax.backbones.facts import facts, gated_backbones
+from effvid_jax.errors import UserError
 from effvid_jax.gating import variants
 from effvid_jax.gating.variants import Decision
 
@@ -132,12 +133,12 @@ class GatedConv(blocks.Conv):
 
     def _check(self) -> None:
         if self.form not in FORMS:
-            raise ValueError(f"form={self.form!r}: expected one of {FORMS}.")
+            raise UserError(f"form={self.form!r}: expected one of {FORMS}.")
         if not 2 <= self.search_space <= 4:
-            raise ValueError(f"search_space={self.search_space}: expected 2 (all or half of channels and "
+            raise UserError(f"search_space={self.search_space}: expected 2 (all or half of channels and "
                              f"frames), 3 (also a quarter) or 4.")
         if self.cheap_kernel % 2 == 0 or self.cheap_kernel < 1:
-            raise ValueError(f"cheap_kernel={self.cheap_kernel}: expected an odd number, such as 1 or 3.")
+            raise UserError(f"cheap_kernel={self.cheap_kernel}: expected an odd number, such as 1 or 3.")
 
     def _layer(self, x, S_c: int, S_t: int) -> variants.Layer:
         """Geometry and arrays of this convolution for inputs like `x`."""
@@ -164,11 +165,11 @@ def layers_of(backbone: str, given: str = "") -> str:
     """Regular expression of the gated convolutions: as given, or those known of a backbone.
 
     Raises:
-        ValueError: a backbone of which none are known.
+        UserError: a backbone of which none are known.
     """
     known = given or facts(backbone).gated_layers
     if not known:
-        raise ValueError(
+        raise UserError(
             f"config.model.backbone={backbone!r} has no list of gated convolutions. Those that have: "
             f"{gated_backbones()}. For another one give config.method.layers, a regular expression of "
             f"module paths such as 'layer.*/conv2'.")

@@ -15,7 +15,7 @@ def find_method(name: str) -> type[Method]:
     """The class of a method: of a file in this folder, or of a module given by its dotted path.
 
     Raises:
-        ValueError: unknown name, with close matches.
+        UserError: unknown name, with close matches.
     """
     return lookup.find_class("config.method.name", name, Method, __name__, SHARED)
 
@@ -29,7 +29,7 @@ def make_method(config, task: Task, inference: bool = False) -> Method:
         inference: only `predict` is wanted; frozen networks are not loaded.
 
     Raises:
-        ValueError: unknown name, with close matches; or what the method itself refuses.
+        UserError: unknown name, with close matches; or what the method itself refuses.
     """
     method = find_method(config.method.name)
     return method.inference(config, task) if inference else method(config, task)
@@ -43,7 +43,7 @@ def check_method(config, clip_shape) -> None:
         clip_shape: (B, T, H, W, 3).
 
     Raises:
-        ValueError: what `make_method` refuses, or a network that does not fit the clips.
+        UserError: what `make_method` refuses, or a network that does not fit the clips.
     """
     method = find_method(config.method.name)
     method.Settings.read(config.method).check(config)

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from effvid_jax import cost
 from effvid_jax.backbones import make_backbone
+from effvid_jax.errors import UserError
 from effvid_jax.exits import executor, network
 from effvid_jax.methods.settings import MethodSettings
 from effvid_jax.tasks import Task
@@ -117,7 +118,7 @@ class Method(abc.ABC):
             numbers are in `<file>_<split>.csv`.
 
     Raises:
-        ValueError: what the settings, the backbone or the method refuse.
+        UserError: what the settings, the backbone or the method refuse.
     """
 
     Settings: type[MethodSettings] = MethodSettings
@@ -230,7 +231,7 @@ def compute_dtype(name: str):
     """Module dtype of a config's 'float32' (None: follow the inputs) or 'bfloat16'."""
     known = {"float32": None, "bfloat16": jnp.bfloat16}
     if name not in known:
-        raise ValueError(f"config.model.dtype={name!r}: expected one of {sorted(known)}.")
+        raise UserError(f"config.model.dtype={name!r}: expected one of {sorted(known)}.")
     return known[name]
 
 
@@ -243,7 +244,7 @@ def init_backbone(model: nn.Module, rng, clip_shape_BTHWC) -> tuple[Any, Any]:
     """Random (params, stats) of a backbone; one clip's shape is enough.
 
     Raises:
-        ValueError: the clip is too small for the network.
+        UserError: the clip is too small for the network.
     """
     shape = (1, *clip_shape_BTHWC[1:])
     cost.check_resolution(

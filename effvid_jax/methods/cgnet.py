@@ -77,7 +77,7 @@ class CGNet(Gated):
     """The method of a config; reads `config.model` and `config.method`.
 
     Raises:
-        ValueError: a backbone without a list of layers, or a setting out of its range.
+        UserError: a backbone without a list of layers, or a setting out of its range.
     """
 
     @dataclasses.dataclass(frozen=True)
@@ -92,7 +92,7 @@ class CGNet(Gated):
         threshold_weight: float = 1e-4
 
         def check(self, config):
-            """Raises ValueError for a value out of its range."""
+            """Raises UserError for a value out of its range."""
             self._check_least(partitions=2, threshold_weight=0, sharpness=0)
 
     marker = "gate_threshold"

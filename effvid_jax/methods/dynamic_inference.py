@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from effvid_jax.cost.exits import route_costs
+from effvid_jax.errors import UserError
 from effvid_jax.exits import curve, executor, routes, stopping
 from effvid_jax.exits.network import run_segment
 from effvid_jax.losses import soft_kl, weighted_mean
@@ -39,7 +40,7 @@ class DynamicInference(base.Method):
     """The method of a config; reads `config.model`, `config.method` and the size of clips.
 
     Raises:
-        ValueError: a route, order, rule, weight, threshold or budget that does not fit.
+        UserError: a route, order, rule, weight, threshold or budget that does not fit.
     """
 
     @dataclasses.dataclass(frozen=True)
@@ -59,25 +60,25 @@ class DynamicInference(base.Method):
         executor_sizes: tuple[int, ...] = ()  # batch sizes to compile beside eval_batch_size; (): 1/2 to 1/32
 
         def check(self, config):
-            """Raises ValueError for a network without exits, other clips than its route, or unknown words."""
+            """Raises UserError for a network without exits, other clips than its route, or unknown words."""
             if not config.model.get("exits"):
-                raise ValueError("config.model.exits is empty: method 'dynamic_inference' needs a network "
+                raise UserError("config.model.exits is empty: method 'dynamic_inference' needs a network "
                                  "with exits; start from a config of configs/dynamic_*.py.")
             if config.data.num_frames != config.model.exits.frames:
-                raise ValueError(f"config.data.num_frames={config.data.num_frames}, but the route of this "
+                raise UserError(f"config.data.num_frames={config.data.num_frames}, but the route of this "
                                  f"network is for {config.model.exits.frames} frames "
                                  f"(config.model.exits.frames).")
             self._check_known(rule=stopping.RULES, search=stopping.SEARCHES, executor=EXECUTORS)
             if not self.budget_gmacs and not self.budget > 0:
-                raise ValueError(f"config.method.budget={self.budget}: expected a share of the cost of full "
+                raise UserError(f"config.method.budget={self.budget}: expected a share of the cost of full "
                                  f"inference, such as 0.5.")
 
         def check_lengths(self, route) -> None:
-            """Raises ValueError where a value a checkpoint is meant, and there are more or fewer."""
+            """Raises UserError where a value a checkpoint is meant, and there are more or fewer."""
             for name in ("loss_weights", "thresholds"):
                 values = getattr(self, name)
                 if values and len(values) != len(route):
-                    raise ValueError(f"config.method.{name} has {len(values)} entries; this route has "
+                    raise UserError(f"config.method.{name} has {len(values)} entries; this route has "
                                      f"{len(route)} checkpoints: {[tuple(c) for c in route]}.")
 
     calibrates = True
@@ -87,7 +88,7 @@ class DynamicInference(base.Method):
     def __init__(self, config, task):
         super().__init__(config, task)
         if not task.class_scores:
-            raise ValueError("config.task: method 'dynamic_inference' stops where a class is sure enough; "
+            raise UserError("config.task: method 'dynamic_inference' stops where a class is sure enough; "
                              "this task has no scores of classes.")
         self.model = base.build_backbone(config.model, task.num_outputs)
         self.settings.check_lengths(self.model.route)
@@ -144,7 +145,7 @@ class DynamicInference(base.Method):
         if rows is not None:
             record = {**record, **self._recorded(rows)}
         if record["thresholds"].shape != (self.m,):
-            raise ValueError(f"the checkpoint holds {record['thresholds'].shape[0]} thresholds; this "
+            raise UserError(f"the checkpoint holds {record['thresholds'].shape[0]} thresholds; this "
                              f"route has {self.m} checkpoints: they belong to another network.")
         if self.settings.thresholds:
             found = np.array(self.settings.thresholds, np.float32)

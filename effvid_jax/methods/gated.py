@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from effvid_jax import cost
+from effvid_jax.errors import UserError
 from effvid_jax.gating import analysis, decisions, gates
 from effvid_jax.losses import weighted_mean
 from effvid_jax.methods import base
@@ -49,11 +50,11 @@ class Gated(base.Method):
         """See `Method.init`.
 
         Raises:
-            ValueError: no convolution of the network decides anything.
+            UserError: no convolution of the network decides anything.
         """
         params, stats = base.init_backbone(self.model, rng, clip_shape)
         if not decisions.layer_names(params, self.marker):
-            raise ValueError(
+            raise UserError(
                 f"config.method.layers={self.layers!r} matches no convolution of "
                 f"{self.config.model.backbone!r}, or config.method.temporal and channel are both off.")
         return base.Variables(params, stats)

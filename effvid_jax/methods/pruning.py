@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from effvid_jax.backbones import blocks, trace
+from effvid_jax.errors import UserError
 from effvid_jax.gating import gates
 from effvid_jax.methods import base
 from effvid_jax.methods.supervised import Supervised
@@ -58,7 +59,7 @@ class Pruning(Supervised):
     """The method of a config; reads `config.model` and `config.method`.
 
     Raises:
-        ValueError: a backbone without a list of layers, or a share out of its range.
+        UserError: a backbone without a list of layers, or a share out of its range.
     """
 
     @dataclasses.dataclass(frozen=True)
@@ -69,9 +70,9 @@ class Pruning(Supervised):
         keep: float = 0.61  # of R(2+1)D-18 this leaves 19.9 of 27.7 GMACs, as in the paper's Table 7
 
         def check(self, config):
-            """Raises ValueError for a share out of its range."""
+            """Raises UserError for a share out of its range."""
             if not 0 < self.keep <= 1:
-                raise ValueError(f"config.method.keep={self.keep}: expected a share of the weights, more "
+                raise UserError(f"config.method.keep={self.keep}: expected a share of the weights, more "
                                  f"than 0 and at most 1.")
 
     def _fields(self):

@@ -34,6 +34,7 @@ import jax
 import jax.numpy as jnp
 
 from effvid_jax import checkpoint, cost
+from effvid_jax.errors import UserError
 from effvid_jax.losses import soft_kl, squared_error, weighted_mean
 from effvid_jax.methods import base
 from effvid_jax.methods.supervised import Supervised
@@ -53,7 +54,7 @@ class Reskd(base.Method):
             modules that return `(logits, {'features': ...})` and have a `classify` method will do.
 
     Raises:
-        ValueError: teacher missing, of another number of classes, or of other feature channels than the
+        UserError: teacher missing, of another number of classes, or of other feature channels than the
             student where features are matched; unknown loss.
     """
 
@@ -72,13 +73,13 @@ class Reskd(base.Method):
         teacher_bn: str = "batch"  # batch: as the released code executes | running: evaluation mode
 
         def check(self, config):
-            """Raises ValueError for an unknown loss or mode."""
+            """Raises UserError for an unknown loss or mode."""
             self._check_known(loss=LOSSES, teacher_bn=("batch", "running"), kl_mean=("element", "row"))
 
     def __init__(self, config, task, networks=None):
         super().__init__(config, task)
         if self.settings.loss != "feature" and not task.class_scores:
-            raise ValueError(f"config.method.loss={self.settings.loss!r} compares scores of classes, which "
+            raise UserError(f"config.method.loss={self.settings.loss!r} compares scores of classes, which "
                              f"this task does not have: 'feature' does without.")
         if networks is None:
             saved, variables = load_teacher(self.settings, task.class_names)
@@ -156,7 +157,7 @@ class Reskd(base.Method):
         f_s = features(self.student, variables.network, low)
         f_t = features(self.teacher, variables.frozen["teacher"], high)
         if self.settings.loss == "feature" and (f_s[-1] != f_t[-1] or f_s[1] != f_t[1]):
-            raise ValueError(
+            raise UserError(
                 f"config.method.loss='feature' subtracts maps, but the student's is "
                 f"{f_s[1]} frames x {f_s[-1]} channels and the teacher's {f_t[1]} x {f_t[-1]}: choose "
                 f"backbones of equal width, or config.method.loss='position_kl', which compares class "
@@ -193,10 +194,10 @@ def load_teacher(settings, class_names):
     """(`checkpoint.Saved`, variables) of the teacher.
 
     Raises:
-        ValueError: no teacher named, none there, or one with other classes or another order of them.
+        UserError: no teacher named, none there, or one with other classes or another order of them.
     """
     if not settings.teacher:
-        raise ValueError(
+        raise UserError(
             "config.method.teacher is empty: it names the workdir of a trained teacher. Train one with "
             "the supervised config of this data set (its docstring has the command), import one with "
             "python -m effvid_jax.torch_import, or train it in the same run with "
@@ -204,13 +205,13 @@ def load_teacher(settings, class_names):
     saved, variables = checkpoint.load_variables(settings.teacher)
     where = f"config.method.teacher={settings.teacher!r}"
     if saved.num_classes != len(class_names):
-        raise ValueError(
+        raise UserError(
             f"{where} has {saved.num_classes} classes, the data has {len(class_names)}: distillation "
             f"compares class by class; use a teacher trained on this data.")
     unnamed = all(name.isdigit() for name in saved.class_names)  # imported weights know only numbers
     differ = [pair for pair in zip(saved.class_names, class_names) if pair[0] != pair[1]]
     if differ and not unnamed:
-        raise ValueError(
+        raise UserError(
             f"{where} names {len(differ)} of its classes differently, the first is {differ[0][0]!r} "
             f"where the data has {differ[0][1]!r}: teacher and data must have the same classes in the "
             f"same order.")

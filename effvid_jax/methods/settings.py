@@ -16,6 +16,7 @@ from typing import ClassVar
 import ml_collections
 
 from effvid_jax import lookup
+from effvid_jax.errors import UserError
 
 PACKAGE = "effvid_jax.methods"
 
@@ -35,12 +36,12 @@ class MethodSettings:
         """The settings that a `config.method` holds; a field that an old file lacks has its default.
 
         Raises:
-            ValueError: a field that this method does not have, with close matches.
+            UserError: a field that this method does not have, with close matches.
         """
         given = {k: tuple(v) if isinstance(v, list) else v for k, v in dict(method).items() if k != "name"}
         known = [field.name for field in dataclasses.fields(cls)]
         if unknown := [name for name in given if name not in known]:
-            raise ValueError(f"config.method.{unknown[0]} is no setting of method {cls.method_name()!r}. "
+            raise UserError(f"config.method.{unknown[0]} is no setting of method {cls.method_name()!r}. "
                              f"Close matches: {difflib.get_close_matches(unknown[0], known)}. All: {known}.")
         return cls(**given)
 
@@ -50,7 +51,7 @@ class MethodSettings:
             field.name: getattr(self, field.name) for field in dataclasses.fields(self)}})
 
     def check(self, config) -> None:
-        """Raises ValueError for values that a field cannot have, alone or beside the rest of the config."""
+        """Raises UserError for values that a field cannot have, alone or beside the rest of the config."""
 
     @classmethod
     def method_name(cls) -> str:
@@ -60,10 +61,10 @@ class MethodSettings:
     def _check_known(self, **known: Sequence[str]) -> None:
         for name, values in known.items():
             if getattr(self, name) not in values:
-                raise ValueError(
+                raise UserError(
                     f"config.method.{name}={getattr(self, name)!r}: expected one of {list(values)}.")
 
     def _check_least(self, **least: float) -> None:
         for name, value in least.items():
             if getattr(self, name) < value:
-                raise ValueError(f"config.method.{name}={getattr(self, name)}: expected {value} or more.")
+                raise UserError(f"config.method.{name}={getattr(self, name)}: expected {value} or more.")

@@ -41,7 +41,7 @@ class VaRed2(Gated):
     """The method of a config; reads `config.model` and `config.method`.
 
     Raises:
-        ValueError: a backbone without gated layers, or a setting that does not fit.
+        UserError: a backbone without gated layers, or a setting that does not fit.
     """
 
     @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,7 @@ class VaRed2(Gated):
         # 2**18, say); 0: the network runs clip by clip, the fastest on a CPU; ours
 
         def check(self, config):
-            """Raises ValueError for a value out of its range; the convolution checks its own."""
+            """Raises UserError for a value out of its range; the convolution checks its own."""
             self._check_least(efficiency_weight=0, gate_width=0, leak=0, positions=0)
 
     marker = "gate/beta"

@@ -14,20 +14,22 @@ import statistics
 import sys
 from collections.abc import Sequence
 
+from effvid_jax.errors import UserError
+
 
 def read(workdirs: Sequence[str]) -> list[dict]:
     """`metrics.json` of every run.
 
     Raises:
-        ValueError: a run is given twice, or has no final metrics.
+        UserError: a run is given twice, or has no final metrics.
     """
     if len(set(map(os.path.abspath, workdirs))) < len(workdirs):
-        raise ValueError(f"a workdir is given twice: {', '.join(workdirs)}.")
+        raise UserError(f"a workdir is given twice: {', '.join(workdirs)}.")
     found = []
     for workdir in workdirs:
         path = os.path.join(workdir, "metrics.json")
         if not os.path.exists(path):
-            raise ValueError(f"{path} is missing: give workdirs of finished runs.")
+            raise UserError(f"{path} is missing: give workdirs of finished runs.")
         with open(path) as f:
             found.append(json.load(f))
     return found

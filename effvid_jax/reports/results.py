@@ -32,6 +32,7 @@ import jax
 import tabulate
 
 from effvid_jax import writers
+from effvid_jax.errors import UserError
 
 COLUMNS = ("what", "dataset", "config", "command", "seeds", "value", "spread", "paper", "hardware",
            "versions", "commit")
@@ -44,16 +45,16 @@ def read_rows(path: str) -> list[dict[str, str]]:
     """The rows of a results file.
 
     Raises:
-        ValueError: other columns than `COLUMNS`, or a row that is not as long as they are.
+        UserError: other columns than `COLUMNS`, or a row that is not as long as they are.
     """
     with open(path, newline="") as f:
         table = csv.DictReader(f, strict=True)
         if tuple(table.fieldnames or ()) != COLUMNS:
-            raise ValueError(f"{path}: the columns are {table.fieldnames}; expected {list(COLUMNS)}.")
+            raise UserError(f"{path}: the columns are {table.fieldnames}; expected {list(COLUMNS)}.")
         rows = list(table)
     for number, row in enumerate(rows, 2):
         if None in row or None in row.values():
-            raise ValueError(f"{path}, row {number}: expected {len(COLUMNS)} values (quote those that "
+            raise UserError(f"{path}, row {number}: expected {len(COLUMNS)} values (quote those that "
                              f"contain a comma).")
     return rows
 
@@ -100,7 +101,7 @@ def fill(text: str, rows: list[dict[str, str]], name: str = "text") -> str:
         name: of the text, for messages.
 
     Raises:
-        ValueError: a marker without its end, unknown columns, or a table that no row fits.
+        UserError: a marker without its end, unknown columns, or a table that no row fits.
     """
 
     def table(match) -> str:
@@ -108,7 +109,7 @@ def fill(text: str, rows: list[dict[str, str]], name: str = "text") -> str:
 
     filled = _TABLE.sub(table, text)
     if len(_MARKER.findall(text)) != 2 * len(_TABLE.findall(text)):
-        raise ValueError(f"{name}: every '<!-- results: ... -->' needs a '<!-- /results -->' after "
+        raise UserError(f"{name}: every '<!-- results: ... -->' needs a '<!-- /results -->' after "
                          f"it, each on a line of its own.")
     return filled
 
@@ -120,13 +121,13 @@ def _table(request: str, rows, name: str) -> str:
     columns = wanted.pop("columns", "what,value").split(",")
     unknown = [column for column in (*wanted, *columns) if column not in COLUMNS]
     if unknown or not table or "=" in table:
-        raise ValueError(f"{where}: expected a table's name, then columns=... or patterns for "
+        raise UserError(f"{where}: expected a table's name, then columns=... or patterns for "
                          f"{list(COLUMNS)}, not {unknown or request}.")
     chosen = [row | {"what": what} for row in rows
               for group, _, what in [row["what"].partition(": ")] if group == table
               and all(fnmatch.fnmatchcase(row[column], wanted[column]) for column in wanted)]
     if not chosen:
-        raise ValueError(f"{where}: no row of docs/results.csv fits.")
+        raise UserError(f"{where}: no row of docs/results.csv fits.")
     if all(": " in row["what"] for row in chosen):
         cells: dict[str, dict[str, str]] = {}
         for row in chosen:
@@ -163,7 +164,7 @@ def update(root: str = ROOT, check: bool = False) -> list[str]:
         Files whose tables were out of date.
 
     Raises:
-        ValueError: see `read_rows` and `fill`.
+        UserError: see `read_rows` and `fill`.
     """
     rows = read_rows(os.path.join(root, "docs", "results.csv"))
     changed = []

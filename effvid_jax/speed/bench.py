@@ -56,7 +56,7 @@ def bench(config, workdir: str) -> dict:
         and "exits" for a network with early exits.
 
     Raises:
-        ValueError: anything wrong with config or data.
+        UserError, DataError: anything wrong with config or data.
     """
     os.makedirs(workdir, exist_ok=True)
     config = _small_benchmark(config)
@@ -283,7 +283,7 @@ def loop(config, name: str, step: Step, alone: dict, seconds: float) -> list[dic
         alone: row of the step alone, to compare with.
         seconds: how long to run.
     """
-    from effvid_jax.train import Watch
+    from effvid_jax.log import Log
 
     rows = []
     for cache in dict.fromkeys(("none", config.data.cache)):
@@ -301,7 +301,7 @@ def loop(config, name: str, step: Step, alone: dict, seconds: float) -> list[dic
                 while count < 5 or time.perf_counter() - start < seconds:
                     pending.append(step(next(ahead)[0]))
                     count += 1
-                    if len(pending) > Watch.lag:  # as the train loop does: it looks back at finished steps
+                    if len(pending) > Log.lag:  # as the train loop does: it looks back at finished steps
                         jax.block_until_ready(pending.pop(0))
                 jax.block_until_ready(pending)
                 share, rate = ahead.wait_share(), count * step.batch_size / (time.perf_counter() - start)
@@ -333,7 +333,7 @@ def inference(model_config, task: Task, sides: Sequence[int], num_frames: int, b
         progress: called now and then.
 
     Raises:
-        ValueError: a resolution too small for the network.
+        UserError: a resolution too small for the network.
     """
     model = base.build_backbone(model_config, task.num_outputs)
     gmacs = {}

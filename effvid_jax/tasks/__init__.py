@@ -16,7 +16,7 @@ def make_task(config, class_names: Sequence[str]) -> Task:
         class_names: of the data set, in the order of its labels.
 
     Raises:
-        ValueError: unknown name, with close matches; or what the task itself refuses.
+        UserError: unknown name, with close matches; or what the task itself refuses.
     """
     name = config.get("task", "classification")
     return lookup.find_class("config.task", name, Task, __name__, shared=("task",))(config, class_names)

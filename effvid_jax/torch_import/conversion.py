@@ -33,9 +33,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from effvid_jax import checkpoint
+from effvid_jax import checkpoint, fit
 from effvid_jax.backbones import make_backbone
 from effvid_jax.backbones.swin3d import inflate_position_table
+from effvid_jax.errors import UserError
 from effvid_jax.torch_import.files import TorchFileError, read_torch_file
 from effvid_jax.torch_import.naming import CLASSIFIER, DROPPED, NAMING, PARTS, best_naming, select_part
 
@@ -43,7 +44,7 @@ State = Mapping[str, np.ndarray]
 CONTAINERS = ("state_dict", "model_state", "model_state_dict", "model")  # of training checkpoints
 
 
-class ImportMismatch(ValueError):
+class ImportMismatch(UserError):
     """The file's tensors and the model's do not fit one to one; the message lists all of them."""
 
 
@@ -140,7 +141,7 @@ def convert_with_report(
 
     Raises:
         ImportMismatch: whatever does not fit, all of it.
-        ValueError: a bad argument.
+        UserError: a bad argument.
     """
     waives = _matcher(skip)
     if prefix:
@@ -152,28 +153,29 @@ def convert_with_report(
     convention, sources, unused = best_naming(state, wanted)
     kept = [path for path in wanted if waives(path)]
     sources = {path: key for path, key in sources.items() if path not in kept}
+    found = {path: _to_our_layout(state[key], path, wanted[path].shape, inflate)
+             for path, key in sources.items()}
+    shapes = ({path: tuple(x.shape) for path, x in arrays.items()} for arrays in (wanted, found))
+    differ = fit.differences(*shapes, lambda path: path in kept)
     problems = {
-        "missing here": [path for path in wanted if path not in sources and path not in kept],
-        "unused in file": [key for key in unused if not waives(key)],
-        "wrong shape": [], "wrong type": [], "not finite": []}
+        "missing here": differ.missing,
+        "unused in file": [key for key in unused if not waives(key)],  # under the file's own names
+        "wrong shape": [f"{path}: file {theirs}, model {ours}" for path, theirs, ours in differ.other],
+        "wrong type": [], "not finite": []}
 
     arrays = {}
     for path, leaf in wanted.items():
         if path in kept:
             if not hasattr(leaf, "__array__"):
-                raise ValueError(f"skip leaves {path} at its initial value, but the template has "
+                raise UserError(f"skip leaves {path} at its initial value, but the template has "
                                  f"only shapes: pass the variables of model.init.")
             arrays[path] = np.asarray(leaf)
-        elif path in sources:
+        elif path in found and found[path].shape == tuple(leaf.shape):
             source = state[sources[path]]
-            array = _to_our_layout(source, path, leaf.shape, inflate)
-            if array.shape != tuple(leaf.shape):
-                problems["wrong shape"].append(
-                    f"{path}: file {array.shape}, model {tuple(leaf.shape)}")
-            elif not jnp.issubdtype(source.dtype, jnp.floating):
+            if not jnp.issubdtype(source.dtype, jnp.floating):
                 problems["wrong type"].append(f"{path}: file {source.dtype}, model {leaf.dtype}")
             else:
-                arrays[path] = np.array(array, leaf.dtype, order="C")
+                arrays[path] = np.array(found[path], leaf.dtype, order="C")
                 if not np.isfinite(arrays[path]).all():
                     problems["not finite"].append(f"{path} ({sources[path]})")
 
@@ -205,7 +207,7 @@ def _matcher(skip: Sequence[str]) -> Callable[[str], bool]:
     try:
         patterns = [re.compile(pattern) for pattern in skip]
     except re.error as error:
-        raise ValueError(f"skip={list(skip)}: not a regular expression: {error}.") from error
+        raise UserError(f"skip={list(skip)}: not a regular expression: {error}.") from error
     return lambda name: any(pattern.fullmatch(form) for pattern in patterns
                             for form in (name, name.replace(".", "/")))
 
@@ -307,13 +309,13 @@ def _run(args) -> str:
     state = load_torch_state(args.checkpoint)
     classes = args.classes or count_classes(select_part(state, args.part)[0])
     if classes is None:
-        raise ValueError(f"{args.checkpoint} has no classifier that is known: pass --classes K.")
+        raise UserError(f"{args.checkpoint} has no classifier that is known: pass --classes K.")
     names = [str(k) for k in range(classes)]
     if args.class_names:
         with open(args.class_names, encoding="utf-8") as file:
             names = [line.strip() for line in file if line.strip()]
         if len(names) != classes:
-            raise ValueError(f"--class_names {args.class_names}: {len(names)} names for {classes} "
+            raise UserError(f"--class_names {args.class_names}: {len(names)} names for {classes} "
                              f"classes.")
     skip = [pattern for group in args.skip for pattern in group]
     options = {k: tuple(v) if isinstance(v, list) else v for k, v in args.options.items()}

@@ -34,6 +34,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
+from effvid_jax.errors import UserError
 from effvid_jax.torch_import import plain_pickle
 
 _STREAM_MAGIC = 0x1950A86A20F9469CFC6C
@@ -50,7 +51,7 @@ _SAFE_DTYPES = {  # names in a safetensors header
 _BIG_ENDIAN = "written on a big-endian machine; save it again on a little-endian one."
 
 
-class TorchFileError(ValueError):
+class TorchFileError(UserError):
     """The file is missing, damaged, of another kind, or holds more than tensors and plain data."""
 
 
@@ -132,7 +133,7 @@ def _tensor(storage: _Storage, offset: int, size: tuple, stride: tuple, *_ignore
     if dtype is None:
         raise TypeError("a tensor of an untyped storage without a dtype")
     if len(size) != len(stride) or min((offset, *size, *stride)) < 0:
-        raise ValueError(f"offset {offset}, size {size}, stride {stride} of a tensor")
+        raise UserError(f"offset {offset}, size {size}, stride {stride} of a tensor")
     itemsize = dtype.itemsize
     return np.ndarray(size, dtype, storage.data, offset * itemsize, [s * itemsize for s in stride])
 
@@ -164,7 +165,7 @@ def _numpy_dtype(code: str, *_ignored) -> np.dtype:
 def _numpy_scalar(dtype: np.dtype, raw: bytes | str) -> int | float | bool:
     raw = raw.encode("latin-1") if isinstance(raw, str) else raw  # Python 2 had no bytes
     if not isinstance(dtype, np.dtype) or len(raw) != dtype.itemsize:
-        raise ValueError("a numpy scalar")
+        raise UserError("a numpy scalar")
     return np.frombuffer(raw, dtype)[0].item()
 
 
@@ -253,7 +254,7 @@ def _read_zip(file) -> Any:
             if key not in storages:
                 dtype, data = _storage_dtype(name), read(f"data/{key}")
                 if len(data) != count * (dtype.itemsize if dtype else 1):
-                    raise ValueError(f"storage {key} has {len(data)} bytes for {count} elements")
+                    raise UserError(f"storage {key} has {len(data)} bytes for {count} elements")
                 storages[key] = _Storage(data, dtype)
             return storages[key]
 
@@ -282,7 +283,7 @@ def _read_stream(file) -> Any:
             if key not in storages:
                 allocated += count * itemsize
                 if not 0 <= count * itemsize <= allocated <= len(stream):
-                    raise ValueError(f"storage {key} of {count} elements is larger than the file")
+                    raise UserError(f"storage {key} of {count} elements is larger than the file")
                 storages[key] = _Storage(np.empty(count * itemsize, np.uint8), dtype)
             if view is None:
                 return storages[key]
@@ -292,7 +293,7 @@ def _read_stream(file) -> Any:
         value = _load(stream, persistent_load)
         keys = _load(stream)
         if set(keys) != set(storages):
-            raise ValueError("the list of storages does not match the tensors")
+            raise UserError("the list of storages does not match the tensors")
         for key in keys:
             _fill(stream, storages[key])
         return value
@@ -303,7 +304,7 @@ def _fill(stream, storage: _Storage) -> None:
     (count,) = struct.unpack("<q", stream.read(8))
     itemsize = storage.dtype.itemsize if storage.dtype else 1
     if count * itemsize != len(storage.data):
-        raise ValueError(f"{count} elements in a storage of {len(storage.data) // itemsize}")
+        raise UserError(f"{count} elements in a storage of {len(storage.data) // itemsize}")
     storage.data[:] = np.frombuffer(stream.read(len(storage.data)), np.uint8)
 
 
@@ -311,7 +312,7 @@ def _slice(storage: _Storage, offset: int, count: int) -> _Storage:
     """A storage that is a part of another one; offset and count in elements."""
     itemsize = storage.dtype.itemsize if storage.dtype else 1
     if not 0 <= offset <= offset + count <= len(storage.data) // itemsize:
-        raise ValueError(f"a view of {count} elements at {offset} beyond its storage")
+        raise UserError(f"a view of {count} elements at {offset} beyond its storage")
     return _Storage(storage.data[offset * itemsize: (offset + count) * itemsize], storage.dtype)
 
 
@@ -330,7 +331,7 @@ def _read_tar(file) -> Any:
             size = struct.unpack("<q", stream.read(8))[0] * dtype.itemsize
             data = stream.read(size) if size >= 0 else b""
             if len(data) != size:
-                raise ValueError(f"storage {key} is cut short")
+                raise UserError(f"storage {key} is cut short")
             objects[key] = _Storage(data, dtype)
         for key, root, offset, count in _load(stream):
             objects[key] = _slice(objects[root], offset, count)

@@ -12,6 +12,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from effvid_jax.errors import UserError
+
 Rules = list[tuple[str, str]]  # (pattern of the file's module name, our module path)
 
 CLASSIFIER = "fc"  # every backbone of ours names its last linear layer so
@@ -299,13 +301,13 @@ def select_part(
         The state of that network, and sentences for the report.
 
     Raises:
-        ValueError: unknown part, or a part of a file that has none.
+        UserError: unknown part, or a part of a file that has none.
     """
     if part is not None and part not in PARTS:
-        raise ValueError(f"part={part!r}: expected one of {sorted(PARTS)}.")
+        raise UserError(f"part={part!r}: expected one of {sorted(PARTS)}.")
     if not any(key.startswith("backbone.low_res_path.") for key in state):
         if part:
-            raise ValueError(f"part={part!r}, but this is no ResKD student: no key begins with "
+            raise UserError(f"part={part!r}, but this is no ResKD student: no key begins with "
                              f"backbone.low_res_path. Leave the part out.")
         return dict(state), []
     backbone, head = PARTS[part or "student"]

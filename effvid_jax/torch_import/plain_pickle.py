@@ -13,6 +13,8 @@ import pickletools
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
+from effvid_jax.errors import UserError
+
 _PUSH = frozenset(
     "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING "
     "UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8".split())
@@ -22,7 +24,7 @@ _CONSTANTS: dict[str, Callable[[], Any]] = {
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
-class Refused(ValueError):
+class Refused(UserError):
     """The pickle asks for something that is no plain data; `.name` says what."""
 
     def __init__(self, name: str):
@@ -128,7 +130,7 @@ def load(stream: BinaryIO, calls: Mapping[str, Callable | None],
             raise Refused(".".join(arg.split(" ", 1)))
         elif op not in ("PROTO", "FRAME"):
             raise Refused(f"pickle instruction {op}")
-    raise ValueError("the pickle has no end")  # genops raises first; kept for its contract
+    raise UserError("the pickle has no end")  # genops raises first; kept for its contract
 
 
 def hashable(key: Any) -> Any:

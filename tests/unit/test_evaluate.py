@@ -1,0 +1,113 @@
+"""Evaluation: rows are kept, any split can be scored, nothing is overwritten; the loop's helpers clean up."""
+
+import json
+import os
+import threading
+
+import jax
+import numpy as np
+import pytest
+
+from data_pipelines import DataError
+from effvid_jax import checkpoint, cli, evaluate, runs, sharding
+from effvid_jax.errors import UserError
+from effvid_jax.fit import differences
+from effvid_jax.tasks import make_task
+
+
+def read(*path):
+    with open(os.path.join(*path)) as f:
+        return json.load(f)
+
+
+def test_any_metric_can_be_had_again_without_a_network(tiny_run):
+    config, stage = runs.trained(None, tiny_run)
+    with np.load(os.path.join(stage, "predictions_val.npz")) as file:
+        rows = dict(file)
+    task = make_task(config, checkpoint.load_variables(stage)[0].class_names)
+    wanted, found = read(stage, "metrics.json"), task.metrics(rows)
+    print({name: round(float(value), 4) for name, value in found.items()})
+    assert found and all(wanted[f"val/{name}"] == value for name, value in found.items())
+    assert rows["scores"].shape == (wanted["val/examples"], task.num_outputs)
+    with open(os.path.join(stage, "predictions_val.csv")) as f:
+        assert [line.split(",")[0] for line in f][1:] == rows["name"].tolist()
+
+
+def test_another_split_is_written_beside_the_result_of_the_run(tiny_run):
+    _, stage = runs.trained(None, tiny_run)
+    before = read(stage, "metrics.json"), read(tiny_run, "metrics.json")
+    found = cli.eval(None, tiny_run, "train")
+    assert found["train/examples"] == 48 and not any(name.startswith("val/") for name in found)
+    assert read(stage, "eval_train.json") == found
+    assert (read(stage, "metrics.json"), read(tiny_run, "metrics.json")) == before
+    for file in ("predictions_train.csv", "predictions_train.npz"):
+        assert os.path.exists(os.path.join(stage, file))
+    with pytest.raises(DataError, match="unknown split='tset'"):
+        cli.eval(None, tiny_run, "tset")
+
+
+def test_several_evaluations_each_with_its_turn(tiny_run):
+    config, stage = runs.trained(None, tiny_run)
+    with config.unlocked():
+        config.evaluations = {"train": 0.5}
+    method, variables, _ = evaluate.restore_for_inference(config, stage)
+    mesh, written = sharding.make_mesh(), []
+    evaluations = evaluate.Evaluations(config, method, mesh, stage, steps_per_epoch=4, num_steps=5)
+    log = type("Log", (), {"write": lambda self, step, metrics: written.append((step, sorted(metrics)[0]))})()
+    variables = sharding.replicate(variables, mesh)
+    for step in (1, 2, 3, 4, 5):
+        evaluations.at(step, variables, log)
+    assert [(step, name.split("/")[0]) for step, name in written] == [(2, "train"), (4, "train")]
+    assert {name.split("/")[0] for name in evaluations.final(variables)} == {"val", "train"}
+
+
+def test_reading_ahead_ends_with_its_block():
+    mesh, before = sharding.make_mesh(), set(threading.enumerate())
+    taken = []
+
+    def batches():
+        for k in range(100):
+            taken.append(k)
+            yield {"video": np.zeros((2, 1), np.uint8), "id": np.array([k, k])}
+
+    with pytest.raises(RuntimeError, match="broken"), sharding.Prefetch(batches(), mesh) as ahead:
+        batch, here = next(ahead)
+        assert set(batch) == {"video", "id"} and set(here) == {"id"}
+        raise RuntimeError("broken")
+    assert not set(threading.enumerate()) - before and len(taken) <= 4
+    assert ahead._queue.empty(), "no batch stays on the devices"
+
+
+def test_gathering_traces_once():
+    mesh, events = sharding.make_mesh(), []
+    jax.monitoring.register_event_duration_secs_listener(lambda name, seconds, **_: events.append(name))
+    found = []
+    for k in range(3):
+        batch = sharding.shard_batch({"id": np.arange(4) + k}, mesh)
+        events.clear()
+        found.append(sharding.gather(batch, mesh)["id"].tolist())
+        if k:
+            assert not [name for name in events if "trace" in name or "compile" in name]
+    assert found == [[0, 1, 2, 3], [1, 2, 3, 4], [2, 3, 4, 5]]
+
+
+def test_only_a_users_mistake_loses_its_traceback(capsys):
+    def raising(error):
+        def start():
+            raise error
+        return start
+
+    assert cli.run(raising(UserError("field=1: expected 2"))) == 1
+    assert cli.run(raising(DataError("no such list"))) == 1
+    text = capsys.readouterr().err
+    assert "error: field=1: expected 2" in text and "error: no such list" in text and "Traceback" not in text
+    with pytest.raises(ValueError, match="operands could not be broadcast"):
+        cli.run(lambda: np.zeros(3) + np.zeros(2))
+
+
+def test_differences():
+    found = differences({"a": (1,), "b": (2,), "c": (3,)}, {"b": (2,), "c": (4,), "d": ()}, "x".__eq__)
+    assert found == (["a"], ["d"], [("c", (4,), (3,))])
+    assert found.lines() == [
+        "  missing in the file: a", "  unused in the file: d", "  c: file (4,), here (3,)"]
+    assert not any(differences({"a": 1}, {"a": 2, "b": 3}, lambda name: True))
