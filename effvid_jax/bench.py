@@ -33,7 +33,6 @@ import tabulate
 import data_pipelines
 from data_pipelines.options import plain_options
 from data_pipelines.sampling import sample_test
-from data_pipelines.sources import make_source
 from effvid_jax import bench_exits, checkpoint, console, cost, runs, sharding, timing, writers
 from effvid_jax.methods import base, make_method
 from effvid_jax.optim import make_optimizer
@@ -58,6 +57,8 @@ def bench(config, workdir: str) -> dict:
     Raises:
         ValueError: anything wrong with config or data.
     """
+    from data_pipelines.sources import make_source  # imports the decoders
+
     os.makedirs(workdir, exist_ok=True)
     config = _small_benchmark(config)
     class_names = make_source(plain_options(config.data), "train").class_names
@@ -118,6 +119,8 @@ def decode(config, seconds: float, progress=lambda: None, clips: int = 16) -> li
     Raises:
         DataError: no clip can be read.
     """
+    from data_pipelines.sources import make_source
+
     options = plain_options(config.data)
     source = make_source(options, "train")
     chosen = _readable(source, options, clips)

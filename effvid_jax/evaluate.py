@@ -11,11 +11,8 @@ import jax
 import numpy as np
 
 import data_pipelines
-from data_pipelines import clips
 from data_pipelines.broken import BrokenFiles
-from data_pipelines.cache import CachedSource
 from data_pipelines.options import check_options, plain_options
-from data_pipelines.sources import make_source
 from effvid_jax import checkpoint, console, executor, metrics, sharding, writers
 from effvid_jax.methods import Method, Variables, make_method
 
@@ -120,13 +117,16 @@ def collect_adaptive(adaptive, predict, variables, config, mesh, class_names, sp
     Raises:
         ValueError: as `collect`; or several processes, or several views.
     """
+    from data_pipelines import clips, sources  # these import the decoders
+    from data_pipelines.cache import CachedSource
+
     del predict
     if jax.process_count() > 1:
         raise ValueError("config.method.executor works in a single process: evaluate with "
                          "--config.method.executor=simulate on several.")
     options = plain_options(config.data)
     check_options(options)
-    source = make_source(options, split)
+    source = sources.make_source(options, split)
     _check_classes(source, split, class_names)
     reading = CachedSource(source, options.test_short_side, options.cache_gib * 2**30) \
         if options.cache == "memory" else source

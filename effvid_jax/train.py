@@ -20,7 +20,6 @@ import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from clu import parameter_overview
 
 import data_pipelines
 from effvid_jax import checkpoint, console, evaluate, sharding, writers
@@ -307,6 +306,8 @@ def describe_run(config, workdir: str, class_names) -> None:
 def write_parameters(workdir: str, params) -> None:
     """The table of parameters as `parameters.txt`."""
     if jax.process_index() == 0:
+        from clu import parameter_overview  # only needed here
+
         with open(os.path.join(workdir, "parameters.txt"), "w") as f:
             f.write(parameter_overview.get_parameter_overview(params, include_stats=False) + "\n")
 

@@ -13,7 +13,6 @@ import sys
 import time
 
 import jax
-import tensorboardX
 
 from effvid_jax import checkpoint
 
@@ -41,6 +40,8 @@ class MetricWriter:
             self.rows = [row for row in rows if row["step"] <= first_step]
         with open(path, "w") as f:
             f.writelines(json.dumps(row) + "\n" for row in self.rows)
+        import tensorboardX  # only needed to write
+
         self._board = tensorboardX.SummaryWriter(
             os.path.join(workdir, "tensorboard"), purge_step=first_step + 1, write_to_disk=True)
 
