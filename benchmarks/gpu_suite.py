@@ -17,8 +17,9 @@
 Rows are ordered by worth, so that what is cut at the end is worth least. Each adds a line to
 `gpu_suite.jsonl` in `--out` when it ends; rows that are there as 'ok' are not measured again. It needs
 jax, flax, optax and ml-collections, and for rows beside PyTorch torch and torchvision; no decoder, no data.
-Achieved share = 2 x multiply-adds x clips/s over the measured matrix peak; a train step counts three forward
-passes (ResKD: and one of the teacher).
+Share of the matrix peak: 2 x multiply-adds x clips/s over the measured product; a train step counts three
+forward passes (ResKD: and one of the teacher). Share of the copy rate: the bytes that XLA counts in its
+program over what the measured copy would move in that time.
 """
 
 from __future__ import annotations
@@ -81,28 +82,31 @@ def _exits(name: str, backbone: str, seconds: float) -> Row:
         backbone=backbone, frames=16, resolution=224, batch=64, batches=4, sizes=(32, 16, 8)))
 
 
-def _gates(batch: int) -> Row:
-    return Row("gates", f"R(2+1)D-18, 8 x 112², batch {batch}", 75, dict(
+def _golden(name: str, pattern: str, seconds: float) -> Row:
+    return Row("golden", name, seconds, dict(names=pattern, processes=6, seconds=seconds / 2))
+
+
+def _gates(batch: int, seconds: float) -> Row:
+    return Row("gates", f"R(2+1)D-18, 8 x 112², batch {batch}", seconds, dict(
         backbone="r2plus1d_18_vared", frames=8, resolution=112, batch=batch, clips=8))
 
 
 ROWS = (
     Row("peaks", "device", 10, dict(side=8192, gbytes=4.0)),
     _beside("inference", "TSN-R50", "resnet50", 16, 224, 32),
-    _beside("train", "TSN-R50", "resnet50", 8, 224, 32, 60),
-    _beside("reskd", "R152 at 224² teaches R50", "resnet50", 8, 112, 16, 80, teacher="resnet152",
+    _beside("train", "TSN-R50", "resnet50", 8, 224, 32, 70),
+    _beside("reskd", "R152 at 224² teaches R50", "resnet50", 8, 112, 16, 150, teacher="resnet152",
             teacher_resolution=224),
     Row("sweep", "TSN-R50, 16 frames, batch 64", 75, dict(
         backbone="resnet50", frames=16, batch=64, resolutions=(224, 144, 112, 96, 72, 56))),
-    Row("golden", "tests/parity", 90, dict(names=(), processes=6, seconds=60.0)),
-    _exits("ResNet-50", "resnet50", 80),
-    _gates(1),
+    _exits("ResNet-50", "resnet50", 75),
+    _gates(1, 55),
     _beside("inference", "R(2+1)D-18", "r2plus1d_18", 16, 112, 64),
     _beside("train", "R(2+1)D-18", "r2plus1d_18", 16, 112, 32, 60),
-    _beside("inference", "Video Swin-T", "swin3d_t", 32, 224, 8),
-    _gates(32),
-    _exits("MSDNet-38", "msdnet_38", 150),
-    _beside("train", "Video Swin-T", "swin3d_t", 32, 224, 4, 80),
+    _golden("train steps", "^step_", 60),
+    _beside("inference", "Video Swin-T", "swin3d_t", 32, 224, 8, 85),
+    _gates(32, 120),
+    _beside("train", "Video Swin-T", "swin3d_t", 32, 224, 4, 120),
     _beside("inference", "MViTv2-S", "mvit_v2_s", 16, 224, 16),
     _beside("inference", "S3D", "s3d", 16, 224, 32),
     _beside("inference", "X3D-M", "x3d_m", 16, 224, 32),
@@ -110,6 +114,11 @@ ROWS = (
     _beside("inference", "SlowOnly-50", "slowonly_resnet50", 8, 224, 32),
     _beside("inference", "MobileNetV2", "mobilenet_v2", 8, 224, 64),
     _beside("inference", "TSN-R50", "resnet50", 8, 112, 64),
+    _golden("2-D networks", "^(mm_ts|mm_rkd|tv_res)", 60),
+    _golden("3-D networks", "^(corr|i3d|sf_|mm_(i3d|r2|slow|tpn|x3d)|tv_(r3d|mc3|r2|s3d))", 90),
+    _golden("transformers", "^(mm|tv)_(swin|mvit)", 120),
+    _golden("MSDNet", "^msdnet", 90),
+    _exits("MSDNet-38", "msdnet_38", 400),
     _beside("forms", "R(2+1)D-18", "r2plus1d_18", 16, 112, 64, factored=True),
     _beside("forms", "X3D-M", "x3d_m", 16, 224, 32, factored=True),
     _beside("forms", "SlowOnly-50", "slowonly_resnet50", 8, 224, 32, factored=True),
@@ -123,11 +132,11 @@ DRY = (
     _beside("reskd", "R18 at 64² teaches R18", "resnet18", 2, 32, 2, 1, teacher="resnet18",
             teacher_resolution=64),
     Row("sweep", "TSN-R18", 1, dict(backbone="resnet18", frames=1, batch=2, resolutions=(64, 32))),
-    Row("golden", "tests/parity", 1, dict(names=("mm_tsn_r18_8x112",), processes=1, seconds=60.0)),
-    Row("exits", "ResNet-18", 1, dict(backbone="resnet18", frames=4, resolution=32, batch=4, batches=2,
-                                      sizes=(2,))),
+    Row("golden", "tests/parity", 1, dict(names="^mm_tsn_r18", processes=1, seconds=60.0)),
+    Row("exits", "ResNet-18", 1, dict(backbone="resnet18", frames=4, resolution=32, batch=2, batches=1,
+                                      sizes=(1,))),
     Row("gates", "ResNet-18", 1, dict(backbone="resnet18", frames=4, resolution=32, batch=1, clips=2)),
-    _beside("forms", "X3D-M", "x3d_m", 4, 32, 1, 1, factored=True),
+    _beside("forms", "R3D-18", "r3d_18", 4, 32, 1, 1, factored=True),
 )
 
 
@@ -183,7 +192,8 @@ def run(rows, path: str, minutes: float, setup: gpu_rows.Setup, commit: str) -> 
         lines[row.key] = line
         with open(path, "a") as f:
             f.write(json.dumps(line, default=float) + "\n")
-        print(f"  {line['status']} after {line['seconds']} s: {line.get('reason') or summary(line)}", flush=True)
+        print(f"  {line['status']} after {line['seconds']} s: {line.get('reason') or summary(line)}",
+              flush=True)
     return lines
 
 
@@ -220,7 +230,7 @@ def cells(line: dict) -> list[tuple[str, str, str, str]]:
 
 def _cells_beside(name: str, values: dict) -> list[tuple[str, str, str, str]]:
     rates, spread = values["clips_per_second"], values["spread"]
-    found = [(name, f"{side} (clips/s)", _short(rate), _short(rate * spread[side]))
+    found = [(name, f"{side} (clips/s)", _short(rate), f"{rate * spread[side]:.1f}")
              for side, rate in sorted(rates.items())]
     if values["ratio"] is not None:
         found.append((name, "ours ÷ best PyTorch", f"{values['ratio']:.2f}", ""))
@@ -229,6 +239,8 @@ def _cells_beside(name: str, values: dict) -> list[tuple[str, str, str, str]]:
             title = "ours" if side == "ours" else "PyTorch"
             found.append((name, f"of the matrix peak, {title} (%)",
                           f"{100 * values['share_of_peak'][side]:.0f}", ""))
+    if values.get("share_of_copy"):
+        found.append((name, "of the copy rate, ours (%)", f"{100 * values['share_of_copy']:.0f}", ""))
     for side, gbytes in values.get("memory_gbytes", {}).items():
         found.append((name, f"memory, {side} (GB)", f"{gbytes:.1f}", ""))
     return found
@@ -279,7 +291,7 @@ def tables(lines: dict[str, dict]) -> str:
 
 def main(argv=None) -> None:
     """Runs rows, then prints tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--out", required=True, help=f"folder of {FILE}")
     parser.add_argument("--minutes", type=float, default=9.0, help="to take at most, about")
     parser.add_argument("--rows", default="", help="regular expression of rows (kind/name) to measure")

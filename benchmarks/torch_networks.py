@@ -213,7 +213,7 @@ def _resize(x, size: int):
 
 # ------------------------------------------------------------------------------------------- steps
 class Pending:
-    """A result that may still be computing; `jax.block_until_ready` (and so `timing.measure`) waits for it."""
+    """A result that may still be computing; `jax.block_until_ready`, so `timing.measure`, waits for it."""
 
     def __init__(self, value):
         self.value = value
