@@ -1,4 +1,7 @@
-"""Pictures of a run, as PNG bytes. Drawn without pyplot: no window, no state."""
+"""Pictures of a run, as PNG bytes. Drawn without pyplot: no window, no state.
+
+matplotlib takes long to import, so only what draws does: methods import this file in every mode.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,6 @@ import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")
 MARKERS = ("o", "s", "D", "^", "v", "P")
@@ -28,9 +29,11 @@ def accuracy_against_cost(points: Mapping[str, tuple[float, float]], label: str)
                      label=f"{name} {accuracy:.1f}", zorder=3)
     costs = [gmacs for gmacs, _ in points.values()]
     if max(costs) > 3 * min(costs):
+        from matplotlib.ticker import LogLocator, NullFormatter
+
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.25, y=0.25)
     axes.set_xlabel("GMACs per video")
@@ -48,7 +51,7 @@ def curves(histories: Mapping[str, Sequence[Mapping[str, float]]], metric: str, 
         metric, label, scale: the accuracy's name in the rows, how it is written, and its factor to that.
         loss_title: what the loss is.
     """
-    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    figure = _blank(10, 3.8)
     loss, accuracy = figure.subplots(1, 2)
     for i, (name, rows) in enumerate(histories.items()):
         parts = any("train/loss_cls" in row for row in rows)  # a sum of which only this compares
@@ -65,7 +68,7 @@ def curves(histories: Mapping[str, Sequence[Mapping[str, float]]], metric: str, 
         axes.set_xlabel("step")
     loss.set_title(f"{loss_title} on training batches")
     loss.set_yscale("log")
-    loss.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    loss.yaxis.set_major_formatter("{x:g}")
     loss.legend(frameon=False)
     accuracy.set_title(f"{label}: lines on training batches, marks on validation")
     accuracy.set_ylim(bottom=0)
@@ -157,7 +160,7 @@ def examples(clips: Sequence[tuple[np.ndarray, str, Mapping[str, tuple[str, bool
     Args:
         clips: (frames uint8 (N, H, W, 3), true label, {network: (its words, right?)}).
     """
-    figure = Figure(figsize=(10, 1.25 * len(clips)), layout="constrained")
+    figure = _blank(10, 1.25 * len(clips))
     grid = figure.subplots(len(clips), 2, squeeze=False, width_ratios=(2.6, 1))
     for (strip_axes, text_axes), (frames, label, words) in zip(grid, clips, strict=True):
         frames = np.pad(frames, ((0, 0), (0, 0), (0, max(2, frames.shape[2] // 30)), (0, 0)),
@@ -178,8 +181,14 @@ def _series(rows, name: str) -> tuple[np.ndarray, np.ndarray]:
     return tuple(np.array(points, float).reshape(-1, 2).T)
 
 
+def _blank(width: float, height: float):
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
 def _figure(width: float, height: float):
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = _blank(width, height)
     axes = figure.subplots()
     _frame(axes)
     return figure, axes
@@ -195,7 +204,7 @@ def _colour(i: int) -> str:
     return COLOURS[i % len(COLOURS)]
 
 
-def _png(figure: Figure) -> bytes:
+def _png(figure) -> bytes:
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=110)
     return out.getvalue()
