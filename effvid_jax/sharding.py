@@ -24,10 +24,15 @@ def replicated(mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+@functools.cache
+def _identity(mesh):
+    """A program that leaves a copy on every device; one a mesh, so that nothing is traced twice."""
+    return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
+
+
 def replicate(tree, mesh):
     """Puts a copy of every array on every device of the mesh, never sharing memory with the input."""
-    copies = jax.tree.map(lambda x: np.array(x), tree)
-    return jax.jit(lambda t: t, out_shardings=replicated(mesh))(copies)
+    return _identity(mesh)(jax.tree.map(np.array, tree))
 
 
 def shard_batch(batch, mesh):
@@ -45,11 +50,6 @@ def shard_batch(batch, mesh):
                 f"{jax.device_count()}.")
     data = NamedSharding(mesh, PartitionSpec("data"))
     return {name: jax.make_array_from_process_local_data(data, x) for name, x in batch.items()}
-
-
-@functools.cache
-def _identity(mesh):
-    return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
 
 
 def gather(tree, mesh):

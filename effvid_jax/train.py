@@ -144,7 +144,8 @@ def init_state(method: Method, tx, config, clip_shape) -> TrainState:
         where = f"config.init.checkpoint={config.init.checkpoint!r}"
         params, stats = (fit.merge(ours, theirs, skip, where) for ours, theirs in (
             (params, loaded["params"]), (stats, loaded["batch_stats"])))
-    return TrainState(jnp.zeros((), jnp.int32), params, stats, tx.init(params), variables.frozen)
+    optimizer = jax.jit(tx.init)(params)  # one program for hundreds of small ones
+    return TrainState(jnp.zeros((), jnp.int32), params, stats, optimizer, variables.frozen)
 
 
 def describe_run(config, workdir: str, class_names) -> None:
