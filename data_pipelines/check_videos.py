@@ -18,11 +18,10 @@ import sys
 import types
 from pathlib import Path
 
-import av
-
 from data_pipelines.clip_lists import files_below, list_items, reason_of, write_broken
 from data_pipelines.errors import VideoError
 from data_pipelines.tools import parallel, run_tool
+from data_pipelines.video.container import ERRORS, open_container, text_of
 from data_pipelines.video.decode import FrameFolder, open_video
 from data_pipelines.video.reader import VideoReader
 
@@ -39,18 +38,20 @@ def check_file(path: str) -> None:
         expected = reader.num_frames
     count = damaged = 0
     size = None
+    container, stream = open_container(path, path)
     try:
-        with av.open(path, metadata_errors="replace") as container:
-            container.streams.video[0].thread_count = 1
-            for frame in container.decode(video=0):
+        with container:
+            for frame in container.decode(stream):
                 count += 1
                 damaged += frame.is_corrupt
                 if size not in (None, (frame.width, frame.height)):
                     raise VideoError(path, f"the picture size changes at frame {count - 1}")
                 size = frame.width, frame.height
-    except (av.error.FFmpegError, OSError, ValueError) as error:
+    except VideoError:
+        raise
+    except ERRORS as error:
         raise VideoError(path, f"decoding failed after {count} of {expected} frames "
-                               f"({getattr(error, 'strerror', None) or error})") from None
+                               f"({text_of(error)})") from None
     if damaged:
         raise VideoError(path, f"damage in {damaged} of {count} frames")
     if expected - count > max(2, expected // 50):  # as the reader tolerates

@@ -3,8 +3,8 @@
     python -m data_pipelines.extract_frames --root=activitynet/videos --out=data/actnet/imgs
 
 writes <out>/<video without ending>/img_00001.png and so on, 4 per second, 360 pixels high, the
-width by the aspect. FFmpeg's own filters (`fps`, `scale=-1:360`) do it inside PyAV; a rotation
-stored in the file is applied. The released script of the reference leaves the choice of frames to
+width by the aspect. FFmpeg's own filters (`fps`, `scale=-1:360`) do it inside PyAV; the
+display matrix of the file is applied. The released script of the reference leaves the choice of frames to
 the `-r` switch of the ffmpeg command, which depends on its version; counts may differ by one or two
 per video, so count them afterwards: `python -m data_pipelines.make_list --convert=...`.
 
@@ -24,9 +24,9 @@ import cv2
 from data_pipelines.clip_lists import files_below, reason_of, write_broken
 from data_pipelines.errors import DataError, VideoError
 from data_pipelines.tools import parallel, run_tool
+from data_pipelines.video.container import MAX_FRAMES, MAX_SECONDS, open_container, text_of
 from data_pipelines.video.decode import open_video
-
-_TURNS = {90: ("cclock",), -90: ("clock",), 180: ("clock", "clock"), -180: ("clock", "clock")}
+from data_pipelines.video.orientation import display_filters
 
 
 def extract(video: str, folder: Path, *, fps: float, height: int, template: str) -> None:
@@ -48,16 +48,19 @@ def extract(video: str, folder: Path, *, fps: float, height: int, template: str)
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
-        count = 0
+        count, most = 0, round(fps * MAX_SECONDS) or MAX_FRAMES
         for image in _filtered(video, fps, height):
             count += 1
+            if count > most:  # frames whose time stamps lie far apart are repeated in between
+                raise VideoError(video, f"gives more than {most} images: cut it into parts")
             _write(part / template.format(count), image)
         if not count:  # shorter than half the interval between two images
             _write(part / template.format(1), next(_filtered(video, 0, height)))
         os.replace(part, folder)
+    except VideoError:
+        raise
     except (av.error.FFmpegError, ValueError, StopIteration) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise VideoError(video, f"decoding failed ({reason})") from None
+        raise VideoError(video, f"decoding failed ({text_of(error)})") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -69,13 +72,12 @@ def _write(path, image):
 
 def _filtered(video, fps, height):
     """Frames of a video after FFmpeg's filters."""
-    with av.open(video, metadata_errors="replace") as container:
-        stream = container.streams.video[0]
-        stream.thread_count = 1
+    container, stream = open_container(video, video)
+    with container:
         graph = None
         for frame in container.decode(stream):
             if graph is None:
-                graph = _filters(stream, frame.rotation, fps, height)
+                graph = _filters(stream, display_filters(frame), fps, height)
             graph.push(frame)
             yield from _pull(graph)
         if graph is not None:
@@ -83,11 +85,10 @@ def _filtered(video, fps, height):
             yield from _pull(graph)
 
 
-def _filters(stream, rotation, fps, height):
+def _filters(stream, upright, fps, height):
     graph = av.filter.Graph()
     chain = [graph.add_buffer(template=stream)]
-    for turn in _TURNS.get(round(rotation or 0), ()):
-        chain.append(graph.add("transpose", f"dir={turn}"))
+    chain += [graph.add(name, arguments or None) for name, arguments in upright]
     if fps:
         chain.append(graph.add("fps", f"fps={fps}"))
     if height:

@@ -11,11 +11,13 @@ How a video file is read (PyAV):
 * every other container (avi, mpeg, ts, flv, ...) is decoded from the start: seeking in them is off
   by one or worse when there are B frames.
 
-Rotation stored in the file (phones) is applied. Every failure is a `VideoError`.
+The display matrix of the file (phones) is applied (`orientation.py`); of several tracks FFmpeg's choice is
+read (`container.py`). Every failure is a `VideoError`.
 """
 
 import bisect
-import io
+import functools
+import logging
 import os
 import re
 import threading
@@ -25,13 +27,14 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from data_pipelines.errors import VideoError
+from data_pipelines.video.avi_index import indexed_frames
+from data_pipelines.video.container import ERRORS, MAX_FRAMES, MAX_SECONDS, open_container, text_of
+from data_pipelines.video.orientation import display_filters, on_array
 from data_pipelines.video.reader import VideoReader, assemble
 
 SHORT_CLIP_FRAMES = 64
 SEQUENTIAL_PIXELS = 1 << 26  # decoded frames kept per open file: about 100 MB
 _INDEXED_FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
-# What PyAV raises for damaged files, besides its own errors.
-_ERRORS = (av.error.FFmpegError, OSError, ValueError, IndexError)
 _local = threading.local()
 
 
@@ -69,7 +72,7 @@ class VideoFile(VideoReader):
             self.num_frames = self._count_by_decoding()
             if self.num_frames == 0:
                 raise VideoError(self.name, "no frames")
-            self._check_count(self.num_frames, self._stream.frames)
+            self._check_count(self.num_frames, self._counted_by_header())
 
     def get(self, indices):
         if self._pts is not None:
@@ -85,35 +88,8 @@ class VideoFile(VideoReader):
         self._container.close()
 
     def _open(self):
-        try:
-            try:
-                self._container = av.open(self._file())
-            except UnicodeDecodeError:  # tags that are not utf-8; PyAV 19 and later do not mind
-                self._container = av.open(self._file(), metadata_errors="replace")
-        except FileNotFoundError:
-            raise VideoError(self.name, "file does not exist") from None
-        except _ERRORS as error:
-            raise VideoError(self.name, self._why_not_open(error)) from None
-        if not self._container.streams.video:
-            self._container.close()
-            raise VideoError(self.name, "no video stream")
-        self._stream = self._container.streams.video[0]
-        if self._stream.codec_context is None:
-            raise VideoError(self.name, "the codec of the video stream is unknown")
-        self._stream.thread_count = 1
+        self._container, self._stream = open_container(self._source, self.name)
         self._restart()
-
-    def _file(self):
-        return io.BytesIO(self._source) if isinstance(self._source, bytes) else self._source
-
-    def _why_not_open(self, error) -> str:
-        if isinstance(self._source, bytes):
-            return "not a readable video" if self._source else "empty (0 bytes)"
-        if os.path.isdir(self._source):
-            return "is a folder, not a video file"
-        if os.path.exists(self._source) and os.path.getsize(self._source) == 0:
-            return "empty file (0 bytes)"
-        return f"not a readable video ({_text(error)})"
 
     def _restart(self):
         self._decoder = self._container.decode(self._stream)
@@ -121,8 +97,8 @@ class VideoFile(VideoReader):
     def _next_frame(self):
         try:
             return next(self._decoder, None)
-        except _ERRORS as error:
-            raise VideoError(self.name, f"decoding failed ({_text(error)})") from None
+        except ERRORS as error:
+            raise VideoError(self.name, f"decoding failed ({text_of(error)})") from None
 
     # Sequential reading.
 
@@ -142,11 +118,24 @@ class VideoFile(VideoReader):
         count = 0
         while (frame := self._next_frame()) is not None:
             count += 1
+            if count > MAX_FRAMES:
+                raise _too_long(self.name)
             if count * height * width > SEQUENTIAL_PIXELS:
                 self._frames = None
             if self._frames is not None:
                 self._frames.append(frame)
         return count
+
+    def _counted_by_header(self) -> int:
+        """Frames that there should be; a complete index of an avi knows better than its header."""
+        expected = self._stream.frames
+        if self._container.format.name == "avi" and expected > self.num_frames:
+            indexed = indexed_frames(self._source, self._stream.index)
+            if indexed is not None and indexed != expected:
+                _say_once(f"{self.name}: the header of the avi counts {expected} frames, its index, which is "
+                          f"complete, {indexed}: the index is believed")
+                return indexed
+        return expected
 
     def _walk_to(self, index: int) -> np.ndarray:
         """Second pass over a long sequential file; indices come in increasing order."""
@@ -163,7 +152,10 @@ class VideoFile(VideoReader):
         """Number of frames by the index of an mp4; 0 if it has none (fragmented mp4)."""
         if not self._stream.frames:
             return 0
-        return sum(not entry.is_discard for entry in self._stream.index_entries)
+        times = [entry.timestamp for entry in self._stream.index_entries if not entry.is_discard]
+        if times and (max(times) - min(times)) * self._stream.time_base > MAX_SECONDS:
+            raise _too_long(self.name)
+        return len(times)
 
     def _list_packets(self) -> bool:
         """Fills the time stamp tables; False if the container's stamps do not identify frames."""
@@ -180,12 +172,16 @@ class VideoFile(VideoReader):
                 if not packet.is_discard:
                     pts.append(packet.pts)
                     corrupt += packet.is_corrupt
-        except _ERRORS as error:
-            raise VideoError(self.name, f"damaged container ({_text(error)})") from None
+                if len(pts) > MAX_FRAMES:
+                    raise _too_long(self.name)
+        except ERRORS as error:
+            raise VideoError(self.name, f"damaged container ({text_of(error)})") from None
         if None in pts or len(set(pts)) != len(pts) or not keys:
             self._open()
             return False
         self._pts, self._keys = sorted(pts), sorted(keys)
+        if (self._pts[-1] - self._pts[0]) * self._stream.time_base > MAX_SECONDS:
+            raise _too_long(self.name)
         self.num_frames = len(pts)
         expected = self._frames_in_index() if self._is_mov else self._frames_by_duration()
         self._check_count(len(pts) - corrupt, expected)
@@ -229,8 +225,8 @@ class VideoFile(VideoReader):
     def _decode_from(self, seek_to: int, target: int):
         try:
             self._container.seek(seek_to, stream=self._stream)
-        except _ERRORS as error:
-            raise VideoError(self.name, f"seeking failed ({_text(error)})") from None
+        except ERRORS as error:
+            raise VideoError(self.name, f"seeking failed ({text_of(error)})") from None
         self._restart()
         self._position = self._current = None
         self._decode_to(target)
@@ -252,11 +248,17 @@ class VideoFile(VideoReader):
         try:
             # threads=1: starting swscale's own threads costs more than converting small frames.
             rgb = _local.reformatter.reformat(frame, width, height, "rgb24", threads=1).to_ndarray()
-        except _ERRORS as error:
-            raise VideoError(self.name, f"conversion to RGB failed ({_text(error)})") from None
-        turns = round((frame.rotation or 0) / 90) % 4
-        return np.rot90(rgb, turns) if turns else rgb
+        except ERRORS as error:
+            raise VideoError(self.name, f"conversion to RGB failed ({text_of(error)})") from None
+        filters = display_filters(frame)
+        return on_array(rgb, filters) if filters else rgb
 
 
-def _text(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
+def _too_long(name: str) -> VideoError:
+    return VideoError(name, f"longer than {MAX_SECONDS // 3600} hours or {MAX_FRAMES} frames: "
+                            f"cut it into parts")
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    logging.warning(message)

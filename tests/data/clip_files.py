@@ -52,15 +52,42 @@ def write_video(path, frames: np.ndarray, *, fps=25, codec="libx264", pix_fmt="y
 
 
 def patch_rotation(path, degrees_clockwise: int) -> None:
-    """Writes a display matrix into the track header of an mp4, as phones do."""
+    """Writes a turn into the track header of an mp4, as phones do."""
+    a, b = {90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees_clockwise]
+    patch_matrix(path, a, b, -b, a)
+
+
+def patch_matrix(path, a: float, b: float, c: float, d: float) -> None:
+    """Writes a display matrix into the track header of an mp4: (x, y) is shown at (ax + cy, bx + dy)."""
     with open(path, "rb") as file:
         data = bytearray(file.read())
-    a, b = {90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees_clockwise]
-    values = [a << 16, b << 16, 0, -b << 16, a << 16, 0, 0, 0, 1 << 30]
+    a, b, c, d = (round(value * (1 << 16)) for value in (a, b, c, d))
+    values = [a, b, 0, c, d, 0, 0, 0, 1 << 30]
     start = data.index(b"tkhd") + 4 + 40  # version 0: the matrix follows 40 bytes of other fields
     data[start:start + 36] = b"".join(value.to_bytes(4, "big", signed=True) for value in values)
     with open(path, "wb") as file:
         file.write(data)
+
+
+def write_tracks(path, *tracks: np.ndarray, default: tuple = (), cover: int | None = None) -> str:
+    """Writes several video tracks; numbers of those flagged default and of a picture on a cover."""
+    with av.open(str(path), "w") as container:
+        streams = []
+        for i, frames in enumerate(tracks):
+            stream = container.add_stream("mjpeg" if i == cover else "libx264", rate=25)
+            stream.height, stream.width = frames.shape[1:3]
+            stream.pix_fmt = "yuvj420p" if i == cover else "yuv420p"
+            stream.codec_context.thread_count = 1
+            flags = av.stream.Disposition
+            if default or i == cover:
+                stream.disposition = (flags.attached_pic if i == cover else
+                                      flags.default if i in default else flags(0))
+            streams.append(stream)
+        for stream, frames in zip(streams, tracks, strict=True):
+            for image in frames:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            container.mux(stream.encode(None))
+    return str(path)
 
 
 def data_config(**changes) -> ConfigDict:
