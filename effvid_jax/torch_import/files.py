@@ -25,6 +25,7 @@ import mmap
 import os
 import struct
 import tarfile
+import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -49,6 +50,11 @@ _SAFE_DTYPES = {  # names in a safetensors header
     "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
     "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1"}
 _BIG_ENDIAN = "written on a big-endian machine; save it again on a little-endian one."
+
+
+_REPEATED = 1 << 26  # bytes of elements that share memory, as expanded tensors have it: stride 0
+_SHARED = 8  # times the size of the file: what all tensors together may have
+_budget = threading.local()  # .repeated, .all: bytes that are left for the file that is read
 
 
 class TorchFileError(UserError):
@@ -76,6 +82,8 @@ def read_torch_file(path: str | os.PathLike) -> Any:
     try:
         with file:
             head = file.read(512)
+            _budget.repeated = _REPEATED
+            _budget.all = _REPEATED + _SHARED * file.seek(0, io.SEEK_END)
             file.seek(0)
             return _reader(head)(file)
     except TorchFileError as error:
@@ -135,7 +143,21 @@ def _tensor(storage: _Storage, offset: int, size: tuple, stride: tuple, *_ignore
     if len(size) != len(stride) or min((offset, *size, *stride)) < 0:
         raise UserError(f"offset {offset}, size {size}, stride {stride} of a tensor")
     itemsize = dtype.itemsize
-    return np.ndarray(size, dtype, storage.data, offset * itemsize, [s * itemsize for s in stride])
+    array = np.ndarray(size, dtype, storage.data, offset * itemsize, [s * itemsize for s in stride])
+    _spend(array.nbytes, len(storage.data))
+    return array
+
+
+def _spend(needed: int, stored: int) -> None:
+    """Refuses tensors that are small in the file and would be huge as arrays of their own."""
+    _budget.repeated -= max(0, needed - stored)
+    _budget.all -= needed
+    if min(_budget.repeated, _budget.all) < 0:
+        raise TorchFileError(f"a tensor of {needed} bytes over a storage of {stored}: tensors that repeat "
+                             f"elements "
+                             f"or share storages would need far more memory than the file has. Save them as "
+                             f"they "
+                             f"are, tensor.clone(), if this is meant.")
 
 
 def _tensor_v2(storage, offset, size, stride, _grad, _hooks, metadata=None):

@@ -217,6 +217,30 @@ def test_views_stay_inside_their_storage(tmp_path):
         assert "damaged" in error_of(tmp_path, as_zip(tensor_pickle(**bad), entry)), bad
 
 
+def test_small_files_do_not_give_huge_tensors(tmp_path):
+    """A stride of 0 repeats one element; windows that overlap and storages that are shared do the same."""
+    entry = [("data/0", struct.pack("<4f", 1, 2, 3, 4))]
+
+    def several(number, **arguments):
+        tensor = tensor_pickle(**arguments)[2:-1]
+        return b"\x80\x02(" + tensor * number + b"t."
+
+    for count, arguments in ((1, dict(size=(1 << 25,), stride=(0,))),
+                             (1, dict(size=(1 << 20, 1 << 20), stride=(0, 0))),
+                             (1, dict(size=(1 << 24, 2), stride=(0, 1))),
+                             (5, dict(size=(1 << 22,), stride=(0,)))):
+        message = error_of(tmp_path, as_zip(several(count, **arguments), entry))
+        assert "bytes over a storage of 16: tensors that repeat elements" in message, arguments
+    path = tmp_path / "fine.pth"
+    path.write_bytes(as_zip(several(3, size=(1 << 22,), stride=(0,)), entry))
+    assert all(tensor.shape == (1 << 22,) and tensor[-1] == 1 for tensor in read_torch_file(path))
+    storage = [("data/0", bytes(4 << 20))]
+    shared = dict(size=(1 << 20,), count=1 << 20)
+    path.write_bytes(as_zip(several(20, **shared), storage))
+    assert len(read_torch_file(path)) == 20
+    assert "share storages" in error_of(tmp_path, as_zip(several(40, **shared), storage))
+
+
 @pytest.mark.parametrize("data", [
     b"\x80\x02r\xff\xff\xff\x7f.",  # a memo index of 2^31
     b"\x80\x02X\xff\xff\xff\x7fabc.",  # a string of 2 GB
