@@ -12,6 +12,11 @@ data can be read and timed alone.
     data_pipelines.ClipReader(config.data).views("clip.mp4")    # any video
 """
 
+import os
+
+# Pictures of more pixels are not decoded (8192 x 8192). OpenCV reads it once, when it is imported first.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 26))
+
 from data_pipelines.batches.targets import ClassLabels, Targets
 from data_pipelines.entry import Entry
 from data_pipelines.errors import DataError, VideoError

@@ -20,6 +20,8 @@ from pathlib import Path
 
 from data_pipelines.clip_lists import files_below, list_items, reason_of, write_broken
 from data_pipelines.errors import VideoError
+from data_pipelines.names import printable
+from data_pipelines.options import check_template
 from data_pipelines.tools import parallel, run_tool
 from data_pipelines.video.container import ERRORS, open_container, text_of
 from data_pipelines.video.decode import FrameFolder, open_video
@@ -145,6 +147,7 @@ def main(argv=None) -> int:
     parser.add_argument("--out", default="broken.txt", help="default: %(default)s")
     parser.add_argument("--workers", type=int, help="threads; default: the number of cores")
     args = parser.parse_args(argv)
+    check_template("--frame_template", args.frame_template)
     if args.folder and (args.list or args.root) or not (
             args.folder or args.list or args.root or args.shards):
         parser.error("give either a folder, or --list, --root, --shards or --tfds with --root")
@@ -163,7 +166,7 @@ def main(argv=None) -> int:
                        "clip", done=len(names) - len(rest))
     for index, reason in zip(rest, reasons, strict=True):
         journal.add(names[index], reason)
-    broken = {name: journal.found[name] for name in names if journal.found[name]}
+    broken = {printable(name): journal.found[name] for name in names if journal.found[name]}
     write_broken(out, broken)
     journal.remove()
     for name in list(broken)[:5]:

@@ -3,11 +3,12 @@
 import math
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 from data_pipelines.errors import DataError, VideoError
+from data_pipelines.names import printable
 from data_pipelines.sources.files import VIDEO_ENDINGS
 from data_pipelines.sources.lists import ListItem, find_file, read_list
+from data_pipelines.sources.text_files import read_text, split_lines
 from data_pipelines.tools import atomic_write
 
 
@@ -44,9 +45,9 @@ def list_items(path: str, root: str, list_format: str, exists=os.path.exists) ->
     path = find_file(path, root)
     if not os.path.isfile(path):
         raise DataError(f"the list {path} does not exist.")
-    shortest = read_list(path, list_format, False, 10**9)  # only what a line must have
+    shortest = read_list(path, list_format, False, 10**9, root)  # only what a line must have
     try:
-        longest = read_list(path, list_format, True, 10**9)  # every number at the end is a label
+        longest = read_list(path, list_format, True, 10**9, root)  # every number at the end is a label
     except DataError:
         return shortest
     return [b if b != a and exists(os.path.join(root, b.path))
@@ -64,10 +65,10 @@ def reason_of(function: Callable, *arguments) -> str:
 
 
 def write_broken(path, broken: dict[str, str]) -> None:
-    """Writes a list of broken clips, one line `name<tab>reason` each."""
+    """Writes a list of broken clips, one line `name<tab>reason` each, names as `printable` gives them."""
     with atomic_write(path) as part:
-        part.write_text("".join(f"{name}\t{reason}\n" for name, reason in broken.items()),
-                        encoding="utf-8")
+        lines = (f"{printable(name)}\t{printable(reason)}\n" for name, reason in broken.items())
+        part.write_text("".join(lines), encoding="utf-8")
 
 
 def read_broken(path) -> dict[str, str]:
@@ -75,7 +76,7 @@ def read_broken(path) -> dict[str, str]:
     if not os.path.isfile(path):
         raise DataError(f"{path} does not exist: it must be a list of broken clips, as "
                         f"`python -m data_pipelines.check_videos` writes it.")
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    lines = split_lines(read_text(path), path)
     return {name: reason for name, _, reason in (line.partition("\t") for line in lines) if name}
 
 
@@ -95,7 +96,7 @@ class Dropped:
 
     def add(self, name: str, reason: str) -> None:
         """Raises `DataError`, which names the first five, when there are too many."""
-        self.clips[name] = reason
+        self.clips[printable(name)] = printable(reason)
         if len(self.clips) > self._allowed:
             first = "; ".join(f"{n}: {r}" for n, r in list(self.clips.items())[:5])
             raise DataError(

@@ -6,6 +6,9 @@ carry on with another one (see `broken.py`).
 """
 
 
+from data_pipelines.names import printable
+
+
 class DataError(ValueError):
     """The data configuration or the data set cannot be used; the message says what to change."""
 
@@ -24,4 +27,4 @@ class VideoError(ValueError):
         self.reason = str(reason)
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.reason}"
+        return f"{printable(self.name)}: {printable(self.reason)}"

@@ -23,6 +23,8 @@ import cv2
 
 from data_pipelines.clip_lists import files_below, reason_of, write_broken
 from data_pipelines.errors import DataError, VideoError
+from data_pipelines.names import printable
+from data_pipelines.options import check_template
 from data_pipelines.tools import parallel, run_tool
 from data_pipelines.video.container import MAX_FRAMES, MAX_SECONDS, open_container, text_of
 from data_pipelines.video.decode import open_video
@@ -66,8 +68,10 @@ def extract(video: str, folder: Path, *, fps: float, height: int, template: str)
 
 
 def _write(path, image):
-    if not cv2.imwrite(str(path), image.to_ndarray(format="bgr24")):
+    done, data = cv2.imencode(path.suffix, image.to_ndarray(format="bgr24"))
+    if not done:
         raise OSError(f"cannot write {path}")
+    path.write_bytes(data)  # OpenCV cannot write names that are no UTF-8
 
 
 def _filtered(video, fps, height):
@@ -117,8 +121,7 @@ def main(argv=None) -> int:
     parser.add_argument("--template", default="img_{:05}.png", help="default: %(default)s")
     parser.add_argument("--workers", type=int, help="threads; default: the number of cores")
     args = parser.parse_args(argv)
-    if args.template.format(1) == args.template.format(2):
-        parser.error(f"--template={args.template} must contain the number, like img_{{:05}}.png")
+    check_template("--template", args.template)
 
     videos = files_below(args.root)
     folders = {video: Path(args.out) / os.path.splitext(video)[0] for video in videos}
@@ -136,7 +139,7 @@ def main(argv=None) -> int:
 
     reasons = parallel(work, rest, args.workers, "extracting", "video",
                        done=len(videos) - len(rest))
-    broken = {video: reason for video, reason in zip(rest, reasons, strict=True) if reason}
+    broken = {printable(video): reason for video, reason in zip(rest, reasons, strict=True) if reason}
     write_broken(Path(args.out) / "broken.txt", broken)
     for video in list(broken)[:5]:
         print(f"broken: {video}: {broken[video]}")

@@ -15,7 +15,8 @@
         the same lines become `path label [label ...]` for video files; the ending of the file is
         looked up (AR-Net's Mini-Kinetics split).
 
-Clips that do not exist or cannot be opened are left out and named, up to --max_broken_share.
+Clips that do not exist, cannot be opened or have names that a list cannot hold are left out and
+named, up to --max_broken_share.
 """
 
 import argparse
@@ -25,7 +26,11 @@ from pathlib import Path
 
 from data_pipelines.clip_lists import Dropped, list_items, read_broken, reason_of
 from data_pipelines.errors import DataError, VideoError
+from data_pipelines.names import printable
+from data_pipelines.options import check_template
+from data_pipelines.sources.class_names import class_lines
 from data_pipelines.sources.files import VIDEO_ENDINGS, folder_source
+from data_pipelines.sources.lists import ListItem, can_be_listed, list_line
 from data_pipelines.tools import atomic_write, parallel, run_tool
 from data_pipelines.video.decode import open_video
 
@@ -68,7 +73,8 @@ def _from_folder(args) -> None:
     for split, source in sources.items():
         all_of_it = [(os.path.relpath(source.path(i), args.root), source.entry(i).labels[0])
                      for i in range(len(source))]
-        clips[split] = [clip for clip in all_of_it if clip[0] not in args.excluded]
+        clips[split] = [clip for clip in all_of_it if printable(clip[0]) not in args.excluded]
+    class_names = class_lines(sources["train"].class_names)
     paths = [path for split in clips.values() for path, _ in split]
     dropped = Dropped(len(paths), args.max_broken_share)
 
@@ -77,11 +83,14 @@ def _from_folder(args) -> None:
             pass
 
     reasons = parallel(lambda path: reason_of(check, path), paths, args.workers, "opening", "clip")
+    left_out = set()
     for path, reason in zip(paths, reasons, strict=True):
+        reason = reason or _not_listed(ListItem(path, 0, (0,)), "video", False)
         if reason:
+            left_out.add(path)
             dropped.add(path, reason)
-    lines = {split: [f"{path} {label}" for path, label in items if path not in dropped.clips]
-             for split, items in clips.items()}
+    lines = {split: [list_line(ListItem(path, 0, (label,)), "video") for path, label in items
+                     if path not in left_out] for split, items in clips.items()}
     out = Path(args.out)
     if out.suffix:
         lines = {out.stem: sorted(lines["train"] + lines["val"])}
@@ -91,7 +100,7 @@ def _from_folder(args) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in lines.items():
         _write_lines(folder / (name + ending), content)
-    _write_lines(folder / "classes.txt", sources["train"].class_names)
+    _write_lines(folder / "classes.txt", class_names)
     dropped.report()
 
 
@@ -106,12 +115,11 @@ def _converted(args) -> None:
         return not reason_of(find_video, path) if video else os.path.isdir(path)
 
     items = [item for item in list_items(args.convert, args.root, "frames", exists)
-             if item.path not in args.excluded]
+             if printable(item.path) not in args.excluded]
     dropped = Dropped(len(items), args.max_broken_share)
 
     def convert(item):
-        """(line, reason why there is none)."""
-        labels = " ".join(str(label) for label in dict.fromkeys(item.labels))
+        """(item of the new list, reason why there is none)."""
         path = os.path.join(args.root, item.path)
         try:
             if video:
@@ -123,25 +131,33 @@ def _converted(args) -> None:
             if count < args.min_frames:
                 raise VideoError(path, f"{count} frames, fewer than --min_frames={args.min_frames}")
         except VideoError as error:
-            return "", error.reason
-        name = os.path.relpath(path, args.root)
-        return f"{name} {labels}" if video else f"{name} {count} {labels}", ""
+            return None, error.reason
+        name = os.path.relpath(path, args.root) if args.root else path
+        made = ListItem(name, 0 if video else count, tuple(dict.fromkeys(item.labels)))
+        return made, _not_listed(made, args.list_format, several)
 
-    lines = []
+    several, lines = any(len(set(item.labels)) > 1 for item in items), []
     converted = parallel(convert, items, args.workers, "converting", "clip")
-    for item, (line, reason) in zip(items, converted, strict=True):
+    for item, (made, reason) in zip(items, converted, strict=True):
         if reason:
             dropped.add(item.path, reason)
         else:
-            lines.append(line)
+            lines.append(list_line(made, args.list_format))
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     _write_lines(Path(args.out), lines)
     dropped.report()
 
 
+def _not_listed(item: ListItem, list_format: str, multi_label: bool) -> str:
+    """Why a list cannot hold an item, or nothing if it can."""
+    return "" if can_be_listed(item, list_format, multi_label) else (
+        "a list cannot hold this name (blanks at its ends, a line break, a number at its end): rename it")
+
+
 def _write_lines(path, lines):
     with atomic_write(path) as part:
-        part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        # Names of files may hold bytes that are no UTF-8: those are written as they are.
+        part.write_bytes("".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape"))
     print(f"{path}: {len(lines)} lines")
 
 
@@ -165,6 +181,7 @@ def main(argv=None) -> int:
     parser.add_argument("--max_broken_share", type=float, default=0.01, help="default: %(default)s")
     parser.add_argument("--workers", type=int, help="threads; default: the number of cores")
     args = parser.parse_args(argv)
+    check_template("--frame_template", args.frame_template)
     args.excluded = read_broken(args.exclude) if args.exclude else {}
     if args.convert:
         _converted(args)

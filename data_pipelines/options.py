@@ -2,6 +2,8 @@
 
 import dataclasses
 import difflib
+import re
+import string
 from collections.abc import Collection, Mapping
 
 from data_pipelines.errors import DataError
@@ -97,6 +99,21 @@ def check_choice(field: str, value, choices: Collection[str], prefix: str = "dat
         raise DataError(f"unknown {prefix}{field}={value!r}: {hint}Known: {', '.join(choices)}.")
 
 
+def check_template(field: str, template) -> None:
+    """Raises `DataError` for a file name of frames that does not number them, or in absurd width."""
+    try:
+        specs = [spec or "" for _, _, spec, _ in string.Formatter().parse(template)]
+        widths = [int(digits) for spec in specs for digits in re.findall("[0-9]+", spec)]
+        fine = (len(template) <= 1000 and max(widths, default=0) <= 100 and "{" not in "".join(specs) and
+                template.format(1) != template.format(2))
+    except (ValueError, TypeError, LookupError, AttributeError):
+        fine = False
+    if not fine:
+        shown = repr(template) if len(str(template)) <= 100 else f"{str(template)[:100]!r}..."
+        raise DataError(f"{field}={shown} must be the name of a frame with its number in at most 100 digits, "
+                        f"like img_{{:05}}.png.")
+
+
 def check_options(options: Options, process_count: int = 1) -> None:
     """Raises `DataError` for the first value that cannot work.
 
@@ -110,6 +127,7 @@ def check_options(options: Options, process_count: int = 1) -> None:
         value = getattr(options, field)
         if not value >= least:
             raise DataError(f"data.{field}={value} must be at least {least}.")
+    check_template("data.frame_template", options.frame_template)
     if options.seed >= 2**32:
         raise DataError(f"data.seed={options.seed} must be below 2**32.")
     if options.max_broken_share > 1:

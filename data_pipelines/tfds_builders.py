@@ -34,7 +34,7 @@ import tensorflow_datasets as tfds
 
 from data_pipelines.clip_lists import Dropped, list_items, reason_of
 from data_pipelines.errors import DataError
-from data_pipelines.sources.lists import read_class_names
+from data_pipelines.sources.class_names import read_class_names
 from data_pipelines.to_array_record import jpeg_record
 from data_pipelines.tools import parallel, run_tool
 from data_pipelines.video.decode import open_video

@@ -27,6 +27,8 @@ import numpy as np
 from data_pipelines.batches.transforms import resize_short_side
 from data_pipelines.clip_lists import Dropped, read_broken, write_broken
 from data_pipelines.errors import DataError, VideoError
+from data_pipelines.options import check_template
+from data_pipelines.sources.class_names import class_lines
 from data_pipelines.sources.files import FileSource, folder_source, list_source
 from data_pipelines.tools import atomic_write, parallel, run_tool
 from data_pipelines.video.decode import open_video
@@ -167,6 +169,7 @@ def main(argv=None) -> int:
     parser.add_argument("--max_broken_share", type=float, default=0.01, help="default: %(default)s")
     parser.add_argument("--workers", type=int, help="threads; default: the number of cores")
     args = parser.parse_args(argv)
+    check_template("--frame_template", args.frame_template)
     if args.kind == "video" and args.list_format == "frames":
         parser.error("--kind=video needs video files, not --list_format=frames")
     if args.num_shards < 1 or args.frames < 0 or not 1 <= args.quality <= 100:
@@ -199,7 +202,7 @@ def main(argv=None) -> int:
     write_shards(source, indices, out, args.split, args.num_shards, make_record, dropped,
                  args.workers)
     with atomic_write(out / "classes.txt") as part:
-        part.write_text("".join(f"{name}\n" for name in source.class_names), encoding="utf-8")
+        part.write_text("".join(f"{line}\n" for line in class_lines(source.class_names)), encoding="utf-8")
     dropped.report()
     size = sum(path.stat().st_size for path in out.glob(f"{args.split}-*.array_record")) / 2**20
     print(f"{len(indices) - len(dropped.clips)} clips, {size:.1f} MiB in {args.num_shards} shards "

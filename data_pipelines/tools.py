@@ -18,6 +18,8 @@ def run_tool(main: Callable[[], int]) -> None:
 
     Tools return 1 themselves when they finished but found something wrong.
     """
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no UTF-8
     try:
         status = main()
         sys.stdout.flush()

@@ -21,6 +21,8 @@ from effvid_jax.runs import known_configs, prepare, stage_config, stage_names, t
 
 def run(start) -> int:
     """Calls `start`; turns a user's mistakes into one message and a non-zero exit code."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no UTF-8
     try:
         start()
         return 0

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipelines.errors import DataError
+from data_pipelines.names import printable
 from data_pipelines.sources.base import Entry, Source, check_command, default_class_names, shorten
 from data_pipelines.sources.broken import allowed_broken
-from data_pipelines.sources.lists import ListItem, find_file, read_class_names, read_list
+from data_pipelines.sources.class_names import read_class_names
+from data_pipelines.sources.lists import ListItem, find_file, read_list
 from data_pipelines.video.decode import FrameFolder, open_video
 
 VIDEO_ENDINGS = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv",
@@ -34,7 +36,7 @@ class FileSource(Source):
         self._items = list(items)
         self._root = root
         self._frames = frames
-        self.class_names = list(class_names)
+        self.class_names = [printable(name) for name in class_names]
         self.description = description
         self.check_command = check_command
 
@@ -43,7 +45,7 @@ class FileSource(Source):
 
     def entry(self, index):
         item = self._items[index]
-        return Entry(item.path, item.labels)
+        return Entry(printable(item.path), item.labels)
 
     def open(self, index):
         if self._frames:
@@ -79,7 +81,9 @@ def list_source(config, split: str) -> FileSource:
     _check_list_files(config)
     path = find_file(list_path, config.root)
     class_names = _class_names(config)
-    items = read_list(path, config.list_format, config.multi_label, len(class_names))
+    items = read_list(path, config.list_format, config.multi_label, len(class_names), config.root)
+    if config.source == "list":
+        warn_of_labels(items, class_names, f"data.{split}_list='{path}'", split)
     description = f"data.{split}_list='{path}' under data.root='{config.root}'"
     flags, frames = dict(list=path, root=config.root), None
     if config.list_format == "frames":
@@ -183,6 +187,22 @@ def _class_names(config) -> list[str]:
     return names
 
 
+def warn_of_labels(items: Sequence, class_names: Sequence[str], where: str, split: str) -> None:
+    """Logs what may be a mistake: labels that all seem one too high, classes without a training clip."""
+    count = len(class_names)
+    missing = sorted(set(range(count)).difference(*(item.labels for item in items)))
+    if missing == [0] and count > 2:
+        logging.warning("%s: the labels look shifted by one: 0 (%r) never occurs, all of 1 to %d do. Labels "
+                        "count "
+                        "from 0: if yours count from 1, subtract 1 from each, and check data.num_classes or "
+                        "data.classes_file.", where, class_names[0], count - 1)
+    elif missing and split == "train":
+        shown = shorten([f"{label} ({class_names[label]})" for label in missing])
+        logging.warning("%s: %d of the %d labels never occur: %s. Is data.num_classes or data.classes_file "
+                        "the one "
+                        "of this list, and do its labels count from 0?", where, len(missing), count, shown)
+
+
 def _check_videos_exist(source: FileSource, list_path: str, config) -> None:
     """Stops early if many listed videos are missing; single ones are handled like broken ones."""
     count = len(source)
@@ -233,6 +253,6 @@ def _hold_out(name: str, files: list[str], split: str, config) -> list[str]:
         raise DataError(f"data.val_share={config.val_share} must be between 0 and 1 (both "
                         f"excluded) when data.root has no train/ and val/ folders.")
     count = min(len(files) - 1, max(1, round(config.val_share * len(files))))
-    rng = np.random.default_rng([config.split_seed, zlib.crc32(name.encode())])
+    rng = np.random.default_rng([config.split_seed, zlib.crc32(name.encode("utf-8", "surrogateescape"))])
     held_out = set(rng.permutation(len(files))[:count].tolist())
     return [file for i, file in enumerate(files) if (i in held_out) == (split == "val")]

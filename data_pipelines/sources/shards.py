@@ -7,8 +7,9 @@ import os
 import numpy as np
 
 from data_pipelines.errors import DataError, VideoError
+from data_pipelines.names import printable
 from data_pipelines.sources.base import Entry, Source, check_command, shorten
-from data_pipelines.sources.files import missing_file_error
+from data_pipelines.sources.files import missing_file_error, warn_of_labels
 from data_pipelines.video import records
 from data_pipelines.video.decode import ArrayFrames, JpegRecord, open_record, open_video
 
@@ -21,7 +22,7 @@ class ArrayRecordSource(Source):
     """
 
     def __init__(self, config, split: str):
-        pattern = os.path.join(config.root, getattr(config, f"{split}_list") or f"{split}-*")
+        pattern = os.path.join(glob.escape(config.root), getattr(config, f"{split}_list") or f"{split}-*")
         paths = sorted(path for path in glob.glob(pattern) if not path.endswith(".incomplete"))
         if not paths:
             raise missing_file_error([f"{pattern} (data.{split}_list)"], config, "shards")
@@ -31,7 +32,7 @@ class ArrayRecordSource(Source):
         for path in paths:
             shard, index = _open_shard(path)
             self._shards.append(shard)
-            self._entries += [Entry(name, tuple(labels))
+            self._entries += [Entry(printable(name), tuple(labels))
                               for name, labels in zip(index["names"], index["labels"], strict=True)]
             self._first.append(len(self._entries))
             if index["classes"] != getattr(self, "class_names", index["classes"]):
@@ -39,7 +40,9 @@ class ArrayRecordSource(Source):
                                 f"different data sets match {pattern}. Make data.{split}_list more "
                                 f"specific.")
             self.class_names = index["classes"]
+        self.class_names = [printable(name) for name in self.class_names]
         _check_num_classes(self, config)
+        warn_of_labels(self._entries, self.class_names, self.description, split)
 
     def __len__(self):
         return len(self._entries)

@@ -130,7 +130,10 @@ class JpegRecord(VideoReader):
 
 
 def _decode_image(data: bytes, name: str, what: str) -> np.ndarray:
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
+    except cv2.error as error:  # too many pixels
+        raise VideoError(name, f"{what} is not a readable image ({error.err})") from None
     if image is None:
         raise VideoError(name, f"{what} is not a readable image")
     return image

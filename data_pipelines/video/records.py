@@ -84,17 +84,24 @@ def decode_record(value: bytes, name: str = "record") -> Record:
     kind, header, payload = _unpack(value, name)
     if kind not in (KIND_JPEG, KIND_VIDEO):
         raise VideoError(name, f"record of kind {kind} holds no video")
-    fields = dict(name=header["name"], labels=tuple(header["labels"]), fps=header["fps"],
-                  num_frames=header["num_frames"])
+    try:
+        fields = dict(name=str(header["name"]), labels=tuple(map(int, header["labels"])),
+                      fps=float(header["fps"]), num_frames=int(header["num_frames"]))
+        sizes = [] if kind == KIND_VIDEO else [int(size) for size in header["frame_bytes"]]
+        if min(sizes, default=0) < 0 or kind == KIND_JPEG and not sizes:
+            raise ValueError("no frames")
+        indices = () if kind == KIND_VIDEO else tuple(map(int, header["frame_indices"]))
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
+        raise VideoError(name, f"record header is damaged ({type(error).__name__}: {error})") from None
     if kind == KIND_VIDEO:
         return Record(**fields, video=bytes(payload))
     jpegs, start = [], 0
-    for size in header["frame_bytes"]:
+    for size in sizes:
         jpegs.append(bytes(payload[start:start + size]))
         start += size
     if start != len(payload):
         raise VideoError(header["name"], f"record has {len(payload)} bytes of frames, not {start}")
-    return Record(**fields, jpegs=tuple(jpegs), frame_indices=tuple(header["frame_indices"]))
+    return Record(**fields, jpegs=tuple(jpegs), frame_indices=indices)
 
 
 class ShardWriter:
@@ -151,6 +158,16 @@ def read_index(shard: str, last_value: bytes) -> dict:
             f"{shard} does not end with the index that a finished shard has: it was not written by "
             f"`python -m data_pipelines.to_array_record`, or that command was interrupted. Run it "
             f"again for this split.")
+    try:
+        lengths = {len(index["names"]), len(index["labels"]), len(index["num_frames"])}
+        fine = len(lengths) == 1 and all(
+            isinstance(text, str) for text in [*index["classes"], *index["names"]]) and all(
+            type(label) is int for labels in index["labels"] for label in labels)
+    except (LookupError, TypeError):
+        fine = False
+    if not fine:
+        raise DataError(f"{shard} ends with an index that is damaged: write it again with "
+                        f"`python -m data_pipelines.to_array_record`.")
     return index
 
 

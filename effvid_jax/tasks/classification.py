@@ -90,7 +90,7 @@ class Classification(Task):
 
     def write_rows(self, path, rows):
         """A line a video: name, label, predicted class, its probability, cost."""
-        with open(path, "w", newline="") as f:
+        with open(path, "w", newline="", errors="backslashreplace") as f:  # whatever the names hold
             table = csv.writer(f)
             table.writerow(["video", "label", "predicted", "prob", "gmacs"])
             for name, label, scores, gmacs in zip(rows["name"], rows["label"], rows["scores"], rows["gmacs"]):

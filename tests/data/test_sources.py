@@ -8,7 +8,8 @@ import pytest
 from data_pipelines import DataError, VideoError
 from data_pipelines.options import plain_options
 from data_pipelines.sources import make_source
-from data_pipelines.sources.lists import ListItem, read_class_names, read_list
+from data_pipelines.sources.class_names import read_class_names
+from data_pipelines.sources.lists import ListItem, read_list
 from data_pipelines.video.records import Record, ShardWriter
 from tests.data.clip_files import data_config, numbered_frames, read_numbers, write_video
 
@@ -233,6 +234,12 @@ def test_array_record_source(tmp_path):
     assert ours.open(4).num_frames == 10 and ours.open(7).num_frames == 8
     assert read_numbers(ours.open(7).get([7, 2])) == [7, 2]
     assert len({ours.key(i) for i in range(8)}) == 8
+
+
+def test_shards_in_a_folder_whose_name_looks_like_a_pattern(tmp_path):
+    folder = tmp_path / "[2024] *?"
+    folder.mkdir()
+    assert len(source(**write_shards(folder))) == 8
 
 
 def test_array_record_errors(tmp_path):
