@@ -96,7 +96,7 @@ def export(config, workdir: str, folder: str) -> dict:
     """
     from flax.traverse_util import flatten_dict, unflatten_dict  # `load` does without flax
 
-    from effvid_jax import checkpoint, evaluate
+    from effvid_jax import checkpoint, evaluate, writers
     from effvid_jax.methods import Variables
 
     method, variables, saved = evaluate.restore_for_inference(config, workdir)
@@ -132,15 +132,15 @@ def export(config, workdir: str, folder: str) -> dict:
             "views": "average the probabilities of a video's clips and crops"},
         "gmacs_per_clip": float(f"{gmacs:.6g}"),
         "params": sum(x.size for name, x in weights.items() if name.startswith("params/")),
-        "platforms": list(PLATFORMS), "versions": checkpoint.versions(),
+        "platforms": list(PLATFORMS), "versions": writers.versions(),
         "calling_convention": exported.calling_convention_version,
     }
-    os.makedirs(folder, exist_ok=True)
-    with open(os.path.join(folder, PROGRAM), "wb") as f:
-        f.write(exported.serialize())
-    np.savez(os.path.join(folder, WEIGHTS), **weights)
-    with open(os.path.join(folder, INFO), "w") as f:
-        json.dump(info, f, indent=2)
+    with writers.writing(folder):
+        os.makedirs(folder, exist_ok=True)
+        with open(os.path.join(folder, PROGRAM), "wb") as f:
+            f.write(exported.serialize())
+        np.savez(os.path.join(folder, WEIGHTS), **weights)
+    writers.write_text(os.path.join(folder, INFO), json.dumps(info, indent=2))
     return {"export": folder, "step": saved.step, "gmacs": info["gmacs_per_clip"],
             "params": info["params"], "platforms": info["platforms"],
             "megabytes": {name: round(os.path.getsize(os.path.join(folder, name)) / 1e6, 2)

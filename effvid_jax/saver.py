@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 import threading
 
-from effvid_jax import checkpoint
-from effvid_jax.errors import Interrupted
+from effvid_jax import checkpoint, console
+from effvid_jax.errors import Interrupted, UserError
 
 
 class Saver:
@@ -17,6 +17,10 @@ class Saver:
         workdir: gets `checkpoints/<step>`.
         class_names: K names, saved with the state.
         num_steps: of the whole run.
+
+    Raises:
+        UserError: `config.train.keep`, or a workdir that cannot be written; `CheckpointError` from what
+            saves, where it is not on disk.
     """
 
     def __init__(self, config, workdir: str, class_names, num_steps: int):
@@ -27,21 +31,26 @@ class Saver:
     def __enter__(self):
         return self
 
-    def __exit__(self, *error):
-        self._checkpoints.close()
+    def __exit__(self, kind, error, traceback):
+        try:
+            self._checkpoints.close()
+        except UserError as problem:
+            if error is None:
+                raise
+            console.say(str(problem))  # what ended the run comes first
 
     def newest(self, template):
         """What is saved as `config.init.step`, or last, in the structure of `template`; None if nothing is.
 
+        What is damaged is set aside, see `Checkpointer.resume`.
+
         Raises:
-            CheckpointError: it is damaged, or belongs to another network or optimiser.
+            CheckpointError: nothing sound is left, or it belongs to another network or optimiser.
         """
-        if not self._checkpoints.steps():
-            return None
-        return self._checkpoints.restore(template, self._config.init.step or None)
+        return self._checkpoints.resume(template, self._config.init.step)
 
     def at(self, step: int, state, now: str = "", before=lambda: None) -> None:
-        """Saves `state.saved()` if it is time.
+        """Saves `state.saved()` if it is time; after the last step it is on disk when this returns.
 
         Args:
             step: that was made last.
@@ -55,11 +64,16 @@ class Saver:
         if now or step % self._every == 0 or step == self._num_steps:
             before()
             self._checkpoints.save(step, state.saved(), self._config, self._class_names)
-        if now:
+        if now or step == self._num_steps:
             self._checkpoints.wait()
+        if now:
             raise Interrupted(
                 f"stopped by {now} after step {step} of {self._num_steps}; the state is saved. Start the "
                 f"same command again to continue.")
+
+    def again(self, state) -> None:
+        """Saves the state after the last step in place of the one that is there."""
+        self._checkpoints.replace(self._num_steps, state.saved(), self._config, self._class_names)
 
 
 class Signals:

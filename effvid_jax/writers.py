@@ -1,30 +1,157 @@
-"""Metrics on disk, without TensorFlow: JSON lines, csv and TensorBoard events.
+"""Files of a run, written whole or not at all, and its metrics: JSON lines, csv and TensorBoard events.
 
-The methods are those of clu's `MetricWriter`, whose own writers cannot be imported without TensorFlow.
+The methods of `MetricWriter` are those of clu's, whose own writers cannot be imported without TensorFlow.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
+import platform
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from importlib import metadata
 
 import jax
 
-from effvid_jax import checkpoint
+from effvid_jax import console
+from effvid_jax.errors import UserError
+
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "av")
 
 
+# --------------------------------------------------------------------------------------- single files
+@contextlib.contextmanager
+def writing(path: str) -> Iterator[None]:
+    """Whatever keeps this block from writing becomes one line: "no space left" alone names no file.
+
+    Raises:
+        UserError: names the file and the reason.
+    """
+    try:
+        yield
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename not in (None, path) else ""
+        raise UserError(f"{path} cannot be written: {error.strerror or error}{where}. What was saved before "
+                        f"is intact: make room, or choose another --workdir, and start the command again."
+                        ) from error
+
+
+@contextlib.contextmanager
+def whole(path: str) -> Iterator[str]:
+    """Gives a path beside `path` to write to; it takes that one's place if the block succeeds.
+
+    Raises:
+        UserError: it cannot be written; what was there before still is.
+    """
+    part = f"{path}.{os.getpid()}.part"
+    try:
+        with writing(path):
+            yield part
+            os.replace(part, path)
+    finally:
+        with contextlib.suppress(OSError):
+            os.remove(part)
+
+
+def write_text(path: str, text: str) -> None:
+    """A text file in UTF-8, on the disk when this returns."""
+    with whole(path) as part, open(part, "w", encoding="utf-8", errors="surrogateescape") as f:
+        f.write(text)
+        f.flush()
+        os.fsync(f.fileno())
+
+
+def write_json(path: str, metrics: dict) -> None:
+    """Plain numbers as json."""
+    write_text(path, json.dumps({k: _plain(v) for k, v in metrics.items()}, indent=2))
+
+
+def update_json(path: str, metrics: dict) -> None:
+    """Replaces some entries of a json file, which may not be there yet; a damaged one is set aside."""
+    old = {}
+    if os.path.exists(path):
+        try:
+            old = read_json(path)
+        except UserError as error:
+            console.say(f"{error} It is kept as {set_aside(path, 'damaged')}.")
+    write_json(path, old | metrics)
+
+
+def write_csv(path: str, rows: list[dict]) -> None:
+    """Rows with different columns as one table."""
+    columns = dict.fromkeys(name for row in rows for name in row)
+    with whole(path) as part, open(part, "w", newline="") as f:
+        table = csv.DictWriter(f, list(columns))
+        table.writeheader()
+        table.writerows(rows)
+
+
+def read_json(path: str, advice: str = "") -> dict:
+    """What `write_json` wrote.
+
+    Args:
+        path: of the file.
+        advice: what to do if it cannot be read, for the message.
+
+    Raises:
+        UserError: it cannot be read, is cut or otherwise damaged, or holds something else.
+    """
+    try:
+        with open(path, encoding="utf-8") as f:
+            found = json.load(f)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}. {advice}".strip()) from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged, or no json file ({error}). {advice}".strip()) from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is damaged: it holds a {type(found).__name__} where names and values are "
+                        f"expected. {advice}".strip())
+    return found
+
+
+def read_csv(path: str) -> list[dict[str, str]]:
+    """The lines of a table by column.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8", errors="surrogateescape") as f:
+            rows = list(csv.DictReader(f))
+    except (OSError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read: {error}.") from error
+    if any(None in row or None in row.values() for row in rows):
+        raise UserError(f"{path} is damaged: a line has not as many columns as the first one.")
+    return rows
+
+
+def set_aside(path: str, why: str) -> str:
+    """Renames a file or folder to `<path>.<why>`, or `.<why>-2` and so on; returns its new name."""
+    number = 1
+    while os.path.lexists(new := f"{path}.{why}" + (f"-{number}" if number > 1 else "")):
+        number += 1
+    with writing(new):
+        os.rename(path, new)
+    return new
+
+
+# -------------------------------------------------------------------------------------------- metrics
 class MetricWriter:
     """Writes `metrics.jsonl`, `metrics.csv`, `metrics.json` (final) and TensorBoard events to a workdir.
 
     Args:
         workdir: where.
         first_step: a continued run drops what was written after this step, so that the files are those
-            of one uninterrupted run.
+            of one uninterrupted run. Lines that cannot be read go to `metrics.jsonl.unreadable`.
         enabled: False on all processes but the first.
+
+    Raises:
+        UserError: a file cannot be written; so do the methods.
     """
 
     def __init__(self, workdir: str, first_step: int = 0, enabled: bool = True):
@@ -32,18 +159,13 @@ class MetricWriter:
         self.rows: list[dict] = []
         if not enabled:
             return
-        os.makedirs(workdir, exist_ok=True)
+        with writing(workdir):
+            os.makedirs(workdir, exist_ok=True)
         path = self._path("metrics.jsonl")
         if first_step and os.path.exists(path):
-            with open(path) as f:
-                rows = [json.loads(line) for line in f if line.endswith("}\n")]
-            self.rows = [row for row in rows if row["step"] <= first_step]
-        with open(path, "w") as f:
-            f.writelines(json.dumps(row) + "\n" for row in self.rows)
-        import tensorboardX  # takes long to import, and few modes write
-
-        self._board = tensorboardX.SummaryWriter(
-            os.path.join(workdir, "tensorboard"), purge_step=first_step + 1, write_to_disk=True)
+            self.rows = [row for row in _history(path) if row["step"] <= first_step]
+        write_text(path, "".join(json.dumps(row) + "\n" for row in self.rows))
+        self._board = _Board(os.path.join(workdir, "tensorboard"), first_step + 1)
 
     def write_scalars(self, step: int, scalars: dict[str, float]) -> None:
         """Adds the scalars of a step to every file."""
@@ -51,12 +173,13 @@ class MetricWriter:
             return
         row = {"step": int(step), **{k: _plain(v) for k, v in scalars.items() if k != "step"}}
         self.rows.append(row)
-        with open(self._path("metrics.jsonl"), "a") as f:
+        path = self._path("metrics.jsonl")
+        with writing(path), open(path, "a") as f:
             f.write(json.dumps(row) + "\n")
         self._write_csv()
         for name, value in row.items():
             if name != "step" and isinstance(value, (int, float)):
-                self._board.add_scalar(name, value, step)
+                self._board.add(step, name, value)
 
     def write_final(self, metrics: dict[str, float]) -> None:
         """The result of the run as `metrics.json`."""
@@ -83,41 +206,88 @@ class MetricWriter:
         return os.path.join(self.workdir, name)
 
 
-def write_json(path: str, metrics: dict) -> None:
-    """Plain numbers as json, written whole or not at all."""
-    with open(path + ".tmp", "w") as f:
-        json.dump({k: _plain(v) for k, v in metrics.items()}, f, indent=2)
-    os.replace(path + ".tmp", path)
+class _Board:
+    """TensorBoard events, written by the caller's own thread.
+
+    tensorboardX's `SummaryWriter` has another thread for it: on a full disk that one dies with a traceback,
+    and the run hangs a few scalars later, when the queue to it is full.
+    """
+
+    def __init__(self, folder: str, purge_step: int):
+        from tensorboardX import event_file_writer, summary  # take long to import, and few modes write
+        from tensorboardX.proto import event_pb2
+
+        self._folder, self._event, self._scalar = folder, event_pb2.Event, summary.scalar
+        self._flushed = 0.0
+        with writing(folder):
+            os.makedirs(folder, exist_ok=True)
+            self._file = event_file_writer.EventsWriter(os.path.join(folder, "events"))
+            # What an earlier run has shown of later steps disappears.
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            for more in ({"file_version": "brain.Event:2"}, {"session_log": start}):
+                self._write(step=purge_step, **more)
+
+    def add(self, step: int, name: str, value: float) -> None:
+        """A point of the curve `name`."""
+        self._write(step=int(step), summary=self._scalar(name, value))
+
+    def flush(self) -> None:
+        self._flushed = time.monotonic()
+        with writing(self._folder):
+            self._file.flush()
+
+    def close(self) -> None:
+        with writing(self._folder):
+            self._file.close()
+
+    def _write(self, **fields) -> None:
+        with writing(self._folder):
+            self._file.write_event(self._event(wall_time=time.time(), **fields))
+        if time.monotonic() - self._flushed > 60:
+            self.flush()
 
 
-def update_json(path: str, metrics: dict) -> None:
-    """Replaces some entries of a json file, which may not be there yet."""
-    old = {}
-    if os.path.exists(path):
-        with open(path) as f:
-            old = json.load(f)
-    write_json(path, old | metrics)
+def _history(path: str) -> list[dict]:
+    """The rows of a `metrics.jsonl`; what is no row is kept in another file, and said."""
+    rows, unreadable = [], []
+    with open(path, "rb") as f:
+        lines = f.read().splitlines()
+    for line in filter(bytes.strip, lines):
+        try:
+            row = json.loads(line)
+            if type(row["step"]) is not int:
+                raise ValueError(row["step"])
+            rows.append(row)
+        except (ValueError, TypeError, KeyError, RecursionError):
+            unreadable.append(line)
+    if unreadable:
+        kept = f"{path}.unreadable"
+        with writing(kept), open(kept, "ab") as f:
+            f.writelines(line + b"\n" for line in unreadable)
+        console.say(f"{path}: {len(unreadable)} of {len(lines)} lines cannot be read; they are kept in "
+                    f"{kept}.")
+    return rows
 
 
-def write_csv(path: str, rows: list[dict]) -> None:
-    """Rows with different columns as one table, written whole or not at all."""
-    columns = dict.fromkeys(name for row in rows for name in row)
-    with open(path + ".tmp", "w", newline="") as f:
-        table = csv.DictWriter(f, list(columns))
-        table.writeheader()
-        table.writerows(rows)
-    os.replace(path + ".tmp", path)
-
-
+# ------------------------------------------------------------------------------------- what ran where
 def environment() -> dict:
     """Command, versions, devices and commit: what a number needs to be quoted."""
     here = os.path.dirname(os.path.abspath(__file__))
     git = subprocess.run(["git", "-C", here, "describe", "--always", "--dirty"], capture_output=True,
                          text=True, check=False)
     return {"command": " ".join(sys.argv), "time": time.strftime("%Y-%m-%d %H:%M:%S"),
-            "commit": git.stdout.strip() or "unknown", "versions": checkpoint.versions(),
+            "commit": git.stdout.strip() or "unknown", "versions": versions(),
             "devices": [str(d) for d in jax.devices()], "processes": jax.process_count(),
             "cpus": _cpus()}
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that decide results."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def _cpus() -> int:
