@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 import re
 import shutil
@@ -108,7 +106,7 @@ def train(config, workdir: str) -> dict:
         return train_one(config, workdir)
     stages = {name: stage_config(config, name, workdir) for name in names}
     check_stages(stages)
-    save_config(config, workdir)
+    checkpoint.save_config(config, workdir)
     start, results = time.monotonic(), {}
     for i, (name, stage) in enumerate(stages.items()):
         console.say(f"stage {i + 1} of {len(names)}: {name}")
@@ -189,17 +187,10 @@ def export(config, workdir: str) -> dict:
 def gather_stages(workdir: str, names: list[str], final: dict) -> None:
     """The files of a single run for a run of several stages: result, history, class names."""
     writers.write_json(os.path.join(workdir, "metrics.json"), final)
-    shutil.copy(os.path.join(workdir, names[-1], "classes.txt"), os.path.join(workdir, "classes.txt"))
+    with writers.whole(os.path.join(workdir, "classes.txt")) as part:
+        shutil.copy(os.path.join(workdir, names[-1], "classes.txt"), part)
     rows = []
     for name in names:
-        with open(os.path.join(workdir, name, "metrics.csv"), newline="") as f:
-            rows += [{"stage": name, **row} for row in csv.DictReader(f)]
+        found = writers.read_csv(os.path.join(workdir, name, "metrics.csv"))
+        rows += [{"stage": name, **row} for row in found]
     writers.write_csv(os.path.join(workdir, "metrics.csv"), rows)
-
-
-def save_config(config, workdir: str) -> None:
-    """`config.json` of a run of several stages."""
-    if jax.process_index() == 0:
-        os.makedirs(workdir, exist_ok=True)
-        with open(os.path.join(workdir, "config.json"), "w") as f:
-            json.dump(checkpoint.to_json(config), f, indent=2)

@@ -115,11 +115,15 @@ class Evaluator:
         result = self.score(rows, self.method.resolution)
         if workdir is not None:
             first = jax.process_index() == 0
-            result |= self.method.analyse(rows.arrays, variables, workdir if first else "", self.split.name)
+            with writers.writing(workdir):
+                result |= self.method.analyse(
+                    rows.arrays, variables, workdir if first else "", self.split.name)
             if first:
                 path = os.path.join(workdir, f"predictions_{self.split.name}")
-                self.task.write_rows(path + ".csv", rows.arrays)
-                np.savez_compressed(path + ".npz", **rows.arrays)
+                with writers.whole(path + ".csv") as part:
+                    self.task.write_rows(part, rows.arrays)
+                with writers.whole(path + ".npz") as part, open(part, "wb") as f:
+                    np.savez_compressed(f, **rows.arrays)
         return {f"{self.split.name}/{name}": value for name, value in result.items()}
 
     def _whole(self, variables, runner, title):

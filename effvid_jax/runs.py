@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 
 import ml_collections
 
-from effvid_jax import checkpoint
+from effvid_jax import checkpoint, writers
 from effvid_jax.errors import UserError
 from effvid_jax.methods import find_method
+
+# What every mode reads of a saved config; `data_pipelines` says itself what it misses in `data`.
+FIELDS = {
+    "name": str, "note": str, "seed": int, "data": dict, "data.source": str, "data.root": str,
+    "data.num_frames": int, "data.test_crop_size": int, "data.eval_batch_size": int, "data.num_threads": int,
+    "model": dict, "model.backbone": str, "model.resolution": int, "model.options": dict, "method": dict,
+    "method.name": str, "optim": dict, "train": dict, "init": dict, "init.step": int, "run": str,
+    "stages": dict}
 
 
 def prepare(config, workdir: str) -> ml_collections.ConfigDict:
@@ -44,12 +51,35 @@ def trained(config, workdir: str) -> tuple[ml_collections.ConfigDict, str]:
     saved = os.path.join(directory, "config.json")
     if not os.path.exists(saved):
         raise UserError(f"{saved} is missing: give --config as well.")
-    with open(saved) as f:
-        config = ml_collections.ConfigDict(json.load(f))
-    if "data" not in config:
-        raise UserError(f"{saved} names a model but no data (imported weights): give --config=... with "
+    return read_config(saved), directory
+
+
+def read_config(path: str) -> ml_collections.ConfigDict:
+    """A whole `config.json` of a run.
+
+    Raises:
+        UserError: it is damaged, of imported weights, or lacks what other versions of this program wrote.
+    """
+    advice = "Give --config=FILE of the run as well: it is used instead."
+    saved = writers.read_json(path, advice)
+    if "data" not in saved and "model" in saved:
+        raise UserError(f"{path} names a model but no data (imported weights): give --config=... with "
                         f"the data to use.")
-    return config, directory
+    for name, kind in FIELDS.items():
+        *parents, last = name.split(".")
+        group = saved
+        for parent in parents:
+            group = group[parent]
+        if last not in group or not isinstance(group[last], kind) or isinstance(group[last], bool):
+            found = f"is {group[last]!r}"[:60] if last in group else "is missing"
+            raise UserError(f"{path}: the field {name} {found}, expected is {kind.__name__}: it is damaged, "
+                            f"or of another version. {advice}")
+    try:
+        config = ml_collections.ConfigDict(saved)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}). {advice}") from error
+    config.init.step = 0  # was wanted once, by an earlier version's command
+    return config
 
 
 def stage_names(config) -> list[str]:

@@ -152,13 +152,9 @@ def describe_run(config, workdir: str, class_names) -> None:
     """Writes config.json, classes.txt and run.json: what is needed to evaluate without a config."""
     if jax.process_index() > 0:
         return
-    os.makedirs(workdir, exist_ok=True)
-    with open(os.path.join(workdir, "config.json"), "w") as f:
-        json.dump(checkpoint.to_json(config), f, indent=2)
-    with open(os.path.join(workdir, "classes.txt"), "w") as f:
-        f.writelines(f"{name}\n" for name in class_names)
-    with open(os.path.join(workdir, "run.json"), "w") as f:
-        json.dump(writers.environment(), f, indent=2)
+    checkpoint.save_config(config, workdir)
+    writers.write_text(os.path.join(workdir, "classes.txt"), "".join(f"{name}\n" for name in class_names))
+    writers.write_text(os.path.join(workdir, "run.json"), json.dumps(writers.environment(), indent=2))
 
 
 def write_parameters(workdir: str, params) -> None:
@@ -166,8 +162,8 @@ def write_parameters(workdir: str, params) -> None:
     if jax.process_index() == 0:
         from clu import parameter_overview  # slow to import
 
-        with open(os.path.join(workdir, "parameters.txt"), "w") as f:
-            f.write(parameter_overview.get_parameter_overview(params, include_stats=False) + "\n")
+        table = parameter_overview.get_parameter_overview(params, include_stats=False)
+        writers.write_text(os.path.join(workdir, "parameters.txt"), table + "\n")
 
 
 def count_parameters(params) -> int:

@@ -14,6 +14,7 @@ import statistics
 import sys
 from collections.abc import Sequence
 
+from effvid_jax import writers
 from effvid_jax.errors import UserError
 
 
@@ -30,8 +31,7 @@ def read(workdirs: Sequence[str]) -> list[dict]:
         path = os.path.join(workdir, "metrics.json")
         if not os.path.exists(path):
             raise UserError(f"{path} is missing: give workdirs of finished runs.")
-        with open(path) as f:
-            found.append(json.load(f))
+        found.append(writers.read_json(path))
     return found
 
 

@@ -7,7 +7,6 @@ predictions_val.csv) and times the networks' inference against each other; nothi
 from __future__ import annotations
 
 import base64
-import csv
 import dataclasses
 import functools
 import html
@@ -16,12 +15,12 @@ import os
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 import tabulate
 
 import data_pipelines
 from effvid_jax import console, evaluate, plots, runs, writers
+from effvid_jax.errors import UserError
 from effvid_jax.methods import find_method
 from effvid_jax.speed import bench, timing
 from effvid_jax.tasks import Task, make_task
@@ -29,6 +28,7 @@ from effvid_jax.tasks import Task, make_task
 TIMING_SECONDS = 3.0
 BATCH_SIZE = 8
 NUM_EXAMPLES, FRAMES_SHOWN, FRAME_SIDE = 8, 6, 96
+RESTORED = "The training command, given again, evaluates and writes it anew."
 
 
 @dataclasses.dataclass
@@ -87,18 +87,28 @@ class Network:
     def read(self, name: str) -> list[dict[str, str]]:
         """Rows of a csv file of the run; [] if it is not there."""
         path = os.path.join(self.directory, name)
-        if not os.path.exists(path):
-            return []
-        with open(path, newline="") as f:
-            return list(csv.DictReader(f))
+        return writers.read_csv(path) if os.path.exists(path) else []
 
     def class_names(self) -> list[str]:
         """K names; [] if the run has none."""
         path = os.path.join(self.directory, "classes.txt")
         if not os.path.exists(path):
             return []
-        with open(path) as f:
+        with open(path, encoding="utf-8", errors="surrogateescape") as f:
             return f.read().splitlines()
+
+    def check(self) -> None:
+        """Raises UserError for files of the run that do not fit to each other."""
+        path = os.path.join(self.directory, "metrics.json")
+        for key in ("val/gmacs", "params", "val/frames", "val/views", f"val/{self.task.headline}"):
+            if not isinstance(self.metrics.get(key), (int, float)):
+                raise UserError(f"{path} is damaged: {key!r} is {self.metrics.get(key)!r}. {RESTORED}")
+        names = set(self.class_names())
+        for row in self.read("predictions_val.csv") if names else []:
+            for name in {row.get("label"), row.get("predicted")} - names - {None}:
+                path = os.path.join(self.directory, "classes.txt")
+                raise UserError(f"{path} has {len(names)} names and none is {name!r}, which "
+                                f"predictions_val.csv speaks of: one of them is damaged. {RESTORED}")
 
 
 def report(workdir: str) -> dict:
@@ -127,8 +137,7 @@ def report(workdir: str) -> dict:
         print(f"\n{sentence}")
     write_table(workdir, rows, sentence)
     path = os.path.join(workdir, "report.html")
-    with open(path, "w") as f:
-        f.write(page(workdir, networks, rows, sentence))
+    writers.write_text(path, page(workdir, networks, rows, sentence))
     print(f"\nreport: {path}", flush=True)
     metric = networks[-1].task.headline
     return {"report": path} | {
@@ -150,12 +159,14 @@ def find_networks(workdir: str) -> list[Network]:
     for name, folder in folders.items():
         config, metrics = _config(folder), os.path.join(folder, "metrics.json")
         if config is not None and os.path.exists(metrics):
-            with open(metrics) as f:
-                networks.append(Network(name or config.method.name, folder, config, json.load(f)))
+            networks.append(Network(
+                name or config.method.name, folder, config, writers.read_json(metrics, RESTORED)))
     networks = [n for n in networks if "val/gmacs" in n.metrics and "params" in n.metrics]
+    for network in networks:
+        network.check()
     if not networks:
-        raise runs.UserError(f"--workdir={workdir}: nothing to report. It must be the folder of a run that "
-                            f"is trained, or of an imported network after --mode=eval.")
+        raise UserError(f"--workdir={workdir}: nothing to report. It must be the folder of a run that is "
+                        f"trained, or of an imported network after --mode=eval.")
     return networks
 
 
@@ -201,12 +212,9 @@ def gap(networks: list[Network]) -> str:
 
 def write_table(workdir: str, rows: list[dict], sentence: str) -> None:
     """`report.csv` and `report.md`."""
-    with open(os.path.join(workdir, "report.csv"), "w", newline="") as f:
-        writer = csv.DictWriter(f, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    with open(os.path.join(workdir, "report.md"), "w") as f:
-        f.write(table(rows, "github") + "\n" + (f"\n{sentence}\n" if sentence else ""))
+    writers.write_csv(os.path.join(workdir, "report.csv"), rows)
+    writers.write_text(os.path.join(workdir, "report.md"),
+                       table(rows, "github") + "\n" + (f"\n{sentence}\n" if sentence else ""))
 
 
 # ---------------------------------------------------------------------------------------- the page
@@ -227,7 +235,7 @@ def page(workdir: str, networks: list[Network], rows: list[dict], sentence: str)
 
     add("Accuracy against cost", plots.accuracy_against_cost(
         {n.name: (n.metrics["val/gmacs"], task.scale * n.accuracy) for n in networks}, task.label))
-    histories = {n.name: rows for n in networks if (rows := _numbers(n.read("metrics.csv")))}
+    histories = {n.name: rows for n in networks if (rows := _numbers(n))}
     if histories:
         add("Training", plots.curves(
             histories, task.watched, task.watched_label, task.scale, task.loss_title))
@@ -303,15 +311,17 @@ def _frames(split: data_pipelines.Split, name: str, guess: int) -> np.ndarray:
 
 def _config(folder: str):
     path = os.path.join(folder, "config.json")
-    if not os.path.exists(path):
+    if not os.path.exists(path) or "data" not in writers.read_json(path):
         return None
-    with open(path) as f:
-        config = ml_collections.ConfigDict(json.load(f))
-    return config if "data" in config else None
+    return runs.read_config(path)
 
 
-def _numbers(rows: list[dict[str, str]]) -> list[dict[str, float]]:
-    return [{k: float(v) for k, v in row.items() if v not in ("", None)} for row in rows]
+def _numbers(network: Network) -> list[dict[str, float]]:
+    try:
+        return [{k: float(v) for k, v in row.items() if v} for row in network.read("metrics.csv")]
+    except ValueError as error:
+        path = os.path.join(network.directory, "metrics.csv")
+        raise UserError(f"{path} is damaged: {error}. {RESTORED}") from error
 
 
 _PAGE = """<!DOCTYPE html>

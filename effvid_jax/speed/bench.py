@@ -100,8 +100,7 @@ def bench(config, workdir: str) -> dict:
                 lambda seconds, tick: exits(config, class_names, seconds, tick), EXITS_SHARE)
         run("loop", "Train loop of the last stage: does the step wait for data?",
             lambda seconds, tick: loop(config, *list(steps.items())[-1], result["train"][-1], seconds))
-    with open(os.path.join(workdir, "bench.json"), "w") as f:
-        json.dump(result, f, indent=2)
+    writers.write_text(os.path.join(workdir, "bench.json"), json.dumps(result, indent=2))
     return result
 
 
