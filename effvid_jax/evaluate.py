@@ -203,6 +203,7 @@ class Evaluations:
         self._evaluators = [
             (self._evaluator(split), max(1, round(epochs * steps_per_epoch)) if epochs else 0)
             for split, epochs in plan.items()]
+        self._calibration = self._evaluator("calib") if method.calibrates else None  # its errors, now
 
     def _evaluator(self, split: str) -> Evaluator:
         return Evaluator(self._config, self._method, self._mesh, split, self._compiled)
@@ -229,9 +230,9 @@ class Evaluations:
 
     def calibrated(self, variables: Variables) -> Variables:
         """The variables with what the method chooses on the held-out split 'calib', such as thresholds."""
-        if not self._method.calibrates:
+        if self._calibration is None:
             return variables
-        rows = self._evaluator("calib").rows(variables, self._runner)
+        rows = self._calibration.rows(variables, self._runner)
         found = self._method.calibrate(variables, rows.arrays)
         return found.replace(stats=sharding.replicate(found.stats, self._mesh))
 

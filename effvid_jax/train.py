@@ -3,7 +3,8 @@
 Order of things, which matters: data and its errors first -> task and method (which loads a frozen teacher)
 -> state: resume this workdir, else start from `config.init.checkpoint`, else from scratch -> frozen
 networks are evaluated -> steps, each with its own batch and random numbers, both derived from the step
-alone, so that a killed run continues bit for bit -> evaluation.
+alone, so that a killed run continues bit for bit -> the state is saved -> what is chosen on held-out data is,
+and saved in its place -> evaluation.
 
 Who does what: `data_pipelines` makes batches, `sharding.Prefetch` has them on the devices in time, `log.py`
 writes scalars, `saver.py` saves, `evaluate.py` scores; each knows when it is its turn, the loop only asks.
@@ -70,9 +71,11 @@ def train(config, workdir: str) -> dict[str, float]:
     task = make_task(config, split.class_names)
     split = split.with_targets(task.targets)
     method = make_method(config, task)
+    method.check_calibration()
     num_steps = config.train.num_steps or round(config.train.num_epochs * split.steps_per_epoch)
     tx = make_optimizer(config.optim, split.steps_per_epoch, num_steps)
     rate = make_schedule(config.optim, split.steps_per_epoch, num_steps)
+    evaluations = Evaluations(config, method, mesh, workdir, split.steps_per_epoch, num_steps)
     describe_run(config, workdir, task.class_names)
     with Log(config, workdir, num_steps, lambda i: split.entry(i).name, task.watched, first_process) as log:
         with Saver(config, workdir, task.class_names, num_steps) as saver:
@@ -81,7 +84,6 @@ def train(config, workdir: str) -> dict[str, float]:
             if resumed:
                 console.say(f"continuing {workdir} at step {first_step} of {num_steps}")
             state = sharding.replicate(state, mesh)
-            evaluations = Evaluations(config, method, mesh, workdir, split.steps_per_epoch, num_steps)
             if not resumed:
                 write_parameters(workdir, state.params)
                 log.write(0, evaluations.references(state.variables))
@@ -95,10 +97,11 @@ def train(config, workdir: str) -> dict[str, float]:
                     batch, here = next(ahead)
                     state, scalars = step_fn(state, batch)
                     log.add(step, scalars, here["id"])
-                    if step == num_steps:
-                        state = state.replace(stats=evaluations.calibrated(state.variables).stats)
                     saver.at(step, state, now=signals.caught, before=log.settle)
                     evaluations.at(step, state.variables, log)
+            if method.calibrates and (first_step < num_steps or not method.calibrated(state.variables)):
+                state = state.replace(stats=evaluations.calibrated(state.variables).stats)
+                saver.again(state)
         metrics = {"step": num_steps, **evaluations.final(state.variables),
                    "params": count_parameters(state.params)}
         log.finish(metrics)

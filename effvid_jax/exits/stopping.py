@@ -139,6 +139,25 @@ def best_thresholds(scores_Nm, hits_Nm, costs_m, price: float, rounds: int = 4) 
     return thresholds
 
 
+def check_budget(costs_m: Sequence[float], budget: float, full: float = 0.0) -> None:
+    """Refuses a budget that no thresholds keep.
+
+    Args:
+        costs_m: cumulative cost of stopping at each checkpoint, in GMACs.
+        budget: mean GMACs per video.
+        full: of full inference, whose share `config.method.budget` is; 0 if unknown.
+
+    Raises:
+        UserError: less than the first checkpoint costs.
+    """
+    if not budget >= costs_m[0]:
+        share = f" Expected: {np.ceil(1e3 * costs_m[0] / full) / 1e3:g} or more." if full else ""
+        raise UserError(
+            f"config.method.budget allows {budget:.4g} GMACs per video on average, less than stopping "
+            f"every video at the first checkpoint costs ({costs_m[0]:.4g}); the last one costs "
+            f"{costs_m[-1]:.4g}.{share}")
+
+
 def thresholds_for_budget(scores_Nm, hits_Nm, costs_m: Sequence[float], budget: float,
                           search: str = "accuracy") -> np.ndarray:
     """Thresholds of a family whose mean cost on the calibration videos is at most `budget`.
@@ -155,11 +174,7 @@ def thresholds_for_budget(scores_Nm, hits_Nm, costs_m: Sequence[float], budget: 
     costs = np.asarray(costs_m, np.float64)
     if search not in SEARCHES:
         raise UserError(f"config.method.search={search!r}: expected one of {list(SEARCHES)}.")
-    if not budget >= costs[0]:
-        raise UserError(
-            f"config.method.budget allows {budget:.4g} GMACs per video on average, less than stopping "
-            f"every video at the first checkpoint costs ({costs[0]:.4g}); the last one costs "
-            f"{costs[-1]:.4g}.")
+    check_budget(costs, budget)
 
     def choose(log_parameter):
         if search == "msdnet":

@@ -48,6 +48,7 @@ def check_method(config, clip_shape) -> None:
     method = find_method(config.method.name)
     method.Settings.read(config.method).check(config)
     network = method.inference(config, make_task(config, ["some class", "another"]))
+    network.check_calibration()
     jax.eval_shape(lambda: network.init(jax.random.key(0), clip_shape))
 
 

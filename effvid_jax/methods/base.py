@@ -153,6 +153,14 @@ class Method(abc.ABC):
         """`predict` of frozen networks by name; evaluated before training: a wrong one shows at step 0."""
         return {}
 
+    def check_calibration(self) -> None:
+        """Raises UserError for what `calibrate` would refuse after the last step; called before the first."""
+
+    def calibrated(self, variables: Variables) -> bool:
+        """Whether `calibrate` has seen rows."""
+        del variables
+        return True
+
     def calibrate(self, variables: Variables, rows) -> Variables:
         """Sets what is chosen on the held-out split 'calib' of the training data, such as thresholds.
 

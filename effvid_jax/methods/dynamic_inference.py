@@ -69,6 +69,7 @@ class DynamicInference(base.Method):
                                  f"network is for {config.model.exits.frames} frames "
                                  f"(config.model.exits.frames).")
             self._check_known(rule=stopping.RULES, search=stopping.SEARCHES, executor=EXECUTORS)
+            self._check_least(calibration_videos=1, budget_gmacs=0)
             if not self.budget_gmacs and not self.budget > 0:
                 raise UserError(f"config.method.budget={self.budget}: expected a share of the cost of full "
                                  f"inference, such as 0.5.")
@@ -139,6 +140,20 @@ class DynamicInference(base.Method):
             {"exit": taken, "stop_scores": scores, "answers": self.task.answers(logits)})
 
     # ----------------------------------------------------------------------------------- thresholds
+    def check_calibration(self):
+        """See `Method.check_calibration`: a budget that no thresholds keep."""
+        if not self.settings.thresholds:
+            stopping.check_budget(self.costs, self._budget, self.full_gmacs)
+
+    def calibrated(self, variables):
+        """See `Method.calibrated`."""
+        return int(variables.stats[RECORD]["count"]) > 0
+
+    @property
+    def _budget(self) -> float:
+        """Mean GMACs per video that thresholds are to keep."""
+        return self.settings.budget_gmacs or self.settings.budget * self.full_gmacs
+
     def calibrate(self, variables, rows):
         """See `Method.calibrate`: records what the calibration videos score, and sets the thresholds."""
         record = variables.stats[RECORD]
@@ -150,8 +165,8 @@ class DynamicInference(base.Method):
         if self.settings.thresholds:
             found = np.array(self.settings.thresholds, np.float32)
         elif int(record["count"]):
-            budget = self.settings.budget_gmacs or self.settings.budget * self.full_gmacs
-            found = stopping.thresholds_for_budget(*self._known(record), self.costs, budget,
+            self.check_calibration()
+            found = stopping.thresholds_for_budget(*self._known(record), self.costs, self._budget,
                                                    self.settings.search)
         else:
             return variables  # never calibrated: nothing stops early

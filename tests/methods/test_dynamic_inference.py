@@ -15,10 +15,12 @@ from data_pipelines.batches import clips
 from data_pipelines.options import plain_options
 from data_pipelines.sources import make_source
 from effvid_jax import checkpoint, cli, predict, runs, train
+from effvid_jax import evaluate as evaluation
 from effvid_jax.backbones import make_backbone
 from effvid_jax.cost.exits import route_costs
+from effvid_jax.errors import UserError
 from effvid_jax.exits import network, routes, stopping
-from effvid_jax.methods import base
+from effvid_jax.methods import base, check_method
 from effvid_jax.reports import mean_of_splits, report
 from tests.drawn import draw
 from tests.made import made
@@ -34,11 +36,20 @@ def tiny(**method):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, benchmark_root):
-    """Workdir of a short training run, and its metrics."""
+    """Workdir of a short training run, and its metrics. Its calibration failed once."""
     config = tiny(search="msdnet")  # a network of 8 steps has no accuracy to search by
     config.data.root = benchmark_root
     config.train.num_steps = 8
     workdir = str(tmp_path_factory.mktemp("dynamic"))
+
+    def fail(*_):
+        raise OSError("the calibration videos are gone")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation.Evaluations, "calibrated", fail)
+        with pytest.raises(OSError, match="videos are gone"):
+            cli.train(config, workdir)
+    assert checkpoint.load_variables(workdir)[0].step == 8, "saved before anything that can fail"
     return workdir, cli.train(config, workdir)
 
 
@@ -60,6 +71,48 @@ def test_real_exits_give_the_simulated_metrics(run):
         real = evaluate(workdir, executor=policy, executor_sizes=(4, 2))
         for name in ("top1", "top5", "gmacs", "examples", "exit1_share", "exit2_share", "exit4_share"):
             assert real[f"val/{name}"] == pytest.approx(metrics[f"val/{name}"], rel=1e-6), (policy, name)
+
+
+def test_the_calibration_is_saved_with_the_last_step(run, monkeypatch):
+    """A finished run is only evaluated again, with the thresholds that its checkpoint holds."""
+    workdir, metrics = run
+    assert int(checkpoint.load_variables(workdir)[1]["batch_stats"]["stopping"]["count"]) > 0
+    monkeypatch.setattr(evaluation.Evaluations, "calibrated", None)  # is not called
+    config = runs.trained(None, workdir)[0]
+    assert cli.train(config, workdir) == metrics
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"method.budget": 0.01}, "config.method.budget .*less than stopping every video.*Expected: 0.*or more"),
+    ({"method.budget_gmacs": 1e-6}, "less than stopping every video"),
+    ({"method.budget_gmacs": -1.0}, "config.method.budget_gmacs=-1.0: expected 0 or more"),
+    ({"method.budget": float("nan")}, "config.method.budget=nan"),
+    ({"method.calibration_videos": 0}, "config.method.calibration_videos=0: expected 1 or more"),
+    ({"data.calib_share": 0.0}, "set data.calib_share"),
+    ({"data.calib_share": 0.001}, "0.001 holds out 0 of 48"),
+], ids=str)
+def test_what_calibration_would_refuse_is_refused_before_the_first_step(
+        tmp_path, benchmark_root, monkeypatch, changes, message):
+    config = tiny()
+    config.data.root = benchmark_root
+    config.update_from_flattened_dict(changes)
+    monkeypatch.setattr(train, "start", None)  # never comes so far
+    with pytest.raises(ValueError, match=message):
+        cli.train(config, str(tmp_path))
+    assert not list(tmp_path.iterdir()), "nothing is written"
+
+
+def test_budget_of_a_network_whose_first_exit_is_dear():
+    """A 3-D network along its depth; every stage of a run is looked at before the first one trains."""
+    config = dynamic_k400.get_config("tiny,backbone=r3d_18,scheme=depth")
+    clip = (1, config.data.num_frames, config.data.crop, config.data.crop, 3)
+    config.method.budget = 0.2
+    with pytest.raises(UserError, match="less than stopping every video.*Expected: (0.[0-9]+) or") as error:
+        check_method(config, clip)
+    config.method.budget = float(str(error.value).split("Expected: ")[1].split(" ")[0])
+    check_method(config, clip)
+    config.method.update(dict(budget=0.2, thresholds=(0.5,) * 3))  # by hand: no budget counts
+    check_method(config, clip)
 
 
 def test_the_curve_is_written(run):
