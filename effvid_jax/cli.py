@@ -12,7 +12,7 @@ import jax
 from absl import flags
 
 from data_pipelines import DataError, VideoError
-from effvid_jax import checkpoint, console, saved_config, writers
+from effvid_jax import checkpoint, console, lock, saved_config, writers
 from effvid_jax.errors import Interrupted, TrainingError, UserError
 from effvid_jax.runs import known_configs, prepare, stage_config, stage_names, trained
 
@@ -95,15 +95,31 @@ def _last_words(error: Exception) -> str:
 
 
 def train(config, workdir: str) -> dict:
-    """Trains every stage of the config, or the one run it is; ends with an evaluation."""
-    from effvid_jax.train import train as train_one
+    """Trains every stage of the config, or the one run it is; ends with an evaluation.
 
+    Args:
+        config: as it was given.
+        workdir: of the run; one that is there goes on.
+
+    Raises:
+        UserError: somebody else trains in the workdir.
+    """
     config = prepare(config, workdir)
     if config.note:
         console.say(config.note)
     names = stage_names(config)
-    if not names:
+    folders = [os.path.join(workdir, name) for name in names]
+    with lock.hold(workdir, *folders):
+        if names:
+            return _train_stages(config, workdir, names)
+        from effvid_jax.train import train as train_one
+
         return train_one(config, workdir)
+
+
+def _train_stages(config, workdir: str, names: list[str]) -> dict:
+    from effvid_jax.train import train as train_one
+
     stages = {name: stage_config(config, name, workdir) for name in names}
     check_stages(stages)
     checkpoint.save_config(config, workdir)
