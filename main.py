@@ -34,6 +34,8 @@ _SPLIT = flags.DEFINE_string(
 _MULTIHOST = flags.DEFINE_bool(
     "multihost", False, "One process per host: TPU pods and SLURM are detected, elsewhere set "
     "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.")
+_ANYWAY = flags.DEFINE_bool(
+    "resume_anyway", False, "train: go on in a workdir whose run had another config, whatever has changed.")
 _JSON = flags.DEFINE_bool("json", False, "predict: print nothing but one json object per video.")
 
 
@@ -53,7 +55,7 @@ def main(argv):
     if _MODE.value == "predict":
         cli.predict(_CONFIG.value, workdir, _VIDEO.value, _JSON.value)
         return
-    more = {"split": _SPLIT.value} if _MODE.value == "eval" else {}
+    more = {"train": {"resume_anyway": _ANYWAY.value}, "eval": {"split": _SPLIT.value}}.get(_MODE.value, {})
     result = getattr(cli, _MODE.value)(_CONFIG.value, workdir, **more)
     if result and jax.process_index() == 0:
         print(json.dumps(result), flush=True)

@@ -12,7 +12,7 @@ import jax
 from absl import flags
 
 from data_pipelines import DataError, VideoError
-from effvid_jax import checkpoint, console, lock, saved_config, writers
+from effvid_jax import checkpoint, console, lock, saved_config, workdirs, writers
 from effvid_jax.errors import Interrupted, TrainingError, UserError
 from effvid_jax.runs import known_configs, prepare, stage_config, stage_names, trained
 
@@ -94,15 +94,16 @@ def _last_words(error: Exception) -> str:
     return " ".join((inner[-1] if inner else text).replace("\n", ". ").split())
 
 
-def train(config, workdir: str) -> dict:
+def train(config, workdir: str, resume_anyway: bool = False) -> dict:
     """Trains every stage of the config, or the one run it is; ends with an evaluation.
 
     Args:
         config: as it was given.
         workdir: of the run; one that is there goes on.
+        resume_anyway: with a config that changes what the run's numbers mean, too.
 
     Raises:
-        UserError: somebody else trains in the workdir.
+        UserError: somebody else trains in the workdir, or it holds a run of another config.
     """
     config = prepare(config, workdir)
     if config.note:
@@ -110,23 +111,26 @@ def train(config, workdir: str) -> dict:
     names = stage_names(config)
     folders = [os.path.join(workdir, name) for name in names]
     with lock.hold(workdir, *folders):
+        workdirs.check_run(config, workdir, resume_anyway)
         if names:
-            return _train_stages(config, workdir, names)
+            return _train_stages(config, workdir, names, resume_anyway)
         from effvid_jax.train import train as train_one
 
-        return train_one(config, workdir)
+        return train_one(config, workdir, resume_anyway)
 
 
-def _train_stages(config, workdir: str, names: list[str]) -> dict:
+def _train_stages(config, workdir: str, names: list[str], resume_anyway: bool) -> dict:
     from effvid_jax.train import train as train_one
 
     stages = {name: stage_config(config, name, workdir) for name in names}
     check_stages(stages)
+    for name, stage in stages.items():  # before anything is written, and before the first one trains
+        workdirs.check_resume(stage, os.path.join(workdir, name), resume_anyway)
     checkpoint.save_config(config, workdir)
     start, results = time.monotonic(), {}
     for i, (name, stage) in enumerate(stages.items()):
         console.say(f"stage {i + 1} of {len(names)}: {name}")
-        results[name] = train_one(stage, os.path.join(workdir, name))
+        results[name] = train_one(stage, os.path.join(workdir, name), resume_anyway)
     final = results[names[-1]] | {
         f"{name}/{metric}": value for name in names[:-1] for metric, value in results[name].items()
         if metric.startswith("val/")}

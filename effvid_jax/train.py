@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import data_pipelines
-from effvid_jax import checkpoint, console, fit, sharding, writers
+from effvid_jax import checkpoint, console, fit, sharding, workdirs, writers
 from effvid_jax.evaluate import Evaluations
 from effvid_jax.log import Log
 from effvid_jax.methods import Method, Variables, make_method
@@ -51,12 +51,13 @@ class TrainState:
                 "step": self.step}
 
 
-def train(config, workdir: str) -> dict[str, float]:
+def train(config, workdir: str, resume_anyway: bool = False) -> dict[str, float]:
     """Trains what `config` describes, then evaluates it.
 
     Args:
         config: a resolved config (see `configs/recipes/base.py`).
         workdir: where everything is written; an earlier run there is continued.
+        resume_anyway: even where `config` changes what its numbers mean.
 
     Returns:
         The final metrics, such as `{'step': 400, 'val/top1': 0.9, 'val/gmacs': 0.1}`.
@@ -66,9 +67,12 @@ def train(config, workdir: str) -> dict[str, float]:
         TrainingError: a loss that is not finite, or a teacher at chance.
         Interrupted: after a signal, with the state saved.
     """
+    for line in workdirs.check_resume(config, workdir, resume_anyway):
+        console.say(line)
     mesh, first_process = sharding.make_mesh(), jax.process_index() == 0
     split = data_pipelines.open_split(config.data, "train", process_count=jax.process_count())
     task = make_task(config, split.class_names)
+    workdirs.check_classes(task.class_names, workdir, resume_anyway)
     split = split.with_targets(task.targets)
     method = make_method(config, task)
     method.check_calibration()
@@ -76,11 +80,12 @@ def train(config, workdir: str) -> dict[str, float]:
     tx = make_optimizer(config.optim, split.steps_per_epoch, num_steps)
     rate = make_schedule(config.optim, split.steps_per_epoch, num_steps)
     evaluations = Evaluations(config, method, mesh, workdir, split.steps_per_epoch, num_steps)
-    describe_run(config, workdir, task.class_names)
     with Log(config, workdir, num_steps, lambda i: split.entry(i).name, task.watched, first_process) as log:
         with Saver(config, workdir, task.class_names, num_steps) as saver:
             state, resumed = start(config, method, tx, saver)
-            log.begin(first_step := int(state.step))
+            workdirs.check_length(first_step := int(state.step), num_steps, workdir)
+            describe_run(config, workdir, task.class_names)  # not before all that can be refused
+            log.begin(first_step)
             if resumed:
                 console.say(f"continuing {workdir} at step {first_step} of {num_steps}")
             state = sharding.replicate(state, mesh)

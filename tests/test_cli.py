@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from configs import supervised_minik
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 IMPORTED = ["jax", "absl.app", "ml_collections.config_flags", "effvid_jax.cli", "effvid_jax.train",
             "effvid_jax.evaluate"]  # by main.py in every mode or nearly so
@@ -89,3 +91,19 @@ def test_mistakes(forked_main, args, wanted, tmp_path, tmp_path_factory):
     for part in wanted:
         assert part.replace("W/", f"{tmp_path}/") in text
     assert not list(tmp_path.rglob("checkpoints")), "no stage has trained"
+
+
+@pytest.mark.parametrize(("args", "wanted"), [
+    (["--config=configs/supervised_minik.py:tiny", "--config.optim.lr=1"],
+     ["config.optim.lr was 0.05, now 1.0", "--resume_anyway"]),
+    (["--config=configs/reskd_minik.py:tiny"], ["config.run was \"\"", "--resume_anyway"]),
+], ids=lambda x: "_".join(x)[:60] if isinstance(x, list) else None)
+def test_what_a_used_workdir_refuses(forked_main, args, wanted, tmp_path, tmp_path_factory):
+    config = supervised_minik.get_config("tiny")
+    (tmp_path / "checkpoints" / "6").mkdir(parents=True)
+    (tmp_path / "config.json").write_text(config.to_json_best_effort())
+    code, out, err = forked_main(tmp_path_factory.mktemp("streams"), *args, f"--workdir={tmp_path}")
+    text = message(err)
+    print(text)
+    assert code != 0 and not out and all(part in text for part in wanted)
+    assert (tmp_path / "config.json").read_text() == config.to_json_best_effort()

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from configs import reskd_minik, supervised_minik
-from effvid_jax import checkpoint, cli
-from effvid_jax.errors import TrainingError
+from effvid_jax import checkpoint, cli, workdirs
+from effvid_jax.errors import TrainingError, UserError
 from effvid_jax.train import train
 
 
@@ -124,6 +124,20 @@ def test_not_finite_stops_with_step_and_clips(tmp_path, benchmark_root):
     with pytest.raises(TrainingError, match=r"not finite at step \d of 6.*Clips of that batch: .*mp4"):
         train(config, str(tmp_path))
     assert not os.path.exists(tmp_path / "checkpoints" / "6")
+
+
+def test_classes_and_length_are_compared_before_anything_is_written(teacher, benchmark_root, monkeypatch):
+    before = {name: open(os.path.join(teacher, name), "rb").read() for name in ("config.json", "classes.txt")}
+    config = tiny(supervised_minik.get_config, benchmark_root, "backbone=resnet152")
+    config.train.num_steps = 1
+    with pytest.raises(UserError, match="trained up to step 2, the config asks for 1"):
+        train(config, teacher, resume_anyway=True)
+    config.train.num_steps = 2
+    names = {"class_names": [f"other {k}" for k in range(16)]}
+    monkeypatch.setattr(workdirs, "_newest_meta", lambda workdir: names)
+    with pytest.raises(UserError, match="class 0 was 'other 0' and is now"):
+        train(config, teacher)
+    assert before == {name: open(os.path.join(teacher, name), "rb").read() for name in before}
 
 
 @pytest.mark.parametrize("changes", [

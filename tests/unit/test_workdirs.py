@@ -1,0 +1,214 @@
+"""A workdir remembers its config: what may change when a run goes on, and what an evaluation reads."""
+
+import json
+import pathlib
+
+import ml_collections
+import pytest
+
+from configs import dynamic_k400, reskd_minik, supervised_minik
+from configs.recipes import base
+from effvid_jax import cli, runs, workdirs
+from effvid_jax.errors import UserError
+
+MAY_CHANGE = {
+    "name", "note", "data.root", "data.train_list", "data.val_list", "data.classes_file", "data.num_threads",
+    "data.num_workers", "data.prefetch", "data.cache", "data.cache_gib", "data.max_broken_share",
+    "data.eval_batch_size", "train.log_every_steps", "train.eval_every_epochs",
+    "train.checkpoint_every_steps", "train.keep", "train.min_reference_ratio", "train.num_epochs",
+    "init.step", "bench.seconds",
+    "bench.batch_size", "bench.threads", "bench.workers", "bench.resolutions"}
+
+
+def used(folder, config, step=6, class_names=("a", "b"), **files):
+    """A workdir with a checkpoint, as far as configs are concerned."""
+    meta = folder / "checkpoints" / str(step) / "meta"
+    meta.mkdir(parents=True)
+    saved = config if isinstance(config, dict) else json.loads(config.to_json_best_effort())
+    (meta / "metadata").write_text(json.dumps({"config": saved, "class_names": class_names}))
+    (folder / "config.json").write_text(json.dumps(saved))
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    return str(folder)
+
+
+def plain():
+    """A config whose fields all count."""
+    config = base.defaults()
+    config.data.train_list, config.data.val_list = "train.txt", "val.txt"
+    return config
+
+
+def other(value):
+    """Another value of the same type."""
+    if isinstance(value, bool):
+        return not value
+    return (*value, "x") if isinstance(value, tuple) else f"{value}x" if isinstance(value, str) else value + 1
+
+
+def leaves(config, prefix=""):
+    """Dotted name -> value of every field."""
+    found = {}
+    for name, value in config.items():
+        nested = isinstance(value, ml_collections.ConfigDict)
+        found |= leaves(value, f"{prefix}{name}.") if nested else {prefix + name: value}
+    return found
+
+
+def contents(*folders):
+    return {path: path.read_bytes() for folder in folders for path in pathlib.Path(folder).rglob("*")
+            if path.is_file()}
+
+
+@pytest.mark.parametrize("field", sorted(set(leaves(plain())) - {"run"}))
+def test_every_field_is_told_or_refused_when_a_run_goes_on(tmp_path, field):
+    workdir, config = used(tmp_path, plain()), plain()
+    old, new = leaves(config)[field], other(leaves(config)[field])
+    config.update_from_flattened_dict({field: new})
+    if field == "method.name":
+        config.method = reskd_minik.get_config().method
+    if field in MAY_CHANGE or field == "train.num_steps":
+        line, = workdirs.check_resume(config, workdir)
+        assert f"config.{field} was {json.dumps(old)}, now {json.dumps(new)}" in line
+        return
+    with pytest.raises(UserError, match="is trained up to step 6") as error:
+        workdirs.check_resume(config, workdir)
+    text = str(error.value)
+    assert f"config.{field} was " in text and "new --workdir" in text and "--resume_anyway" in text
+    assert "\n" not in text
+    line, = workdirs.check_resume(config, workdir, anyway=True)
+    assert f"config.{field} was " in line and "as --resume_anyway says" in line
+
+
+def test_the_same_config_and_an_unused_workdir_say_nothing(tmp_path):
+    assert workdirs.check_resume(plain(), used(tmp_path / "a", plain())) == []
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "config.json").write_text('{"seed": 5}')
+    assert workdirs.check_resume(plain(), str(tmp_path / "b")) == [], "nothing is trained there"
+
+
+def test_fields_that_older_code_did_not_have_are_no_difference(tmp_path):
+    config = dynamic_k400.get_config("tiny")
+    saved = json.loads(config.to_json_best_effort())
+    for group, field in (("data", "calib_share"), ("method", "search"), ("bench", "seconds")):
+        del saved[group][field]
+    del saved["model"]["exits"]["groups"]
+    saved["data"]["of_old"] = 1
+    workdir = used(tmp_path, saved)
+    assert workdirs.check_resume(config, workdir) == []
+    config.method.search = "msdnet"  # an old run had the default
+    with pytest.raises(UserError, match='config.method.search was "accuracy", now "msdnet"'):
+        workdirs.check_resume(config, workdir)
+
+
+def test_options_that_one_side_lacks_are_a_difference(tmp_path):
+    workdir, config = used(tmp_path, plain()), plain()
+    config.model.options.width = 8
+    with pytest.raises(UserError, match="config.model.options.width was not set, now 8"):
+        workdirs.check_resume(config, workdir)
+
+
+@pytest.mark.parametrize("old, new, refused", [
+    ((50.0, 0), (60.0, 0), ""), ((50.0, 0), (40.0, 0), "num_epochs was 50.0, now 40.0"),
+    ((50.0, 9), (40.0, 9), ""), ((50.0, 9), (50.0, 12), ""), ((50.0, 9), (50.0, 8), "num_steps was 9, now 8"),
+    ((50.0, 9), (50.0, 0), ""), ((50.0, 0), (50.0, 9), "")])
+def test_a_run_may_get_longer(tmp_path, old, new, refused):
+    config = plain()
+    config.train.num_epochs, config.train.num_steps = old
+    workdir = used(tmp_path, config)
+    config.train.num_epochs, config.train.num_steps = new
+    if refused:
+        with pytest.raises(UserError, match=refused):
+            workdirs.check_resume(config, workdir)
+    else:
+        workdirs.check_resume(config, workdir)
+
+
+def test_a_run_past_its_end_is_refused():
+    workdirs.check_length(4, 4, "w")
+    with pytest.raises(UserError, match="trained up to step 6, the config asks for 4"):
+        workdirs.check_length(6, 4, "w")
+
+
+def test_other_classes_are_refused(tmp_path):
+    workdir = used(tmp_path, plain())
+    workdirs.check_classes(("a", "b"), workdir)
+    with pytest.raises(UserError, match="class 1 was 'b' and is now 'c'.*--resume_anyway"):
+        workdirs.check_classes(("a", "c"), workdir)
+    workdirs.check_classes(("a", "c"), workdir, anyway=True)
+    for anyway in (False, True):  # no network fits both
+        with pytest.raises(UserError, match="has 3; class 2 was no such class and is now 'c': use a new"):
+            workdirs.check_classes(("a", "b", "c"), workdir, anyway)
+
+
+def test_groups_of_batch_statistics_count_not_devices(tmp_path):
+    """Two devices here, see tests/conftest.py."""
+    workdir, config = used(tmp_path / "two", plain(), run={"devices": ["0", "1"]}), plain()
+    assert workdirs.check_resume(config, workdir) == []
+    config.model.bn_groups = 2
+    assert workdirs.check_resume(config, workdir) == [], "the same in words"
+    config.model.bn_groups = 4
+    with pytest.raises(UserError, match="config.model.bn_groups was 0, now 4"):
+        workdirs.check_resume(config, workdir)
+    workdir = used(tmp_path / "four", plain(), run={"devices": ["0"] * 4})
+    assert workdirs.check_resume(config, workdir) == []
+    line, = workdirs.check_resume(plain(), workdir)
+    assert "there were 4 and are 2: --config.model.bn_groups=4" in line
+
+
+def test_a_workdir_that_has_moved_is_the_same(tmp_path):
+    config = reskd_minik.get_config("tiny")
+    old, new = (runs.stage_config(config, "student", f"{place}/run") for place in ("/old/place", tmp_path))
+    assert old.method.teacher != new.method.teacher
+    assert workdirs.check_resume(new, used(tmp_path / "run" / "student", old)) == []
+    new.method.teacher = str(tmp_path / "run" / "baseline")
+    with pytest.raises(UserError, match='config.method.teacher was "/old/place/run/teacher"'):
+        workdirs.check_resume(new, str(tmp_path / "run" / "student"))
+
+
+@pytest.mark.parametrize("old, new, fine", [
+    ("", "teacher,student", False), ("teacher,student", "", False), ("teacher,student", "teacher", False),
+    ("teacher,baseline,student", "teacher,student", True), ("teacher", "teacher,student", True),
+    ("teacher,student", "teacher, student", True)])
+def test_stages_of_a_used_workdir(tmp_path, old, new, fine):
+    config = reskd_minik.get_config("tiny")
+    config.run = old
+    used(tmp_path / old.split(",")[-1], config)
+    (tmp_path / "config.json").write_text(config.to_json_best_effort())
+    config.run = new
+    workdirs.check_run(config, str(tmp_path), anyway=True)
+    if fine:
+        workdirs.check_run(config, str(tmp_path))
+    else:
+        with pytest.raises(UserError, match=f'config.run was "{old}", now "{new}".*--resume_anyway'):
+            workdirs.check_run(config, str(tmp_path))
+
+
+@pytest.mark.parametrize("stage", ["", "student"])
+def test_training_compares_before_it_writes(tmp_path, stage):
+    config = (reskd_minik if stage else supervised_minik).get_config("tiny")
+    workdir = str(tmp_path)
+    whole = runs.prepare(config, workdir)
+    used(tmp_path / stage, runs.stage_config(whole, stage, workdir) if stage else whole)
+    if stage:
+        (tmp_path / "config.json").write_text(config.to_json_best_effort())
+    before = contents(tmp_path)
+    config.data.batch_size = 4
+    with pytest.raises(UserError, match="config.data.batch_size was 8, now 4"):
+        cli.train(config, workdir)
+    assert contents(tmp_path) == before
+
+
+def test_imported_weights_are_no_run(tmp_path):
+    workdir = used(tmp_path, {"model": plain().model.to_dict()}, step=0)
+    with pytest.raises(UserError, match=f"imported weights.*--config.init.checkpoint={workdir}"):
+        workdirs.check_resume(plain(), workdir)
+
+
+def test_a_config_that_cannot_be_read_is_that_of_the_checkpoint(tmp_path):
+    workdir, config = used(tmp_path, plain()), plain()
+    config.optim.lr = 1.0
+    for text in (None, "{", "[]"):
+        (tmp_path / "config.json").unlink() if text is None else (tmp_path / "config.json").write_text(text)
+        with pytest.raises(UserError, match="config.optim.lr was 0.01, now 1.0"):
+            workdirs.check_resume(config, workdir)
