@@ -53,12 +53,21 @@ def main(argv):
         jax.distributed.initialize(os.environ.get("JAX_COORDINATOR_ADDRESS"), **number)
     workdir = os.path.abspath(_WORKDIR.value)
     if _MODE.value == "predict":
-        cli.predict(_CONFIG.value, workdir, _VIDEO.value, _JSON.value)
+        cli.predict(_CONFIG.value, workdir, _VIDEO.value, _JSON.value, _changed())
         return
-    more = {"train": {"resume_anyway": _ANYWAY.value}, "eval": {"split": _SPLIT.value}}.get(_MODE.value, {})
+    more = {} if _MODE.value in ("train", "bench") else {"overrides": _changed()}
+    if _MODE.value == "train":
+        more = {"resume_anyway": _ANYWAY.value}
+    elif _MODE.value == "eval":
+        more["split"] = _SPLIT.value
     result = getattr(cli, _MODE.value)(_CONFIG.value, workdir, **more)
     if result and jax.process_index() == 0:
         print(json.dumps(result), flush=True)
+
+
+def _changed() -> list[str]:
+    """Fields of the config that the command line changes."""
+    return list(config_flags.get_override_values(flags.FLAGS["config"])) if _CONFIG.value is not None else []
 
 
 if __name__ == "__main__":

@@ -159,24 +159,43 @@ def check_stages(stages) -> None:
             raise UserError(f"stage {name}: {error}") from error
 
 
-def eval(config, workdir: str, split: str = "val") -> dict:  # the mode's name, as a user types it
-    """Restores the newest checkpoint and scores a split."""
+def eval(config, workdir: str, split: str = "val", overrides=()) -> dict:  # the mode's name, as one types it
+    """Restores the newest checkpoint and scores a split.
+
+    The result is the run's own (`metrics.json`) where nothing is changed; otherwise it is written beside it.
+
+    Args:
+        config: None: as it was trained.
+        workdir: of the run.
+        split: that is scored.
+        overrides: fields that the command line changed (`data.root`).
+
+    Raises:
+        UserError: a change that an evaluation does not read.
+    """
     from effvid_jax import evaluate
 
     config, stage = trained(config, workdir)
-    result = evaluate.evaluate_workdir(config, stage, split)
-    if stage != workdir and split == "val" and jax.process_index() == 0:
+    what = workdirs.evaluation_name(config, stage, split, _of_stage(overrides, stage))
+    result = evaluate.evaluate_workdir(config, stage, split, what)
+    if stage != workdir and split == "val" and not what and jax.process_index() == 0:
         writers.update_json(os.path.join(workdir, "metrics.json"), result)
     return result
 
 
-def predict(config, workdir: str, video: str | None, as_json: bool) -> None:
-    """Top-5 of a video file, or of every video in a folder."""
+def _of_stage(overrides, stage: str) -> list[str]:
+    """Fields of a whole config as those of its last stage, in whose folder the network is."""
+    return [field.removeprefix(f"stages.{os.path.basename(stage)}.") for field in overrides]
+
+
+def predict(config, workdir: str, video: str | None, as_json: bool, overrides=()) -> None:
+    """Top-5 of a video file, or of every video in a folder; `overrides` as for `eval`."""
     from effvid_jax import predict as predicting
 
     if not video:
         raise UserError("--mode=predict needs --video=FILE or --video=FOLDER.")
     config, workdir = trained(config, workdir)
+    workdirs.check_overrides(config, workdir, _of_stage(overrides, workdir))
     predicting.predict(config, workdir, video, as_json)
 
 
@@ -188,19 +207,23 @@ def bench(config, workdir: str) -> dict:
     return benching.bench(config, workdir)
 
 
-def report(config, workdir: str) -> dict:
+def report(config, workdir: str, overrides=()) -> dict:
     """The table and plots of a finished run, again."""
     from effvid_jax.reports import report as reporting
 
+    if overrides:
+        raise UserError(f"--config.{overrides[0]}: a report shows what was trained, as it was: leave it "
+                        f"away.")
     del config
     return reporting.report(workdir)
 
 
-def export(config, workdir: str) -> dict:
-    """The trained network as a `jax.export` artefact that needs none of this code."""
+def export(config, workdir: str, overrides=()) -> dict:
+    """The trained network as a `jax.export` artefact without this code; `overrides` as for `eval`."""
     from effvid_jax import export as exporting
 
     config, stage = trained(config, workdir)
+    workdirs.check_overrides(config, stage, _of_stage(overrides, stage))
     return exporting.export(config, stage, os.path.join(workdir, "export"))
 
 

@@ -9,6 +9,8 @@ of which knows when it is its turn.
 from __future__ import annotations
 
 import collections
+import contextlib
+import json
 import os
 from typing import Any, NamedTuple
 
@@ -103,23 +105,25 @@ class Evaluator:
             result |= {"gmacs_min": float(gmacs.min()), "gmacs_max": float(gmacs.max())}
         return {name: float(x) if isinstance(x, np.floating) else x for name, x in result.items()}
 
-    def evaluate(self, variables, runner: Runner, workdir: str | None = None) -> dict[str, float]:
+    def evaluate(self, variables, runner: Runner, workdir: str | None = None,
+                 what: str = "") -> dict[str, float]:
         """`score` of `rows` as `<split>/top1` and so on.
 
         Args:
             variables, runner: see `rows`.
             workdir: if given, the method analyses the rows too, and this folder gets what it draws,
                 `predictions_<split>.csv` and `predictions_<split>.npz` (the rows).
+            what: of another evaluation than the run's own: these files are `..._<split>_<what>`.
         """
         rows = self.rows(variables, runner)
         result = self.score(rows, self.method.resolution)
         if workdir is not None:
             first = jax.process_index() == 0
+            title = f"{self.split.name}_{what}" if what else self.split.name
             with writers.writing(workdir):
-                result |= self.method.analyse(
-                    rows.arrays, variables, workdir if first else "", self.split.name)
+                result |= self.method.analyse(rows.arrays, variables, workdir if first else "", title)
             if first:
-                path = os.path.join(workdir, f"predictions_{self.split.name}")
+                path = os.path.join(workdir, f"predictions_{title}")
                 with writers.whole(path + ".csv") as part:
                     self.task.write_rows(part, rows.arrays)
                 with writers.whole(path + ".npz") as part, open(part, "wb") as f:
@@ -248,10 +252,17 @@ class Evaluations:
                 for name, value in evaluator.evaluate(variables, self._runner, self._workdir).items()}
 
 
-def evaluate_workdir(config, workdir: str, split: str = "val") -> dict[str, float]:
+def evaluate_workdir(config, workdir: str, split: str = "val", what: str = "") -> dict[str, float]:
     """`--mode=eval`: restores the newest checkpoint of a workdir on any device count and scores a split.
 
-    The result is `metrics.json` for the split 'val', `eval_<split>.json` for another one.
+    The result is `metrics.json` where it says what the run says at its end; otherwise `eval_<split>.json`,
+    `eval_<what>.json` or `eval_<split>_<what>.json` beside it.
+
+    Args:
+        config: of the run, maybe with changes.
+        workdir: of the run, or of its last stage.
+        split: that is scored.
+        what: the changes in a word, see `workdirs.evaluation_name`; '' for none.
 
     Raises:
         CheckpointError: no checkpoint, or a damaged one.
@@ -260,13 +271,27 @@ def evaluate_workdir(config, workdir: str, split: str = "val") -> dict[str, floa
     mesh = sharding.make_mesh()
     method, variables, saved = restore_for_inference(config, workdir)
     evaluator = Evaluator(config, method, mesh, split)
-    result = evaluator.evaluate(sharding.replicate(variables, mesh), method.runners()[method.runner], workdir)
+    variables = sharding.replicate(variables, mesh)
+    result = evaluator.evaluate(variables, method.runners()[method.runner], workdir, what)
     params = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(variables.params))
     result = {"step": saved.step, **result, "params": params}
     if jax.process_index() == 0:
-        name = "metrics.json" if split == "val" else f"eval_{split}.json"
-        writers.write_json(os.path.join(workdir, name), result)
+        beside = "_".join(filter(None, [split if split != "val" else "", what]))
+        if not beside:
+            write_result(workdir, result)
+        else:
+            writers.write_json(path := os.path.join(workdir, f"eval_{beside}.json"), result)
+            console.say(f"the result of this evaluation: {path}")
     return result
+
+
+def write_result(workdir: str, result: dict) -> None:
+    """`metrics.json`; what it says of other splits (`config.evaluations`) stays true for the same step."""
+    path, old = os.path.join(workdir, "metrics.json"), {}
+    with contextlib.suppress(OSError, ValueError), open(path) as f:
+        old = json.load(f)
+    same = isinstance(old, dict) and old.get("step") == result["step"]
+    writers.write_json(path, {**old, **result} if same else result)
 
 
 def restore_for_inference(config, workdir: str) -> tuple[Method, Variables, checkpoint.Saved]:

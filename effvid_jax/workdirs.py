@@ -1,7 +1,8 @@
 """What a workdir remembers: the config of what was trained in it, against the one that a command gives.
 
 A run that goes on (`check_resume`) may change how it is logged, saved and read; what changes the meaning of
-its numbers is refused.
+its numbers is refused. An evaluation (`evaluation_name`) may change what it reads; its result then has a name
+of its own, and what it would ignore is refused.
 
 Fields that one side does not have are those of older or newer code, whose defaults are what the other means:
 no difference.
@@ -14,6 +15,8 @@ import dataclasses
 import fnmatch
 import json
 import os
+import re
+import zlib
 from typing import Any, NamedTuple
 
 import jax
@@ -29,6 +32,20 @@ _READING = ("name", "note", "data.eval_batch_size", "data.num_threads", "data.nu
 _RESUME = (*_READING, "run", "stages.*", "data.root", "data.*_list", "data.classes_file",
            "train.log_every_steps", "train.eval_every_epochs", "train.checkpoint_every_steps", "train.keep",
            "train.min_reference_ratio", "init.step", "bench.*", "evaluations.*")
+# Not read by what uses a trained network: the network is the checkpoint's.
+_TRAINING = ("model.*", "optim.*", "train.*", "bench.*", "evaluations.*", "seed", "run", "stages.*",
+             "init.checkpoint", "init.skip", "data.batch_size", "data.seed", "data.short_side",
+             "data.train_crop", "data.crop", "data.flip")
+# Which of the fields that say where videos are a source reads, for a split (S).
+_SOURCES = {
+    "list": ("S_list", "list_format", "classes_file", "num_classes"),
+    "folder": ("num_classes", "val_share", "split_seed"),
+    "array_record": ("S_list", "num_classes"),
+    "tfds": ("S_list", "tfds_name", "num_classes"),
+    "synthetic": ("synthetic.*",),
+}
+_WHERE = ("*_list", "list_format", "frame_template", "start_index", "classes_file", "num_classes",
+          "tfds_name", "val_share", "split_seed", "calib_share", "synthetic.*")
 # Dicts whose fields differ between configs: here a field that only one side has is a difference.
 _FREE = ("model.options.", "model.exits.", "data.synthetic.", "task")
 
@@ -148,6 +165,93 @@ def _groups(workdir: str | None, groups: int) -> int:
         return groups or jax.device_count()
     devices = (_read_json(os.path.join(workdir, "run.json")) or {}).get("devices")
     return len(devices) if devices else jax.device_count()
+
+
+# ----------------------------------------------------------------------------------------- an evaluation
+def evaluation_name(config, workdir: str, split: str, overrides=()) -> str:
+    """What tells an evaluation from the training run's own, such as 'twice_sample-True'; '' if nothing does.
+
+    Args:
+        config: of the evaluation, without stages.
+        workdir: of the network.
+        split: that is scored.
+        overrides: fields that the command line changed, in dotted names.
+
+    Raises:
+        UserError: a field that is changed and not read.
+    """
+    found = check_overrides(config, workdir, overrides)
+    where = _read_of_data(config.data, split)
+    unread = [d for d in found if d.field.startswith("data.") and not _matches(d.field[5:], where)
+              and _matches(d.field[5:], _WHERE)]
+    for one in unread:
+        if one.field in overrides:
+            raise UserError(f"config.{one.field}={_told(one.new)} is not read when split {split!r} of "
+                            f"config.data.source={config.data.source!r} is scored: leave it away, or change "
+                            f"{', '.join('config.data.' + name for name in where)}.")
+    return _short([d for d in found if d not in unread])
+
+
+def check_overrides(config, workdir: str, overrides=()) -> list[Difference]:
+    """What makes the use of a trained network another one than its config says, see `evaluation_name`.
+
+    Raises:
+        UserError: a field that only training reads, or another network than was trained.
+    """
+    saved = saved_config(workdir) or {}
+    found = differences(saved, config, workdir) if "data" in saved else []
+    known, changed = _flat(saved), {d.field for d in found}
+    unread = (*_TRAINING, *_training_only(config))
+    for field in overrides:
+        same = field in known and field in _flat(checkpoint.to_json(config)) and field not in changed
+        if _matches(field, unread) and not same:
+            raise UserError(_unread(field, workdir))
+    for one in found:
+        if one.field.startswith("model.") and not one.field.startswith(("model.bn_groups", "model.dropout")):
+            raise UserError(f"{one}, but the network comes from the checkpoint in {workdir}: give the config "
+                            f"it was trained with, or none.")
+    return [d for d in found if not _matches(d.field, (*unread, *_READING))]
+
+
+def _unread(field: str, workdir: str) -> str:
+    if field.startswith("model."):
+        return (f"--config.{field} is not read here, the network comes from the checkpoint in {workdir}: "
+                f"leave it away, or train such a network in a new --workdir.")
+    if field == "run" or field.startswith("stages."):
+        return (f"--config.{field} is not read here: the last stage is used; --workdir={workdir}, or another "
+                f"stage's folder beside it, takes that stage.")
+    return f"--config.{field} is not read here, only where a network is trained or timed: leave it away."
+
+
+def _training_only(config) -> tuple[str, ...]:
+    """Fields of `config.method` that only training reads."""
+    return tuple(f"method.{name}" for name in find_method(config.method.name).Settings.training_only)
+
+
+def _read_of_data(data, split: str) -> list[str]:
+    """Fields of `config.data` that say where the videos of a split are, as patterns without 'data.'."""
+    held_out = data.get("calib_share", 0) and split in ("train", "calib")
+    name = "train" if held_out else split
+    read = [field.replace("S_", f"{name}_") for field in _SOURCES.get(data.source, _WHERE)]
+    if "list_format" in read and data.list_format == "frames":
+        read += ["frame_template", "start_index"]
+    return read + (["calib_share", "split_seed"] if split in ("train", "calib") else [])
+
+
+def _short(found: list[Difference]) -> str:
+    """A part of a file's name that says what differs; a checksum stands for what does not fit into one."""
+    parts = []
+    for field, _, value in found:
+        text = "-".join(map(str, value)) if isinstance(value, list) else str(value)
+        last = os.path.splitext(os.path.basename(text))[0] if "/" in text else text
+        plain = re.sub(r"[^\w.+-]+", "-", last)
+        parts.append(f"{field.rpartition('.')[2]}-{plain[:40]}" + ("" if plain[:40] == text else _crc(text)))
+    name = "_".join(parts)
+    return name if len(name) <= 120 else name[:100] + _crc(name)
+
+
+def _crc(text: str) -> str:
+    return f"-{zlib.crc32(text.encode()):08x}"
 
 
 # ---------------------------------------------------------------------------------------------- shared

@@ -94,6 +94,12 @@ def test_mistakes(forked_main, args, wanted, tmp_path, tmp_path_factory):
 
 
 @pytest.mark.parametrize(("args", "wanted"), [
+    (["--mode=eval", "--config.model.resolution=16"], ["config.model.resolution", "checkpoint"]),
+    (["--mode=eval", "--config.data.val_list=hard.txt"], ["config.data.val_list", "'synthetic'"]),
+    (["--mode=eval", "--config=configs/supervised_minik.py:tiny", "--config.train.keep=1"], ["train.keep"]),
+    (["--mode=report", "--config.data.crop=8"], ["config.data.crop", "trained"]),
+    (["--mode=export", "--config.model.dtype=bfloat16"], ["config.model.dtype"]),
+    (["--mode=predict", "--video=clip.mp4", "--config.seed=1"], ["config.seed"]),
     (["--config=configs/supervised_minik.py:tiny", "--config.optim.lr=1"],
      ["config.optim.lr was 0.05, now 1.0", "--resume_anyway"]),
     (["--config=configs/reskd_minik.py:tiny"], ["config.run was \"\"", "--resume_anyway"]),

@@ -22,6 +22,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from functools import partial
+from typing import ClassVar
 
 import flax
 import flax.linen as nn
@@ -83,6 +84,8 @@ class CGNet(Gated):
     @dataclasses.dataclass(frozen=True)
     class Settings(base.MethodSettings):
         """Defaults of mengyuest/AdaFuse's port, see the module docstring."""
+
+        training_only: ClassVar = ("threshold", "sharpness", "threshold_target", "threshold_weight")
 
         layers: str = ""  # regular expression of gated layers; "": the backbone's, as for VA-RED2
         partitions: int = 4  # p

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +47,9 @@ class DynamicInference(base.Method):
     @dataclasses.dataclass(frozen=True)
     class Settings(base.MethodSettings):
         """What the paper leaves open is marked; the route is a part of the network (`config.model.exits`)."""
+
+        training_only: ClassVar = ("loss_weights", "distill_weight", "distill_temperature",
+                                   "calibration_videos")
 
         loss_weights: tuple[float, ...] = ()  # per checkpoint; (): 1 each, MSDNet's; the paper does not say
         distill_weight: float = 0.0  # from the last checkpoint; ours

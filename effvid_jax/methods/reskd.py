@@ -63,6 +63,8 @@ class Reskd(base.Method):
         """Defaults are the released settings."""
 
         workdirs: ClassVar = {"teacher": "teacher"}
+        training_only: ClassVar = ("teacher", "teacher_resolution", "loss", "weight", "temperature",
+                                   "kl_mean", "teacher_bn")
 
         teacher: str = ""  # workdir of the trained or imported teacher
         teacher_resolution: int = 224  # Table 6, "model distillation": the student's

@@ -27,9 +27,11 @@ class MethodSettings:
 
     Attributes:
         workdirs: fields that name the workdir of another stage of a run, with the stage they are filled from.
+        training_only: fields that a trained network is used without.
     """
 
     workdirs: ClassVar[Mapping[str, str]] = {}
+    training_only: ClassVar[Sequence[str]] = ()
 
     @classmethod
     def read(cls, method) -> MethodSettings:

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +48,8 @@ class VaRed2(Gated):
     @dataclasses.dataclass(frozen=True)
     class Settings(base.MethodSettings):
         """Of all this, only the search space is stated by the paper."""
+
+        training_only: ClassVar = ("efficiency_weight", "beta", "beta_reduced", "cheap_scale", "leak")
 
         search_space: int = 2  # the paper: 2 (all, 1/2) or 3 (all, 1/2, 1/4)
         temporal: bool = True  # the paper: both; its Table 10 has one of them alone

@@ -6,9 +6,9 @@ import pathlib
 import ml_collections
 import pytest
 
-from configs import dynamic_k400, reskd_minik, supervised_minik
+from configs import dynamic_k400, reskd_minik, supervised_folder, supervised_minik
 from configs.recipes import base
-from effvid_jax import cli, runs, workdirs
+from effvid_jax import cli, evaluate, runs, workdirs
 from effvid_jax.errors import UserError
 
 MAY_CHANGE = {
@@ -18,6 +18,15 @@ MAY_CHANGE = {
     "train.checkpoint_every_steps", "train.keep", "train.min_reference_ratio", "train.num_epochs",
     "init.step", "bench.seconds",
     "bench.batch_size", "bench.threads", "bench.workers", "bench.resolutions"}
+# An evaluation of a list: what changes no number, and what changes which number it is.
+NO_DIFFERENCE = {
+    "name", "note", "data.num_threads", "data.num_workers", "data.prefetch", "data.cache", "data.cache_gib",
+    "data.max_broken_share", "data.eval_batch_size"}
+OTHER_NUMBER = {
+    "data.root", "data.val_list", "data.classes_file", "data.num_classes", "data.multi_label", "data.source",
+    "data.list_format", "data.sampling", "data.num_frames", "data.frame_interval", "data.test_clips",
+    "data.twice_sample", "data.test_short_side", "data.test_crop", "data.test_crop_size", "init.step",
+    "method.name"}
 
 
 def used(folder, config, step=6, class_names=("a", "b"), **files):
@@ -96,6 +105,7 @@ def test_fields_that_older_code_did_not_have_are_no_difference(tmp_path):
     saved["data"]["of_old"] = 1
     workdir = used(tmp_path, saved)
     assert workdirs.check_resume(config, workdir) == []
+    assert workdirs.evaluation_name(config, workdir, "val") == ""
     config.method.search = "msdnet"  # an old run had the default
     with pytest.raises(UserError, match='config.method.search was "accuracy", now "msdnet"'):
         workdirs.check_resume(config, workdir)
@@ -212,3 +222,105 @@ def test_a_config_that_cannot_be_read_is_that_of_the_checkpoint(tmp_path):
         (tmp_path / "config.json").unlink() if text is None else (tmp_path / "config.json").write_text(text)
         with pytest.raises(UserError, match="config.optim.lr was 0.01, now 1.0"):
             workdirs.check_resume(config, workdir)
+
+
+# ----------------------------------------------------------------------------------------- evaluations
+@pytest.mark.parametrize("field", sorted(leaves(plain())))
+def test_every_field_counts_or_is_refused_in_an_evaluation(tmp_path, field):
+    workdir, config = used(tmp_path, plain()), plain()
+    config.update_from_flattened_dict({field: other(leaves(config)[field])})
+    if field == "method.name":
+        config.method = dynamic_k400.get_config().method
+    if field == "data.source":
+        config.data.source = "array_record"
+    if field in NO_DIFFERENCE | OTHER_NUMBER:
+        name = workdirs.evaluation_name(config, workdir, "val", [field])
+        assert (name == "") == (field in NO_DIFFERENCE) and "/" not in name
+        assert not name or name.startswith(field.rpartition(".")[2] + "-")
+        return
+    with pytest.raises(UserError, match=f"config.{field}.* read") as error:
+        workdirs.evaluation_name(config, workdir, "val", [field])
+    assert "\n" not in str(error.value)
+
+
+def test_a_whole_config_may_differ_in_what_only_training_reads(tmp_path):
+    workdir, config = used(tmp_path, plain()), plain()
+    config.train.num_steps, config.optim.lr, config.data.batch_size = 5, 1.0, 3
+    config.data.train_list = "other.txt"
+    assert workdirs.evaluation_name(config, workdir, "val") == ""
+    config.model.resolution = 16
+    with pytest.raises(UserError, match="config.model.resolution was 0, now 16.*comes from the checkpoint"):
+        workdirs.evaluation_name(config, workdir, "val")
+
+
+def test_what_is_given_again_is_no_change(tmp_path):
+    workdir = used(tmp_path, plain())
+    assert workdirs.evaluation_name(plain(), workdir, "val", ["model.resolution", "data.val_list"]) == ""
+
+
+def test_a_source_says_what_it_reads(tmp_path):
+    config = supervised_folder.get_config()
+    workdir = used(tmp_path, config)
+    config.data.val_list = "hard.txt"
+    with pytest.raises(UserError, match="config.data.val_list=\"hard.txt\" is not read.*'folder'"):
+        workdirs.evaluation_name(config, workdir, "val", ["data.val_list"])
+    listed = plain()
+    workdir = used(tmp_path / "list", listed)
+    listed.data.train_list = "other.txt"
+    assert workdirs.evaluation_name(listed, workdir, "train", ["data.train_list"]) == "train_list-other.txt"
+    with pytest.raises(UserError, match="config.data.train_list"):
+        workdirs.evaluation_name(listed, workdir, "val", ["data.train_list"])
+
+
+def test_names_of_evaluations_are_files_and_differ(tmp_path):
+    workdir, names = used(tmp_path, plain()), set()
+    for path in ("/a/hard.txt", "/b/hard.txt", "hard.txt", "ha rd.txt", "x" * 300, "\u00e4/\u00f6", "a\nb",
+                 ".."):
+        config = plain()
+        config.data.val_list = path
+        names.add(name := workdirs.evaluation_name(config, workdir, "val", ["data.val_list"]))
+        (tmp_path / f"eval_{name}.json").write_text("")
+    config = plain()
+    config.data.test_clips, config.data.sampling = 10, "dense"
+    assert workdirs.evaluation_name(config, workdir, "val") == "sampling-dense_test_clips-10"
+    assert len(names) == 8 and "val_list-hard.txt" in names
+
+
+def test_settings_of_a_method_that_only_training_reads(tmp_path):
+    config = reskd_minik.get_config("tiny")
+    workdir = used(tmp_path / "reskd", config)
+    config.method.weight = 7.0
+    assert workdirs.evaluation_name(config, workdir, "val") == ""
+    with pytest.raises(UserError, match="config.method.weight is not read here"):
+        workdirs.evaluation_name(config, workdir, "val", ["method.weight"])
+    config = dynamic_k400.get_config("tiny")
+    workdir = used(tmp_path / "dynamic", config)
+    config.method.executor = "pool"
+    assert workdirs.evaluation_name(config, workdir, "val", ["method.executor"]) == "executor-pool"
+
+
+def test_an_evaluation_with_changes_is_written_beside_the_result(tiny_run):
+    config, stage = runs.trained(None, tiny_run)
+    before = contents(tiny_run)
+    config.data.twice_sample = True
+    found = cli.eval(config, tiny_run, overrides=["data.twice_sample"])
+    assert found["val/views"] == 2
+    with open(f"{stage}/eval_twice_sample-True.json") as f:
+        assert json.load(f) == found
+    after = contents(tiny_run)
+    assert {path: after[path] for path in before} == before
+    assert {path.name for path in after.keys() - before.keys()} == {
+        f"{name}twice_sample-True.{end}" for name, end in (
+            ("eval_", "json"), ("predictions_val_", "csv"), ("predictions_val_", "npz"))}
+    config.model.resolution = 16
+    for use in (cli.eval, cli.export):
+        with pytest.raises(UserError, match="config.model.resolution is not read here"):
+            use(config, tiny_run, overrides=["model.resolution"])
+
+
+def test_the_result_of_other_splits_stays(tmp_path):
+    new = {"step": 4, "val/top1": 0.5}
+    for step, wanted in ((4, new | {"test/top1": 1}), (5, new)):
+        (tmp_path / "metrics.json").write_text(json.dumps({"step": step, "val/top1": 0, "test/top1": 1}))
+        evaluate.write_result(str(tmp_path), new)
+        assert json.loads((tmp_path / "metrics.json").read_text()) == wanted
