@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import threading
+from typing import Any
+
+import jax
 
 from effvid_jax import checkpoint, console
 from effvid_jax.errors import Interrupted, UserError
@@ -61,6 +66,9 @@ class Saver:
         Raises:
             Interrupted: after a signal, with the state saved.
         """
+        if now and not step:
+            raise Interrupted(f"stopped by {now} before the first step: there is nothing to save. Start the "
+                              f"same command again.")
         if now or step % self._every == 0 or step == self._num_steps:
             before()
             self._checkpoints.save(step, state.saved(), self._config, self._class_names)
@@ -77,23 +85,111 @@ class Saver:
 
 
 class Signals:
-    """Remembers SIGINT and SIGTERM instead of dying of them; the second one kills as usual."""
+    """SIGINT and SIGTERM while a run must not simply die of them. Any second signal ends the process at once.
+
+    Outside `steps` there is nothing to save, and a signal raises `Interrupted`. Inside, the first one is
+    remembered as `caught`, for the loop to save and stop; while it waits for data (`next`), the wait ends.
+
+    Python's handlers wait until the main thread is back in Python, which can take minutes while something is
+    compiled; so a thread listens as well, and answers and quits for it.
+    """
+
+    _of_process: Signals | None = None  # whose turn it is
 
     def __init__(self):
         self.caught = ""
-        self._old = {}
+        self._old: dict[int, Any] = {}
+        self._heard = 0
+        self._saves = self._waits = False
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
             for s in (signal.SIGINT, signal.SIGTERM):
                 self._old[s] = signal.signal(s, self._catch)
+            self._ear, mouth = os.pipe()
+            os.set_blocking(mouth, False)
+            self._mouths = mouth, signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
+            self._thread = threading.Thread(target=self._listen, daemon=True)
+            self._thread.start()
+            self._outer, Signals._of_process = Signals._of_process, self
         return self
+
+    def __exit__(self, *_):
+        if self._old:
+            Signals._of_process = self._outer
+            self._give_back()
+            os.close(self._mouths[0])
+            self._thread.join()
+            os.close(self._ear)
+
+    @contextlib.contextmanager
+    def steps(self):
+        """The block in which there is something to save, and the loop looks at `caught`.
+
+        Raises:
+            Interrupted: a signal that came when the loop did not look any more; everything is saved.
+        """
+        self._raise()
+        self._saves = True
+        try:
+            yield
+        finally:
+            self._saves = False
+        self._raise()
+
+    def next(self, batches):
+        """`next(batches)`; None where a signal ends the wait for it.
+
+        With several processes every one of them waits on: they stop after the same step.
+        """
+        try:
+            try:
+                self._waits = jax.process_count() == 1
+                return None if self.caught and self._waits else next(batches)
+            finally:
+                self._waits = False
+        except _Woken:
+            return None
+
+    def _raise(self) -> None:
+        if self.caught:
+            raise Interrupted(f"stopped by {self.caught}; what was trained is saved. Start the same command "
+                              f"again to continue.")
 
     def _catch(self, number, frame):
         del frame
         self.caught = signal.Signals(number).name
-        signal.signal(number, self._old[number])
+        if not self._saves:
+            self._raise()
+        if self._waits:
+            raise _Woken
 
-    def __exit__(self, *_):
+    def _listen(self) -> None:
+        while number := os.read(self._ear, 1):
+            if number[0] not in self._old:
+                continue
+            self._heard += 1
+            if self._heard > 1:
+                os._exit(128 + number[0])
+            what = "saving" if self._saves else "stopping"
+            os.write(2, f"\n{signal.Signals(number[0]).name}: {what}; again to quit at once\n".encode())
+
+    def _give_back(self) -> None:
+        signal.set_wakeup_fd(self._mouths[1])
         for s, handler in self._old.items():
             signal.signal(s, handler)
+
+
+def _in_child() -> None:
+    """A forked process dies of signals as usual, and says nothing into its parent's ear."""
+    if Signals._of_process is not None:
+        with contextlib.suppress(ValueError):  # not in the main thread
+            Signals._of_process._give_back()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
+
+
+class _Woken(Exception):
+    """Ends a wait for data."""

@@ -67,6 +67,11 @@ def train(config, workdir: str, resume_anyway: bool = False) -> dict[str, float]
         TrainingError: a loss that is not finite, or a teacher at chance.
         Interrupted: after a signal, with the state saved.
     """
+    with Signals() as signals:
+        return _train(config, workdir, resume_anyway, signals)
+
+
+def _train(config, workdir: str, resume_anyway: bool, signals: Signals) -> dict[str, float]:
     for line in workdirs.check_resume(config, workdir, resume_anyway):
         console.say(line)
     mesh, first_process = sharding.make_mesh(), jax.process_index() == 0
@@ -94,12 +99,14 @@ def train(config, workdir: str, resume_anyway: bool = False) -> dict[str, float]
                 log.write(0, evaluations.references(state.variables))
             step_fn = jit_train_step(method, tx, config.seed, mesh)
             with (split.batches(first_step, jax.process_index(), jax.process_count()) as batches,
-                  sharding.Prefetch(batches, mesh) as ahead, Signals() as signals,
+                  sharding.Prefetch(batches, mesh) as ahead, signals.steps(),
                   log.progress(lambda step: {
                       "train/lr": float(rate(step - 1)), "train/wait_share": ahead.wait_share(),
                       "data/broken_videos": len(batches.broken)})):
                 for step in range(first_step + 1, num_steps + 1):
-                    batch, here = next(ahead)
+                    if (item := signals.next(ahead)) is None:
+                        saver.at(step - 1, state, now=signals.caught, before=log.settle)
+                    batch, here = item
                     state, scalars = step_fn(state, batch)
                     log.add(step, scalars, here["id"])
                     saver.at(step, state, now=signals.caught, before=log.settle)

@@ -2,6 +2,9 @@
 
 import json
 import os
+import queue
+import signal
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +12,8 @@ import numpy as np
 import pytest
 
 from configs import reskd_minik, supervised_minik
-from effvid_jax import checkpoint, cli, workdirs
-from effvid_jax.errors import TrainingError, UserError
+from effvid_jax import checkpoint, cli, sharding, workdirs
+from effvid_jax.errors import Interrupted, TrainingError, UserError
 from effvid_jax.train import train
 
 
@@ -53,7 +56,6 @@ def test_teacher_is_frozen_and_not_in_the_checkpoint(teacher, tmp_path, benchmar
 
 
 def test_frozen_variables_do_not_move_in_a_step(teacher, benchmark_root):
-    from effvid_jax import sharding
     from effvid_jax.optim import make_optimizer
     from effvid_jax.train import init_state, jit_train_step
     from tests.made import made
@@ -124,6 +126,25 @@ def test_not_finite_stops_with_step_and_clips(tmp_path, benchmark_root):
     with pytest.raises(TrainingError, match=r"not finite at step \d of 6.*Clips of that batch: .*mp4"):
         train(config, str(tmp_path))
     assert not os.path.exists(tmp_path / "checkpoints" / "6")
+
+
+@pytest.mark.parametrize(("before", "wanted"), [
+    (0, "by SIGTERM before the first step"), (2, "by SIGTERM after step 2 of 6; the state is saved")])
+def test_a_signal_while_data_is_late_saves(before, wanted, tmp_path, benchmark_root, monkeypatch):
+    config = tiny(supervised_minik.get_config, benchmark_root, "backbone=resnet152", steps=6)
+    original, taken = sharding.Prefetch.__next__, []
+
+    def late(self):
+        if len(taken) == before:
+            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+            queue.Queue().get(timeout=60)
+        taken.append(1)
+        return original(self)
+
+    monkeypatch.setattr(sharding.Prefetch, "__next__", late)
+    with pytest.raises(Interrupted, match=wanted):
+        train(config, str(tmp_path))
+    assert checkpoint.Checkpointer(str(tmp_path)).steps() == ([before] if before else [])
 
 
 def test_classes_and_length_are_compared_before_anything_is_written(teacher, benchmark_root, monkeypatch):

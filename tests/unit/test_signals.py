@@ -1,0 +1,96 @@
+"""SIGINT and SIGTERM: the first one saves, a second one ends the process, at any time."""
+
+import os
+import pathlib
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from effvid_jax.errors import Interrupted
+from effvid_jax.saver import Signals
+
+ROOT = pathlib.Path(__file__).parents[2]
+BUSY = ("import hashlib; from effvid_jax.saver import Signals\n"
+        "with Signals() as signals, signals.steps():\n"
+        "    print('steps', flush=True)\n"
+        "    hashlib.pbkdf2_hmac('sha1', b'', b'', 2**31 - 1)")  # hears no Python, as compiling does
+
+
+def waiting(number=None):
+    """Batches that never come; a signal does."""
+    if number is not None:
+        threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
+    queue.Queue().get(timeout=20)
+    yield "a batch"
+
+
+def heard(capfd, wanted):
+    """Whether what is said comes within a moment."""
+    text, end = "", time.monotonic() + 5
+    while wanted not in text and time.monotonic() < end:
+        text += capfd.readouterr().err
+        time.sleep(0.01)
+    return text == f"\n{wanted}; again to quit at once\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_ends_a_wait_and_is_answered(number, capfd):
+    before, threads = signal.getsignal(number), threading.active_count()
+    with pytest.raises(Interrupted, match=number.name), Signals() as signals, signals.steps():
+        assert signals.next(iter(["a batch"])) == "a batch" and not signals.caught
+        assert signals.next(waiting(number)) is None and signals.caught == number.name
+        assert signals.next(waiting()) is None, "and no other one begins"
+        assert heard(capfd, f"{number.name}: saving")
+    assert signal.getsignal(number) == before and signal.set_wakeup_fd(-1) == -1
+    assert threading.active_count() <= threads + 1  # the timer's, maybe
+
+
+def test_between_waits_a_signal_is_remembered(capfd):
+    with pytest.raises(Interrupted, match="is saved"), Signals() as signals, signals.steps():
+        signal.raise_signal(signal.SIGTERM)
+        assert signals.caught == "SIGTERM" and heard(capfd, "SIGTERM: saving")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_where_there_is_nothing_to_save_a_signal_stops_at_once(number):
+    with pytest.raises(Interrupted, match="same command again"), Signals():
+        signal.raise_signal(number)
+        raise AssertionError("not reached")
+    with pytest.raises(Interrupted, match="same command again"), Signals() as signals:
+        with signals.steps():
+            pass
+        signal.raise_signal(number)
+
+
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_any_second_signal_quits(second):
+    process = subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               text=True, cwd=ROOT)
+    with process:
+        assert process.stdout.readline() == "steps\n"
+        process.send_signal(signal.SIGTERM)
+        said = process.stderr.readline() + process.stderr.readline()
+        assert said == "\nSIGTERM: saving; again to quit at once\n"
+        process.send_signal(second)
+        try:
+            assert process.wait(timeout=20) == 128 + second
+        finally:
+            process.kill()
+
+
+def test_a_forked_child_dies_as_usual_and_tells_nobody(capfd):
+    with Signals() as signals, signals.steps():
+        child = os.fork()
+        if not child:
+            time.sleep(30)
+            os._exit(1)
+        time.sleep(0.1)
+        os.kill(child, signal.SIGTERM)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+        time.sleep(0.1)
+        assert not signals.caught and not capfd.readouterr().err
