@@ -11,11 +11,28 @@ Two policies decide when survivors run on:
 
     'compact'   at once, in pieces of the fixed sizes that cover their number (29 of 64 = 16 + 8 + 4 + 1)
     'pool'      they wait before the next step until a full batch of them, from several batches, has
-                gathered; at the end the rest runs in pieces. At most one batch waits before each step.
+                gathered, but only until `max_wait` further batches have come: then, and at the end of the
+                input, they run on in pieces. At most one batch waits before each step.
 
-Both give every row the answer that computing all of the network and applying the rule afterwards gives,
-in the order of the input. Frames that only a later step needs can be carried along on the device, or
-loaded when the rows that still need them are known (`Rows.load`).
+What is promised:
+
+    answers     Every row gets one `Answer`: what computing all of the network and applying the rule
+                afterwards gives (`stopping.exits_taken`), or its error. A score that is not a number reaches
+                no threshold: the row goes on, and the last step answers whatever reaches it. Logits may then
+                be not finite too; whoever uses them checks that.
+    bad rows    A row whose frames cannot be loaded, are too few, or differ in shape or type from those of the
+                first row of the run is answered with its error; the others are not touched by it.
+    delay       'compact' answers a batch before it starts the next one; 'pool' when it has started at most
+                `max_wait` more. Where frames are loaded, two batches are read ahead of the one that starts.
+                Time that the source takes for its next batch comes on top.
+    order       That of the input, or with `ordered=False` as rows are done.
+    memory      A batch before each step, the batches read ahead, and answers that wait for their turn: those
+                of at most `max_wait` + 1 batches.
+    a source that raises
+                ends the input: rows read before are answered, then its error is raised.
+
+Frames that only a later step needs can be carried along on the device, or loaded when the rows that still
+need them are known (`Rows.load`).
 """
 
 from __future__ import annotations
@@ -51,12 +68,17 @@ class Step(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """A batch to answer, of at most the executor's size.
+    """A batch to answer, of at most the executor's size; it may be empty.
+
+    All frames of a run have the type of those of its first row and the same sizes, and they are given in all
+    batches or loaded in all of them. A row for which that does not hold is answered with an error.
 
     Attributes:
         ids: anything that names a row; comes back with its answer.
         frames: array (n, T, ...) with all frames in the order of the steps, on the host or on the
-            devices; or None, then `load` is asked.
+            devices, or n arrays (T, ...); or None, then `load` is asked. The first ones are of the first
+            ids: ids without frames get an error, and so do all of a batch with more frames than ids, where
+            it is not known which is whose.
         load: (id, start, stop) -> array (stop - start, ...) of one row, called in threads. What rows that
             stopped would have needed is never loaded. An exception ends its row, not the run.
     """
@@ -73,19 +95,21 @@ class Answer(NamedTuple):
         id: as given.
         checkpoint: where it stopped, from 0.
         logits: (K,) there.
-        error: what `Rows.load` raised; the other fields mean nothing then.
+        error: what `Rows.load` raised, or a ValueError that says what is wrong with the row's frames; the
+            other fields mean nothing then.
     """
 
     id: Any
     checkpoint: int
-    logits: np.ndarray
+    logits: np.ndarray | None
     error: Exception | None = None
 
 
 class _Row(NamedTuple):
-    """A row under way: place in the order of the input, and frames that are being loaded for it."""
+    """A row under way: place in the order of the input, its batch's, and frames being loaded for it."""
 
     number: int
+    batch: int
     id: Any
     load: Callable | None
     frames: Future | None
@@ -104,6 +128,8 @@ class Executor:
         mesh: devices of this process to cut the batch over; None: one device. Sizes must be multiples
             of their number.
         threads: that load frames.
+        max_wait: of 'pool': batches that may start after a row's own before it is answered; 0: none. More
+            fill batches better, fewer answer sooner.
 
     Attributes:
         runs: how often each (step, size) ran since it was made: what was really computed.
@@ -113,7 +139,8 @@ class Executor:
     """
 
     def __init__(self, steps: Sequence[Step], score: Callable, batch_size: int,
-                 sizes: Sequence[int] = (), policy: str = "pool", mesh=None, threads: int = 8):
+                 sizes: Sequence[int] = (), policy: str = "pool", mesh=None, threads: int = 8,
+                 max_wait: int = 16):
         if policy not in POLICIES:
             raise UserError(f"policy={policy!r}: expected one of {list(POLICIES)}.")
         devices = mesh.size if mesh is not None else 1
@@ -124,8 +151,11 @@ class Executor:
         if bad:
             raise UserError(f"sizes={tuple(sizes)}: {bad} are not multiples of the number of devices, "
                              f"{devices}, between 1 and batch_size={batch_size}.")
+        if max_wait < 0:
+            raise UserError(f"max_wait={max_wait}: expected a number of batches, 0 or more.")
         default = {batch_size // part // devices * devices for part in (2, 4, 8, 32)} - {0}
         self.steps, self.batch_size, self.policy, self.threads = steps, batch_size, policy, threads
+        self.max_wait = max_wait
         self.sizes = tuple(sorted({*(sizes or default), batch_size}, reverse=True))
         self.runs: collections.Counter = collections.Counter()
         self.cut = None
@@ -140,40 +170,48 @@ class Executor:
         assert first == sorted(first), "the frames of a step follow those of the steps before"
         self._full, self._piece = [], []
         for k, step in enumerate(steps):
-            run = partial(_run_step, step, score, carried[k], carried[k + 1])
+            run = partial(_run_step, step, score, carried[k], carried[k + 1], k == len(steps) - 1)
             self._full.append(compiled(run))
             self._piece.append(compiled(partial(_run_piece, run), static_argnums=0, donate_argnums=5))
         self._select = compiled(_select)
         self._shapes: dict[Any, Any] = {}
 
-    def run(self, variables, thresholds, batches: Iterable[Rows]) -> Iterator[Answer]:
-        """Answers every row of every batch, in order.
+    def run(self, variables, thresholds, batches: Iterable[Rows],
+            ordered: bool = True) -> Iterator[Answer]:
+        """Answers every row of every batch; the module docstring says what is promised.
 
         Args:
             variables: handed to the steps.
             thresholds: one a step; that of the last is not looked at.
             batches: read one after the other, two ahead where frames are loaded.
+            ordered: answers come in the order of the input; if not, as soon as they are known.
 
         Yields:
-            An `Answer` a row; with 'pool' it may come some batches after its row was read.
+            An `Answer` a row; with 'pool' it may come up to `max_wait` batches after its row was read.
 
         Raises:
-            ValueError: another number of thresholds than steps, or more rows than `batch_size`.
+            ValueError: another number of thresholds than steps; or, when all rows before have been answered,
+                more rows in a batch than `batch_size`.
+            Exception: what `batches` raised, when all rows before have been answered.
         """
         thresholds = np.array(thresholds, np.float32)
         if thresholds.shape != (len(self.steps),):
             raise ValueError(
                 f"{thresholds.size} thresholds for {len(self.steps)} checkpoints: they belong to "
                 f"another network or route; calibrate this one.")
-        thresholds[-1] = -np.inf
-        with ThreadPoolExecutor(self.threads) as loaders:
-            run = _Run(self, variables, thresholds, loaders)
+        loaders = ThreadPoolExecutor(self.threads)
+        try:
+            run = _Run(self, variables, thresholds, loaders, ordered)
             for rows, frames in run.read(batches):
                 run.start(rows, frames)
                 yield from run.answered()
             for k in range(1, len(self.steps)):
                 run.go_on(k)
                 yield from run.answered()
+            if run.failure is not None:
+                raise run.failure
+        finally:  # whoever stops listening does not wait for frames that nobody needs
+            loaders.shutdown(cancel_futures=True)
 
     def warm_up(self, variables, frames, load: bool = False) -> None:
         """Compiles everything that `run` can need: every step for every size.
@@ -182,12 +220,17 @@ class Executor:
             variables: as for `run`.
             frames: (1, T, ...), of the size and type of all later ones.
             load: whether `run` will load frames rather than be given them.
+
+        Raises:
+            ValueError: too few frames, or no numbers.
         """
         frames, never = np.asarray(frames), np.full(len(self.steps), np.inf)
         for n in {*self.sizes, max(1, self.batch_size - 1)}:
-            list(self.run(variables, never, [Rows(
-                range(n), None if load else np.repeat(frames, n, axis=0),
-                (lambda _, start, stop: frames[0, start:stop]) if load else None)]))
+            rows = Rows(range(n), None if load else np.repeat(frames, n, axis=0),
+                        (lambda _, start, stop: frames[0, start:stop]) if load else None)
+            for answer in self.run(variables, never, [rows]):
+                if answer.error is not None:
+                    raise answer.error
 
     def pieces(self, n: int) -> list[tuple[int, int]]:
         """(start, size) of compiled sizes that cover `n` rows; the last one may reach beyond them."""
@@ -200,46 +243,78 @@ class Executor:
 
 
 class _Run:
-    """One call of `Executor.run`: who waits where, and what is answered already."""
+    """One call of `Executor.run`: who waits where, and what is answered already.
 
-    def __init__(self, executor: Executor, variables, thresholds, loaders):
+    Attributes:
+        failure: what ended the input before its end.
+    """
+
+    def __init__(self, executor: Executor, variables, thresholds, loaders, ordered: bool):
         self.executor, self.variables, self.thresholds = executor, variables, thresholds
-        self.loaders = loaders
+        self.loaders, self.ordered = loaders, ordered
         self.waiting: dict[int, tuple[Any, list[_Row]]] = {}  # before a step: buffer and its rows
         self.done: dict[int, Answer] = {}
-        self.next_number = self.next_answer = 0
+        self.next_number = self.next_answer = self.batches_read = self.batches_started = 0
+        self.how = ""  # frames of the first batch: given or loaded
+        self.first: tuple[Any, str] | None = None  # the first row's id, and what its frames are
+        self.failure: Exception | None = None
 
     def read(self, batches: Iterable[Rows]):
         """(rows, frames or None) of each batch, while the next two are being loaded."""
         ahead: collections.deque = collections.deque()
-        for batch in batches:
-            if len(batch.ids) > self.executor.batch_size:
-                raise ValueError(f"{len(batch.ids)} rows in a batch: at most batch_size="
-                                 f"{self.executor.batch_size}.")
-            rows = []
-            for i in batch.ids:
-                row = _Row(self.next_number, i, batch.load if batch.frames is None else None, None)
-                rows.append(self._load(0, row))
-                self.next_number += 1
-            ahead.append((rows, batch.frames))
-            if batch.frames is not None or len(ahead) > 2:
-                yield ahead.popleft()
+        try:
+            for batch in batches:
+                ahead.append(self._taken(batch))
+                if batch.frames is not None or len(ahead) > 2:
+                    yield ahead.popleft()
+        except Exception as error:  # the source's: what it gave before is answered first
+            self.failure = error
         yield from ahead
 
+    def _taken(self, batch: Rows):
+        """(rows, frames or None) of a batch, without rows that are no good: those are answered."""
+        if len(batch.ids) > self.executor.batch_size:
+            raise ValueError(f"{len(batch.ids)} rows in a batch: at most batch_size="
+                             f"{self.executor.batch_size}.")
+        how = "given" if batch.frames is not None else "loaded" if batch.load is not None else "missing"
+        rows = [_Row(self.next_number + i, self.batches_read, row_id, batch.load, None)
+                for i, row_id in enumerate(batch.ids)]
+        self.next_number += len(rows)
+        self.batches_read += 1
+        if rows and how != "missing":
+            self.how = self.how or how
+        if how == "missing" or how != self.how:
+            reason = f"frames are {how}" + f", those of the first batch are {self.how}" * bool(self.how)
+            for row in rows:
+                self.done[row.number] = Answer(row.id, 0, None, ValueError(f"row {row.id!r}: {reason}."))
+            return [], None
+        if how == "given":
+            return self._given([row._replace(load=None) for row in rows], batch.frames)
+        return [self._load(0, row) for row in rows], None
+
     def start(self, rows: list[_Row], frames) -> None:
-        """Runs the first step on a new batch."""
+        """Runs the first step on a new batch, and whatever has waited long enough on."""
         size = self.executor.batch_size
-        state = {"net": {}}
-        if frames is not None:
-            if len(frames) < size:
-                frames = np.asarray(frames)
-                frames = np.concatenate([frames, np.zeros((size - len(frames), *frames.shape[1:]),
-                                                          frames.dtype)])
-            state["frames"] = self._place(frames)
-        self._step(0, state, rows)
+        self.batches_started += 1
+        if rows:
+            state = {"net": {}}
+            if frames is not None:
+                if len(frames) < size:
+                    frames = np.asarray(frames)
+                    frames = np.concatenate([frames, np.zeros((size - len(frames), *frames.shape[1:]),
+                                                              frames.dtype)])
+                state["frames"] = self._place(frames)
+            self._step(0, state, rows)
+        for k in range(1, len(self.executor.steps)):
+            _, waiting = self.waiting.get(k, (None, ()))
+            if any(row.batch < self.batches_started - self.executor.max_wait for row in waiting):
+                self.go_on(k)
 
     def answered(self) -> Iterator[Answer]:
-        """Answers that are next in the order of the input."""
+        """Answers that are known; those whose turn it is in the order of the input."""
+        if not self.ordered:
+            done, self.done = self.done, {}
+            yield from done.values()
         while self.next_answer in self.done:
             yield self.done.pop(self.next_answer)
             self.next_answer += 1
@@ -312,12 +387,19 @@ class _Run:
 
     def _loaded(self, k: int, state, rows: list[_Row]):
         """The buffer with the loaded frames of step `k`, and {row: error} of what could not be."""
+        step = self.executor.steps[k]
         if rows[0].frames is None:
             return state, {}
         frames, failed = {}, {}
         for i, row in enumerate(rows):
             try:
-                frames[i] = row.frames.result()
+                found = np.asarray(row.frames.result())
+                count = len(found) if found.ndim else 0
+                if count != step.stop - step.start:
+                    raise ValueError(f"row {row.id!r}: `load` gave {count} frames for positions {step.start} "
+                                     f"to {step.stop}, not {step.stop - step.start}.")
+                self._check(row, found.shape[1:], found.dtype)
+                frames[i] = found
             except Exception as error:  # whatever the caller's `load` raises goes back with the row
                 failed[i] = error
         if not frames:
@@ -328,11 +410,50 @@ class _Run:
             batch[i] = x
         return {**state, "frames": self._place(batch)}, failed
 
+    def _given(self, rows: list[_Row], frames):
+        """(rows, their frames) of a batch with frames, without rows that are no good: those are answered."""
+        whole = hasattr(frames, "shape")  # one array, maybe on the devices, where its rows are left alone
+        count = len(frames) if (frames.ndim if whole else hasattr(frames, "__len__")) else 0
+        need = max(step.stop for step in self.executor.steps)
+        good, arrays = [], []
+        for i, row in enumerate(rows):
+            try:
+                if count > len(rows):
+                    raise ValueError(f"row {row.id!r}: {count} clips for the {len(rows)} ids of its batch; "
+                                     f"it is not known which is whose.")
+                if i >= count:
+                    raise ValueError(f"row {row.id!r}: no frames; its batch has {count} clips for "
+                                     f"{len(rows)} ids.")
+                found = frames if whole else np.asarray(frames[i])
+                shape = found.shape[1:] if whole else found.shape
+                if not shape or shape[0] < need:
+                    raise ValueError(f"row {row.id!r}: frames of shape {shape}; the steps need {need} frames "
+                                     f"(T, ...).")
+                self._check(row, shape, found.dtype)
+            except Exception as error:  # goes back with the row
+                self.done[row.number] = Answer(row.id, 0, None, error)
+            else:
+                good.append(row)
+                arrays.append(found)
+        if not whole:
+            frames = np.stack(arrays) if arrays else None
+        return good, frames
+
+    def _check(self, row: _Row, shape, dtype) -> None:
+        """Raises ValueError for frames that are no numbers, or unlike those of the first row of the run."""
+        if not (jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, np.bool_)):
+            raise ValueError(f"row {row.id!r}: frames of type {dtype}; expected numbers.")
+        found = f"{dtype} {tuple(shape)}"
+        self.first = self.first or (row.id, found)
+        if found != self.first[1]:
+            raise ValueError(f"row {row.id!r}: frames are {found}; those of the first row of this run, "
+                             f"{self.first[0]!r}, are {self.first[1]}.")
+
     def _place(self, array):
         return jax.device_put(array, self.executor.cut)
 
 
-def _run_step(step: Step, score, have, keep, variables, threshold, state):
+def _run_step(step: Step, score, have, keep, last, variables, threshold, state):
     """One step on a whole buffer. `have`, `keep`: first position of the frames in it, and afterwards."""
     frames = state.get("frames")
     new = frames[:, :step.stop - step.start] if step.stop > step.start else None
@@ -340,6 +461,8 @@ def _run_step(step: Step, score, have, keep, variables, threshold, state):
     out = {"net": net}
     if keep is not None and frames is not None and frames.shape[1] > keep - have:
         out["frames"] = frames[:, keep - have:]
+    if last:  # answers everything, whatever its score
+        return out, logits, jnp.ones(logits.shape[:1], bool)
     return out, logits, score(logits) >= threshold
 
 

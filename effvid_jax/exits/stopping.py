@@ -1,6 +1,7 @@
 """When to stop: scores of an exit's answer, thresholds from a calibration set, accuracy against cost.
 
-A video stops at the first checkpoint k whose score reaches its threshold; the last one always answers.
+A video stops at the first checkpoint k whose score reaches its threshold; the last one always answers. A
+score that is not a number (logits that are not finite) reaches no threshold: the video goes on.
 
     score          of the class probabilities p                             source
     'confidence'   max p                                                    Dynamic Inference (the paper)
@@ -55,8 +56,27 @@ def scores(logits) -> jax.Array:
                       1 - entropy / np.log(max(p.shape[-1], 2))], axis=-1)
 
 
+def check_finite(scores_Nm, what: str) -> None:
+    """Raises UserError where a score is not finite: no threshold can be chosen by it.
+
+    Args:
+        scores_Nm: at every checkpoint.
+        what: whose they are.
+    """
+    bad = ~np.isfinite(np.asarray(scores_Nm))
+    if bad.any():
+        raise UserError(
+            f"{bad.any(axis=1).sum()} of {len(bad)} scores of {what} are not finite, at checkpoint(s) "
+            f"{', '.join(str(k + 1) for k in np.flatnonzero(bad.any(axis=0)))} of {bad.shape[1]}: these "
+            f"weights are damaged or diverged; use an earlier saved step, or train with a lower "
+            f"config.optim.lr.")
+
+
 def exits_taken(scores_Nm, thresholds_m):
-    """First checkpoint (from 0) whose score reaches its threshold; the last one takes the rest. (N,)"""
+    """First checkpoint (from 0) whose score reaches its threshold; the last one takes the rest. (N,)
+
+    NaN reaches no threshold, as in `executor`.
+    """
     stop = scores_Nm >= thresholds_m
     stop = jnp.concatenate([stop[:, :-1], jnp.ones_like(stop[:, :1])], axis=1)
     return stop.argmax(axis=1)
@@ -169,9 +189,10 @@ def thresholds_for_budget(scores_Nm, hits_Nm, costs_m: Sequence[float], budget: 
         search: one of `SEARCHES`.
 
     Raises:
-        UserError: unknown search; less than the first checkpoint costs.
+        UserError: unknown search; less than the first checkpoint costs; a score that is not finite.
     """
     costs = np.asarray(costs_m, np.float64)
+    check_finite(scores_Nm, "the calibration videos")
     if search not in SEARCHES:
         raise UserError(f"config.method.search={search!r}: expected one of {list(SEARCHES)}.")
     check_budget(costs, budget)

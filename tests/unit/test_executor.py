@@ -1,13 +1,15 @@
 """The executor against the simulated rule: compute everything, then apply the thresholds."""
 
 import functools
+import itertools
+import threading
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from effvid_jax.exits import executor
+from effvid_jax.exits import executor, stopping
 
 NEW = [(0, 2), (2, 2), (2, 4), (4, 8)]  # frames that are new in each step
 
@@ -170,6 +172,7 @@ def test_pieces_cover_the_rows_with_little_waste():
     (lambda: executor.Executor(make_steps(), score, 4, policy="fast"), "expected one of"),
     (lambda: executor.Executor(make_steps(), score, 4, sizes=(8,)), "between 1 and"),
     (lambda: executor.Executor(make_steps(), score, 0), "positive multiple"),
+    (lambda: executor.Executor(make_steps(), score, 4, max_wait=-1), "max_wait=-1"),
     (lambda: list(executor.Executor(make_steps(), score, 4).run(None, [0.5] * 3, [])),
      "another network or route"),
     (lambda: list(executor.Executor(make_steps(), score, 4).run(
@@ -178,3 +181,218 @@ def test_pieces_cover_the_rows_with_little_waste():
 def test_mistakes_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# ------------------------------------------------------------------------------------- rows that are no good
+BAD = [
+    lambda clip: clip.astype(np.float64), lambda clip: clip.astype(np.uint8), lambda clip: clip[:, :1],
+    lambda clip: clip[..., None], lambda clip: clip[:1], lambda clip: clip[:0], lambda clip: clip.astype(str),
+    lambda clip: None, lambda clip: [[1.0], [1.0, 2.0]], lambda clip: np.float32(3),
+    lambda clip: clip.astype(object)]
+SHORT = lambda clip: clip[:5]  # noqa: E731  (shows at the last step, where frames 4 to 8 are loaded)
+NEVER = 9
+
+
+def drawn(clips, how, size, rng):
+    """Batches of random sizes, some empty, some rows bad; and the step where each row's fault shows."""
+    batches, shows, start = [], np.full(len(clips), NEVER), 0
+    while start < len(clips):
+        ids = range(start, min(len(clips), start + int(rng.integers(0, size + 1))))
+        start = ids.stop
+        rows = {}
+        for i in ids:
+            rows[i] = clips[i]
+            kind = rng.integers(-12, len(BAD) + 1) if i else -1  # others are held against the first row
+            if kind >= 0:
+                rows[i] = (BAD[kind] if kind < len(BAD) else SHORT)(clips[i])
+                shows[i] = 3 if kind == len(BAD) and how == "load" else 0
+        if how == "load":
+            batches.append(executor.Rows(ids, load=lambda i, a, b, rows=rows: (
+                rows[i][a:b] if isinstance(rows[i], np.ndarray) and rows[i].ndim else rows[i])))
+        elif how == "rows":
+            batches.append(executor.Rows(ids, list(rows.values())))
+        else:  # whole arrays of another type, too short, with too few or too many clips
+            kind = rng.integers(6) if 0 not in ids and len(ids) else 5
+            whole = clips[ids.start:ids.stop]
+            whole = [whole.astype(np.uint8), whole[:, :5], whole[..., None],
+                     np.concatenate([whole, whole[:1]]), whole[:len(ids) // 2], whole][kind]
+            shows[ids.start:ids.stop] = NEVER if kind == 5 else 0
+            if kind == 4:
+                shows[ids.start:ids.start + len(whole)] = NEVER
+            batches.append(executor.Rows(ids, jnp.asarray(whole) if rng.integers(2) else whole))
+    return batches, shows
+
+
+@pytest.mark.parametrize("how", ["load", "rows", "arrays"])
+@pytest.mark.parametrize("policy", executor.POLICIES)
+def test_bad_rows_get_their_error_and_the_others_their_answer(network, executors, simulated, policy, how):
+    _, variables, clips = network
+    bad = 0
+    for seed in range(12):
+        rng, size = np.random.default_rng(seed), (7, 16)[seed % 2]
+        run, name = executors(size, policy), list(THRESHOLDS)[seed % len(THRESHOLDS)]
+        expected, logits = simulated(name)
+        batches_, shows = drawn(clips, how, size, rng)
+        run.max_wait = int(rng.integers(0, 4))
+        answers = list(run.run(variables, THRESHOLDS[name], batches_, ordered=bool(seed % 3)))
+        if seed % 3 == 0:
+            answers.sort(key=lambda a: a.id)
+        assert [a.id for a in answers] == list(range(70))
+        for a in answers:
+            if shows[a.id] <= expected[a.id]:
+                assert isinstance(a.error, ValueError) and a.checkpoint == shows[a.id], (seed, a)
+                bad += 1
+            else:
+                assert a.error is None and a.checkpoint == expected[a.id], (seed, a)
+                np.testing.assert_allclose(a.logits, logits[a.id], rtol=1e-5, atol=1e-5)
+    print(f"{bad} of {12 * 70} rows were bad")
+    assert bad > 100
+
+
+def test_warming_up_with_too_few_frames_is_no_warm_up(network, executors):
+    _, variables, clips = network
+    for load in (False, True):
+        with pytest.raises(ValueError, match="row 0: .*frames"):
+            executors(7, "pool").warm_up(variables, clips[:1, :3], load)
+
+
+@pytest.mark.parametrize("rows, message", [
+    (executor.Rows([5], load=lambda i, a, b: np.zeros((1, 6), np.float32)),
+     "row 5: `load` gave 1 frames for positions 0 to 2, not 2"),
+    (executor.Rows([5], load=lambda i, a, b: np.zeros((b - a, 6), np.uint8)),
+     r"row 5: frames are uint8 \(6,\); those of the first row of this run, 'a', are float32 \(6,\)"),
+    (executor.Rows([5], load=lambda i, a, b: ["x"] * (b - a)), "row 5: frames of type .*expected numbers"),
+    (executor.Rows([5], np.zeros((1, 8, 6), np.float32)), "row 5: frames are given, those of the first"),
+    (executor.Rows([5]), "row 5: frames are missing"),
+])
+def test_errors_of_rows_say_what_is_wrong(network, executors, rows, message):
+    _, variables, clips = network
+    first = executor.Rows(["a"], load=lambda i, a, b: clips[0, a:b])
+    answers = list(executors(7, "pool").run(variables, [2.0] * 4, [first, rows, first]))
+    assert [a.error is None for a in answers] == [True, False, True]
+    with pytest.raises(ValueError, match=message):
+        raise answers[1].error
+
+
+# ------------------------------------------------------------------------------- scores that are no number
+@pytest.mark.parametrize("policy", executor.POLICIES)
+def test_scores_that_are_no_number_reach_no_threshold(network, executors, policy):
+    """In the first frames or from the middle on; the rule of `stopping` and the executor say the same."""
+    steps, variables, clips = network
+    for seed, value in enumerate([np.nan, np.inf, -np.inf, np.nan]):
+        rng = np.random.default_rng(seed)
+        hurt = clips.copy()
+        for i in rng.choice(70, 20, replace=False):
+            hurt[i, rng.integers(8):, rng.integers(6)] = value
+        thresholds = THRESHOLDS[f"random {seed % 3}"]
+        state, scores_ = {}, []
+        for step in steps:
+            state, logits = step.run(variables, state, hurt[:, step.start:step.stop]
+                                     if step.stop > step.start else None)
+            scores_.append(score(logits))
+        scores_ = np.stack(scores_, axis=1)
+        expected = stopping.exits_taken(scores_, np.array(thresholds, np.float32)).tolist()
+        if np.isnan(value):
+            assert 3 in [expected[i] for i in np.argwhere(np.isnan(scores_))[:, 0]]
+        answers = list(executors(16, policy).run(variables, thresholds, batches(hurt, 16, "host")))
+        assert [a.checkpoint for a in answers] == expected and not any(a.error for a in answers)
+        for a in answers:  # neighbours are not touched
+            if np.isfinite(hurt[a.id]).all():
+                assert np.isfinite(a.logits).all()
+
+
+# ------------------------------------------------------------------------------------------------- waiting
+HARD = [2.0] * 4  # nothing stops early
+
+
+def one_hard_first(clips):
+    """Thresholds at which clip 0 goes to the end, and clips of which all others stop at the first step."""
+    easy = np.repeat(clips[1:2], len(clips), axis=0)
+    easy[0] = 0  # logits 0: the least sure of all
+    return [0.21, 2.0, 2.0, 2.0], easy
+
+
+@pytest.mark.parametrize("how", ["host", "load"])
+@pytest.mark.parametrize("max_wait", [0, 1, 5])
+def test_one_hard_row_does_not_hold_an_endless_stream(network, executors, how, max_wait):
+    _, variables, clips = network
+    thresholds, clips = one_hard_first(clips)
+    run, read = executors(7, "pool"), []
+    run.max_wait = max_wait
+
+    def endless():
+        for number in itertools.count():
+            read.append(number)
+            ids = range(7 * number, 7 * number + 7)
+            yield (executor.Rows(ids, np.stack([clips[min(i, 69)] for i in ids])) if how == "host" else
+                   executor.Rows(ids, load=lambda i, a, b: clips[min(i, 69), a:b]))
+
+    ahead = 2 if how == "load" else 0
+    answers = run.run(variables, thresholds, endless())
+    for i, a in enumerate(itertools.islice(answers, 140)):
+        assert a.id == i and a.checkpoint == (3 if i == 0 else 0)
+        assert len(read) <= i // 7 + 1 + max_wait + ahead, (i, len(read))
+    answers.close()
+    read.clear()
+    first = next(run.run(variables, thresholds, endless(), ordered=False))
+    assert first.id == 1 and len(read) == 1 + ahead
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("seed", range(6))
+def test_delay_and_memory_are_bounded(network, executors, monkeypatch, seed, ordered):
+    """Random thresholds: no answer is later than `max_wait` batches, nor do answers pile up."""
+    _, variables, clips = network
+    size, max_wait = (7, 16)[seed % 2], seed % 4
+    run, started, original = executors(size, "pool"), [], executor._Run.start
+    run.max_wait = max_wait
+
+    def start(self, rows, frames):
+        started.append(rows)
+        original(self, rows, frames)
+        assert all(len(rows) < size for _, rows in self.waiting.values())
+        assert len(self.done) <= (max_wait + 1) * size
+
+    monkeypatch.setattr(executor._Run, "start", start)
+    seen = set()
+    for a in run.run(variables, THRESHOLDS[f"random {seed % 3}"], batches(clips, size, "host"), ordered):
+        assert len(started) - 1 - a.id // size <= max_wait, a
+        seen.add(a.id)
+    assert seen == set(range(70))
+
+
+@pytest.mark.parametrize("policy", executor.POLICIES)
+@pytest.mark.parametrize("how", ["host", "load"])
+def test_a_source_that_raises_loses_no_row(network, executors, how, policy):
+    _, variables, clips = network
+
+    def source():
+        yield from batches(clips[:40], 16, how)
+        raise OSError("the disk is gone")
+
+    for wrong, message in [
+            (source(), "the disk is gone"),
+            ([*batches(clips[:40], 16, how), executor.Rows(range(99), clips)], "99 rows in a batch")]:
+        found = []
+        with pytest.raises((OSError, ValueError), match=message):
+            found.extend(executors(16, policy).run(variables, HARD, wrong))  # extend keeps what came
+        assert [a.id for a in found] == list(range(40)) and not any(a.error for a in found)
+
+
+def test_whoever_stops_listening_does_not_wait_for_frames(network):
+    steps, variables, clips = network
+    go, loaded = threading.Event(), []
+
+    def load(i, start, stop):
+        if i >= 4:
+            go.wait(20)
+        loaded.append(i)
+        return clips[i, start:stop]
+
+    run = executor.Executor(steps, score, 4, threads=1)
+    answers = run.run(variables, [0.0] * 4, [
+        executor.Rows(range(s, s + 4), load=load) for s in range(0, 24, 4)])
+    assert next(answers).id == 0
+    threading.Timer(0.2, go.set).start()
+    answers.close()
+    assert len(loaded) <= 5  # the one that was under way

@@ -111,3 +111,20 @@ def test_mistakes_are_named(confident):
             stopping.thresholds_for_budget(values, hits, COSTS, budget)
     with pytest.raises(ValueError, match="expected one of"):
         stopping.thresholds_for_budget(values, hits, COSTS, 2.0, "greedy")
+
+
+@pytest.mark.parametrize("search", stopping.SEARCHES)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_scores_that_are_not_finite_choose_no_threshold(confident, value, search):
+    """Sorted by NaN, the best of the videos had a threshold that is no number."""
+    values, hits = confident
+    values = values.copy()
+    values[[3, 5], 1] = value
+    with pytest.raises(ValueError, match=r"^2 of \d+ scores .*not finite, at checkpoint\(s\) 2 of "):
+        stopping.thresholds_for_budget(values, hits, COSTS, 2.0, search)
+
+
+def test_a_score_that_is_no_number_reaches_no_threshold():
+    scores = np.array([[np.nan, 0.9, 0.1], [np.nan] * 3, [np.inf, 0.1, 0.1], [-np.inf, 0.1, 0.9]])
+    assert stopping.exits_taken(scores, np.array([0.5, 0.5, np.nan])).tolist() == [1, 2, 0, 2]
+    assert np.isnan(stopping.scores(np.array([[1.0, np.nan], [np.inf, 0.0]]))).all()
