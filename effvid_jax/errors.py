@@ -10,6 +10,22 @@ class UserError(ValueError):
     """
 
 
+class NotFiniteError(UserError):
+    """What a network says of a video is NaN or infinite.
+
+    Args:
+        video: its name.
+        what: is not finite, such as 'scores'.
+        network: which, with its step.
+        count: how many videos of how many, if known.
+    """
+
+    def __init__(self, video, what: str, network: str, count: str = ""):
+        super().__init__(
+            f"video {video}: {what} of {network} are not finite{count and f' ({count})'}: its weights are "
+            f"damaged or diverged. Use an earlier saved step, or train with a lower config.optim.lr.")
+
+
 class TrainingError(RuntimeError):
     """Training cannot go on; the message says where it stopped and why."""
 

@@ -19,7 +19,7 @@ import numpy as np
 
 import data_pipelines
 from effvid_jax import checkpoint, console, sharding, writers
-from effvid_jax.errors import TrainingError, UserError
+from effvid_jax.errors import NotFiniteError, TrainingError, UserError
 from effvid_jax.exits import executor
 from effvid_jax.methods import Method, Runner, Variables, make_method
 from effvid_jax.tasks import make_task
@@ -64,16 +64,18 @@ class Evaluator:
         self._threads = max(1, config.data.num_threads)
         self._compiled: dict[Any, Any] = {} if compiled is None else compiled
 
-    def rows(self, variables, runner: Runner, name: str = "") -> Rows:
+    def rows(self, variables, runner: Runner, name: str = "", step: int | None = None) -> Rows:
         """Runs a network over the whole split.
 
         Args:
             variables: what the runner reads, on the devices.
             runner: how the network is run, see `Method.runners`.
             name: of the network, for the progress bar; the split's by default.
+            step: at which the network was trained so far, for messages.
 
         Raises:
             DataError: no readable video, or more broken ones than `config.data.max_broken_share`.
+            NotFiniteError: scores, cost or anything else that the network says of a video.
             UserError: the runner cannot be used with several processes.
         """
         title = f"eval {name or self.split.name} {self._title}"
@@ -82,7 +84,18 @@ class Evaluator:
         if not found or not len(found["id"]):
             raise data_pipelines.DataError(f"split {self.split.name!r} of config.data has no readable video.")
         found["name"] = np.array([self.split.entry(int(i)).name for i in found["id"]])
+        self._check_finite(found, name or "the network" + ("" if step is None else f" at step {step}"))
         return Rows(found, *self.split.clip_shape, broken)
+
+    def _check_finite(self, found, network: str) -> None:
+        """Raises NotFiniteError where something is not finite that is no target."""
+        said = {name: x for name, x in found.items()
+                if np.issubdtype(x.dtype, np.inexact) and name not in self.split.targets.evaluate_fields}
+        for name in sorted(said, key=lambda name: name != "scores"):
+            bad = ~np.isfinite(said[name].reshape(len(said[name]), -1)).all(axis=1)
+            if bad.any():
+                raise NotFiniteError(found["name"][bad.argmax()], name, network,
+                                     f"{bad.sum()} of {len(bad)} videos of the split {self.split.name!r}")
 
     def score(self, rows: Rows, resolution: int = 0) -> dict[str, float]:
         """Accuracy and cost.
@@ -106,16 +119,16 @@ class Evaluator:
         return {name: float(x) if isinstance(x, np.floating) else x for name, x in result.items()}
 
     def evaluate(self, variables, runner: Runner, workdir: str | None = None,
-                 what: str = "") -> dict[str, float]:
+                 what: str = "", step: int | None = None) -> dict[str, float]:
         """`score` of `rows` as `<split>/top1` and so on.
 
         Args:
-            variables, runner: see `rows`.
+            variables, runner, step: see `rows`.
             workdir: if given, the method analyses the rows too, and this folder gets what it draws,
                 `predictions_<split>.csv` and `predictions_<split>.npz` (the rows).
             what: of another evaluation than the run's own: these files are `..._<split>_<what>`.
         """
-        rows = self.rows(variables, runner)
+        rows = self.rows(variables, runner, step=step)
         result = self.score(rows, self.method.resolution)
         if workdir is not None:
             first = jax.process_index() == 0
@@ -236,7 +249,7 @@ class Evaluations:
         """The variables with what the method chooses on the held-out split 'calib', such as thresholds."""
         if self._calibration is None:
             return variables
-        rows = self._calibration.rows(variables, self._runner)
+        rows = self._calibration.rows(variables, self._runner, step=self._num_steps)
         found = self._method.calibrate(variables, rows.arrays)
         return found.replace(stats=sharding.replicate(found.stats, self._mesh))
 
@@ -244,12 +257,13 @@ class Evaluations:
         """Scores what is due after this step, but the last, into the log."""
         for evaluator, every in self._evaluators:
             if every and step % every == 0 and step < self._num_steps:
-                log.write(step, evaluator.evaluate(variables, self._runner))
+                log.write(step, evaluator.evaluate(variables, self._runner, step=step))
 
     def final(self, variables: Variables) -> dict[str, float]:
         """Scores everything and writes what is worth keeping into the workdir."""
         return {name: value for evaluator, _ in self._evaluators
-                for name, value in evaluator.evaluate(variables, self._runner, self._workdir).items()}
+                for name, value in evaluator.evaluate(
+                    variables, self._runner, self._workdir, step=self._num_steps).items()}
 
 
 def evaluate_workdir(config, workdir: str, split: str = "val", what: str = "") -> dict[str, float]:
@@ -267,12 +281,13 @@ def evaluate_workdir(config, workdir: str, split: str = "val", what: str = "") -
     Raises:
         CheckpointError: no checkpoint, or a damaged one.
         DataError: the split cannot be used, or has another number of classes.
+        NotFiniteError: what the network says of a video.
     """
     mesh = sharding.make_mesh()
     method, variables, saved = restore_for_inference(config, workdir)
     evaluator = Evaluator(config, method, mesh, split)
     variables = sharding.replicate(variables, mesh)
-    result = evaluator.evaluate(variables, method.runners()[method.runner], workdir, what)
+    result = evaluator.evaluate(variables, method.runners()[method.runner], workdir, what, saved.step)
     params = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(variables.params))
     result = {"step": saved.step, **result, "params": params}
     if jax.process_index() == 0:

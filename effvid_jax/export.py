@@ -12,12 +12,17 @@ weights inside takes 96 MB instead of 0.1 MB, 4 s instead of 0.6 s to write and 
 compile (the compiler folds constants of that size), and it could not hold more than 2 GB.
 
 A network whose clips differ in cost says what each one cost; `gmacs_per_clip` in `model.json` is a black
-clip's. Gated convolutions (VA-RED2) save time in the program with `--config.method.form=compact`.
+clip's. Gated convolutions (VA-RED2) save time in the program with `--config.method.form=compact`; in the form
+`mixed` everything is computed, and the cost is what the gates ask for. A network with early exits answers as
+if it had stopped, but the program computes all of its exits for every clip, and that is the cost it tells;
+`exits` in `model.json` says what stopping at each of them would cost.
 
 To read them, `load` in this file needs only jax and numpy (and flatbuffers, for jax):
 
     model = load("runs/demo/export")
     probabilities, gmacs = model(clips)     # several views of a clip: average their probabilities
+
+Probabilities that are not finite are an error, at export and at every call.
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ import os
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 
@@ -52,23 +58,33 @@ class Loaded:
         self._call = jax.jit(program.call)
         self.class_names: list[str] = self.info["class_names"]
 
-    def __call__(self, clips):
+    def __call__(self, clips, check: bool = True):
         """Classifies a batch; compiles once for every batch size.
 
         Args:
             clips: uint8 RGB (B, T, H, W, 3), sizes as `info["input"]["shape"]` says.
+            check: whether the result is waited for and checked; never while this is traced.
 
         Returns:
             probabilities float32 (B, K), and multiply-adds in 10^9 per clip (B,).
 
         Raises:
-            ValueError: another shape or type.
+            ValueError: another shape or type; a result that is not finite.
         """
         shape = tuple(self.info["input"]["shape"][1:])
         if clips.ndim != 5 or tuple(clips.shape[1:]) != shape or clips.dtype != np.uint8:
             raise ValueError(f"clips are {clips.dtype} {tuple(clips.shape)}; this network takes uint8 "
                              f"(B, {', '.join(map(str, shape))}).")
-        return self._call(self._weights, clips)
+        result = self._call(self._weights, clips)
+        if check and not isinstance(result[0], jax.core.Tracer):
+            for what, x in zip(("probabilities", "gmacs"), result):
+                bad = ~np.isfinite(np.asarray(x, np.float32).reshape(len(x), -1)).all(axis=1)
+                if bad.any():
+                    raise ValueError(
+                        f"{what} of clips {np.flatnonzero(bad)[:8].tolist()} of this batch ({bad.sum()} of "
+                        f"{len(bad)}) are not finite: the weights of this network ({self.info['name']}, step "
+                        f"{self.info['step']}) are damaged or diverged; export an earlier saved step.")
+        return result
 
 
 def load(path: str) -> Loaded:
@@ -92,11 +108,12 @@ def export(config, workdir: str, folder: str) -> dict:
         What is printed: folder, step, cost, sizes of the files in MB.
 
     Raises:
-        ValueError: no checkpoint, or a damaged one.
+        ValueError: no checkpoint, or a damaged one; scores of a black clip that are not finite.
     """
     from flax.traverse_util import flatten_dict, unflatten_dict  # `load` does without flax
 
     from effvid_jax import checkpoint, evaluate, writers
+    from effvid_jax.errors import NotFiniteError
     from effvid_jax.methods import Variables
 
     method, variables, saved = evaluate.restore_for_inference(config, workdir)
@@ -104,18 +121,26 @@ def export(config, workdir: str, folder: str) -> dict:
                for kind, tree in (("params", variables.params), ("stats", variables.stats))
                for name, x in flatten_dict(tree, sep="/").items()}
 
+    exits = next((runner.segments for runner in method.runners().values() if runner.segments), None)
+
     def program(weights, clips):
         nested = unflatten_dict(weights, sep="/")
         prediction = method.predict(Variables(nested["params"], nested.get("stats", {})),
                                     {"video": clips[:, None]})
-        return method.task.output(prediction.logits), prediction.gmacs
+        gmacs = prediction.gmacs
+        if exits is not None:  # all of them are computed, whichever answers
+            gmacs = jnp.full_like(gmacs, exits.gmacs[-1])
+        return method.task.output(prediction.logits), gmacs
 
     data = config.data
     clip = (data.num_frames, data.test_crop_size, data.test_crop_size, 3)
     exported = jax_export.export(jax.jit(program), platforms=PLATFORMS)(
         {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in weights.items()},
         jax.ShapeDtypeStruct((*jax_export.symbolic_shape("b"), *clip), np.uint8))
-    gmacs = float(jax.jit(program)(weights, np.zeros((1, *clip), np.uint8))[1][0])
+    output, gmacs = jax.device_get(jax.jit(program)(weights, np.zeros((1, *clip), np.uint8)))
+    if not (np.isfinite(output).all() and np.isfinite(gmacs).all()):
+        raise NotFiniteError("(a black clip)", "scores", f"the network at step {saved.step}")
+    gmacs = float(gmacs[0])
     info = {
         "name": config.name, "step": saved.step, "class_names": list(saved.class_names),
         "model": checkpoint.to_json(saved.model),
@@ -131,6 +156,10 @@ def export(config, workdir: str, folder: str) -> dict:
             + (f", resize to {method.resolution} pixels" if method.resolution else ""),
             "views": "average the probabilities of a video's clips and crops"},
         "gmacs_per_clip": float(f"{gmacs:.6g}"),
+        **({} if exits is None else {"exits": {
+            "gmacs": [float(f"{x:.6g}") for x in exits.gmacs], "full_gmacs": float(f"{exits.full_gmacs:.6g}"),
+            "note": "gmacs: of stopping at each exit, which this program does not: it computes all of them, "
+                    "the last figure, for every clip; full_gmacs: of the network with its last head alone"}}),
         "params": sum(x.size for name, x in weights.items() if name.startswith("params/")),
         "platforms": list(PLATFORMS), "versions": writers.versions(),
         "calling_convention": exported.calling_convention_version,

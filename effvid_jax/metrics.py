@@ -2,9 +2,27 @@
 
 Axes: N videos, K classes. Everything is float64 numpy. Scores need not be probabilities: only their
 order matters. Leave padded rows out before calling.
+
+Scores that are not finite have no order and so no accuracy: they are a UserError that names the first row.
 """
 
 import numpy as np
+
+from effvid_jax.errors import UserError
+
+
+def check_finite(scores) -> np.ndarray:
+    """Scores (N, ...) as an array.
+
+    Raises:
+        UserError: one is NaN or infinite.
+    """
+    scores = np.asarray(scores)
+    sound = np.isfinite(scores.reshape(len(scores), -1)).all(axis=1)
+    if not sound.all():
+        raise UserError(f"scores of row {int(sound.argmin())} (from 0) are not finite ({int((~sound).sum())} "
+                        f"of {len(scores)} rows): they have no order, and so no accuracy.")
+    return scores
 
 
 def top_k_accuracy(scores_NK, labels_N, k: int = 1) -> float:
@@ -12,7 +30,7 @@ def top_k_accuracy(scores_NK, labels_N, k: int = 1) -> float:
 
     Of equal scores the one with the larger class index counts as larger.
     """
-    largest = np.argsort(np.asarray(scores_NK), axis=1, kind="stable")[:, -k:]
+    largest = np.argsort(check_finite(scores_NK), axis=1, kind="stable")[:, -k:]
     return float((largest == np.asarray(labels_N)[:, None]).any(axis=1).mean())
 
 
@@ -31,7 +49,7 @@ def mean_class_accuracy(scores_NK, labels_N) -> float:
     Classes that are only predicted, never a label, count as 0; classes that are neither do not
     count.
     """
-    matrix = confusion_matrix(np.argmax(scores_NK, axis=1), labels_N)
+    matrix = confusion_matrix(np.argmax(check_finite(scores_NK), axis=1), labels_N)
     return float(np.mean(np.diag(matrix) / np.maximum(matrix.sum(axis=1), 1)))
 
 
@@ -41,7 +59,7 @@ def average_precision(scores_N, positive_N) -> float:
     Videos with equal scores share one step; there is no interpolation; steps after recall 1 add
     nothing. NaN if there is no positive.
     """
-    scores, positive = np.asarray(scores_N, np.float64), np.asarray(positive_N, bool)
+    scores, positive = check_finite(np.asarray(scores_N, np.float64)), np.asarray(positive_N, bool)
     if not positive.any():
         return float("nan")
     order = np.argsort(-scores, kind="stable")
@@ -61,7 +79,7 @@ def mean_average_precision(scores_NK, labels_NK) -> float:
     Returns:
       mAP within 0 and 1; NaN if no class has a positive.
     """
-    scores, labels = np.asarray(scores_NK), np.asarray(labels_NK)
+    scores, labels = check_finite(scores_NK), np.asarray(labels_NK)
     values = np.array([average_precision(s, y) for s, y in zip(scores.T, labels.T, strict=True)])
     values = values[~np.isnan(values)]
     return float(values.mean()) if values.size else float("nan")
@@ -73,4 +91,4 @@ def mmit_mean_average_precision(scores_NK, labels_NK) -> float:
     NaN if a video has no positive class.
     """
     return float(np.mean([average_precision(scores, labels)
-                          for scores, labels in zip(scores_NK, labels_NK, strict=True)]))
+                          for scores, labels in zip(check_finite(scores_NK), labels_NK, strict=True)]))

@@ -20,6 +20,7 @@ import numpy as np
 
 from data_pipelines import ClipReader, VideoError
 from effvid_jax import console, evaluate, runs
+from effvid_jax.errors import NotFiniteError
 from effvid_jax.exits import executor
 
 
@@ -44,7 +45,7 @@ class Predictor:
         self.reader = ClipReader(config.data)
         self.num_threads = max(1, config.data.num_threads)
         method, variables, saved = evaluate.restore_for_inference(config, directory)
-        self.class_names, self.task = saved.class_names, method.task
+        self.class_names, self.task, self._step = saved.class_names, method.task, saved.step
         self._variables = jax.device_put(variables)
         self._predict = jax.jit(method.predict)
         self._adaptive = next((r.segments for r in method.runners().values() if r.segments), None)
@@ -68,35 +69,50 @@ class Predictor:
 
         Returns:
             The task's answer, for classification `{"top5": [{"label": ..., "prob": ...}, ...]}`, and
-            "gmacs" of all views together.
+            "gmacs" of all views together: where clips stop early, what was computed until then. With several
+            views a network with exits computes all of each; "gmacs_where_it_stops" is then what stopping
+            would have cost (evaluation's `gmacs`).
 
         Raises:
             VideoError: the clip cannot be read.
+            NotFiniteError: the network's scores of it.
         """
+        name = video if isinstance(video, (str, os.PathLike)) else "(no file)"
         if self.stops_early:
             with self.reader.open(video) as opened:
-                return self._stop_early(opened.frames)
-        return self.classify(self.reader.views(video))
+                return self._stop_early(opened.frames, name)
+        return self.classify(self.reader.views(video), name)
 
-    def classify(self, views_VTHWC: np.ndarray) -> dict:
-        """As `__call__`, for views uint8 (V, T, H, W, 3) that are read already."""
+    def classify(self, views_VTHWC: np.ndarray, name="(no file)") -> dict:
+        """As `__call__`, for views uint8 (V, T, H, W, 3) that are read already; `name` is for messages."""
         if self.stops_early:
-            return self._stop_early(lambda positions: views_VTHWC[0][list(positions)])
+            return self._stop_early(lambda positions: views_VTHWC[0][list(positions)], name)
         prediction = self._predict(self._variables, {"video": views_VTHWC[None]})
-        return self._result(prediction.logits[0], prediction.gmacs[0])
+        gmacs = prediction.gmacs[0]
+        if self._adaptive is None:
+            return self._result(name, prediction.logits[0], gmacs)
+        result = self._result(name, prediction.logits[0], len(views_VTHWC) * self._adaptive.gmacs[-1])
+        return {**result, "gmacs_where_it_stops": _short(gmacs)}
 
-    def _stop_early(self, frames) -> dict:
+    def _stop_early(self, frames, name) -> dict:
         """As `__call__`; `frames` gives those at some positions of the clip."""
         order = self._adaptive.order
         rows = executor.Rows([0], load=lambda _, start, stop: frames(order[start:stop]))
         answer, = self._executor.run(self._variables, self._thresholds, [rows])
         if answer.error is not None:
             raise answer.error
-        return self._result(answer.logits, self._adaptive.gmacs[answer.checkpoint])
+        return self._result(name, answer.logits, self._adaptive.gmacs[answer.checkpoint])
 
-    def _result(self, logits_K, gmacs) -> dict:
-        answer = self.task.answer(self.task.scores(logits_K[None])[0])
-        return {**answer, "gmacs": float(f"{float(gmacs):.6g}")}
+    def _result(self, name, logits_K, gmacs) -> dict:
+        scores = self.task.scores(logits_K[None])[0]
+        for what, values in (("scores", scores), ("gmacs", gmacs)):
+            if not np.isfinite(values).all():
+                raise NotFiniteError(name, what, f"the network at step {self._step}")
+        return {**self.task.answer(scores), "gmacs": _short(gmacs)}
+
+
+def _short(gmacs) -> float:
+    return float(f"{float(gmacs):.6g}")
 
 
 def predict(config, workdir: str, video: str, as_json: bool) -> None:
@@ -111,22 +127,26 @@ def predict(config, workdir: str, video: str, as_json: bool) -> None:
     Raises:
         VideoError: nothing could be read. In a folder, single broken files are named on standard error
             and left out.
+        NotFiniteError: the network's scores of a video. In a folder all others are answered first.
     """
     predictor = Predictor(workdir, config)
     paths = predictor.reader.find(video)
     if len(paths) == 1:
         _show(predictor.task, paths[0], predictor(paths[0]), as_json)
         return
-    errors = []
+    errors, unsound = [], []
     with console.bar(len(paths), "predict", "video") as progress:
         for path, reading in _read_ahead(predictor, paths):
             try:
                 result = reading.result()
                 if not predictor.stops_early:
-                    result = predictor.classify(result)
+                    result = predictor.classify(result, path)
             except VideoError as error:
                 errors.append(error)
                 console.say(f"skipped: {error}")
+            except NotFiniteError as error:
+                unsound.append(error)
+                console.say(f"no answer: {error}")
             else:
                 with progress.external_write_mode(file=sys.stdout):
                     _show(predictor.task, path, result, as_json)
@@ -136,6 +156,9 @@ def predict(config, workdir: str, video: str, as_json: bool) -> None:
                                              f"{errors[0]}")
     if errors:
         console.say(f"{len(errors)} of {len(paths)} videos were skipped")
+    if unsound:
+        console.say(f"{len(unsound)} of {len(paths)} videos have no answer; the first:")
+        raise unsound[0]
 
 
 def _read_ahead(predictor: Predictor, paths: list[str]):
@@ -158,4 +181,4 @@ def _read_ahead(predictor: Predictor, paths: list[str]):
 def _show(task, path: str, result: dict, as_json: bool) -> None:
     if not as_json:
         print(f"{path}: {task.words(result)} ({result['gmacs']:.3g} GMACs)")
-    print(json.dumps({"video": path, **result}), flush=True)
+    print(json.dumps({"video": path, **result}, allow_nan=False), flush=True)

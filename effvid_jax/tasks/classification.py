@@ -69,8 +69,9 @@ class Classification(Task):
 
     # ----------------------------------------------------------------------------------- evaluation
     def scores(self, logits):
-        """Probabilities (N, K) in float64."""
+        """Probabilities (N, K) in float64; all NaN for a row with a logit that is not finite."""
         z = np.asarray(logits, np.float64)
+        z = np.where(np.isfinite(z).all(axis=-1, keepdims=True), z, np.nan)
         z = np.exp(z - z.max(axis=-1, keepdims=True))
         return z / z.sum(axis=-1, keepdims=True)
 

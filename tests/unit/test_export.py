@@ -5,6 +5,9 @@ import os
 import subprocess
 import sys
 
+import jax
+import jax.export
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -74,3 +77,28 @@ def test_wrong_clips_are_refused(exported):
                   np.zeros((1, 4, 64, 64, 3), np.float32)):
         with pytest.raises(ValueError, match=r"takes uint8 \(B, 4, 64, 64, 3\)"):
             model(clips)
+
+
+@pytest.mark.parametrize("weight, sound", [(1.0, True), (np.nan, False), (3e38, False)])
+def test_users_of_a_file_are_told_of_results_that_are_not_finite(tmp_path, weight, sound):
+    def program(weights, clips):
+        z = (clips.astype(jnp.float32).sum(axis=(1, 2, 3))[:, :2] * weights["w"]) * jnp.array([1.0, 2.0])
+        return jax.nn.softmax(z), jnp.ones(clips.shape[0])
+
+    spec = (jax.ShapeDtypeStruct((), np.float32),
+            jax.ShapeDtypeStruct((*jax.export.symbolic_shape("b"), 1, 2, 2, 3), np.uint8))
+    saved = jax.export.export(jax.jit(program))({"w": spec[0]}, spec[1])
+    (tmp_path / exporting.PROGRAM).write_bytes(saved.serialize())
+    np.savez(tmp_path / exporting.WEIGHTS, w=np.float32(weight))
+    (tmp_path / exporting.INFO).write_text(json.dumps({
+        "name": "n", "step": 7, "class_names": ["a", "b"], "input": {"shape": ["batch", 1, 2, 2, 3]}}))
+    model, clips = exporting.load(str(tmp_path)), np.zeros((3, 1, 2, 2, 3), np.uint8)
+    clips[1] = 200
+    if sound:
+        assert np.isfinite(np.asarray(model(clips)[0])).all()
+    else:
+        bad = r"\[0, 1, 2\].*3 of 3" if np.isnan(weight) else r"\[1\].*1 of 3"
+        with pytest.raises(ValueError, match=f"probabilities of clips {bad}.*step 7"):
+            model(clips)
+    assert model(clips, check=False)[0].shape == (3, 2)
+    assert jax.jit(lambda x: model(x)[0].sum())(clips).shape == ()  # while traced nothing is checked

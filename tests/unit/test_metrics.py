@@ -2,8 +2,10 @@ import json
 import pathlib
 
 import numpy as np
+import pytest
 
 from effvid_jax import metrics
+from effvid_jax.errors import UserError
 from tests.parity import pipelines
 
 CASE = pathlib.Path(__file__).parents[1] / "parity" / "cases" / "pipe_metrics.json"
@@ -46,3 +48,20 @@ def test_nothing_to_average():
 def test_top_k_prefers_the_larger_index_of_equal_scores():
     assert metrics.top_k_accuracy(np.zeros((2, 4)), [3, 0], 1) == 0.5
     assert metrics.top_k_accuracy(np.zeros((2, 4)), [3, 0], 9) == 1.0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("measure", [
+    lambda s, y: metrics.top_k_accuracy(s, y.argmax(axis=1)),
+    lambda s, y: metrics.top_k_accuracy(s, y.argmax(axis=1), 9),
+    lambda s, y: metrics.mean_class_accuracy(s, y.argmax(axis=1)), metrics.mean_average_precision,
+    metrics.mmit_mean_average_precision, lambda s, y: metrics.average_precision(s[:, 1], y[:, 1])])
+def test_scores_that_are_not_finite_have_no_accuracy(measure, value):
+    """All NaN had a mean average precision of 0.52, and the last class was right."""
+    scores, labels = np.random.default_rng(0).uniform(size=(6, 4)), np.eye(4, dtype=int)[[0, 1, 2, 3, 0, 3]]
+    assert np.isfinite(measure(scores, labels))
+    scores[2, 1] = value
+    with pytest.raises(UserError, match=r"row 2 \(from 0\) are not finite \(1 of 6 rows\)"):
+        measure(scores, labels)
+    with pytest.raises(UserError, match=r"row 0 .*6 of 6"):
+        measure(np.full((6, 4), value), labels)

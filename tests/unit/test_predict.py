@@ -15,7 +15,10 @@ from data_pipelines import VideoError
 from data_pipelines.synthetic import write_video
 from data_pipelines.video.decode import open_video
 from effvid_jax import cli
+from effvid_jax import predict as predict_module
+from effvid_jax.errors import NotFiniteError
 from effvid_jax.predict import Predictor
+from effvid_jax.tasks.classification import Classification
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -120,3 +123,30 @@ def test_command(tiny_run, folder):
     print(done.stderr)
     assert done.returncode != 0 and not done.stdout and "Traceback" not in done.stderr
     assert "error: " in done.stderr and "a_broken.mp4: not a readable video" in done.stderr
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_video_without_finite_scores_costs_the_others_nothing(tiny_run, folder, monkeypatch, capsys, value):
+    calls = []
+
+    def scores(self, logits):
+        calls.append(1)
+        z = np.array(logits, np.float64)
+        z[:, 0] = value if len(calls) == 2 else z[:, 0]
+        return original(self, z)
+
+    original = Classification.scores
+    monkeypatch.setattr(Classification, "scores", scores)
+    with pytest.raises(NotFiniteError, match=r"^video .*frames: scores of the network at step 6 are not"):
+        cli.predict(None, tiny_run, str(folder), True)
+    out, err = capsys.readouterr()
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in out.splitlines()]
+    assert [os.path.relpath(line["video"], folder) for line in lines] == ["b.mp4", "sub/odd.mp4"]
+    assert "1 of 4 videos have no answer" in err and "1 of 4 videos were skipped" in err
+
+
+def test_numbers_that_are_no_json_are_never_printed(predictor, some_video):
+    with pytest.raises(ValueError, match="JSON"):
+        predict_module._show(predictor.task, some_video, {"top5": [], "gmacs": float("nan")}, True)
+    with pytest.raises(NotFiniteError, match=r"^video x: gmacs of the network"):
+        predictor._result("x", np.zeros(16), np.nan)
