@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from effvid_jax.backbones import trace
-from effvid_jax.cost.counting import CONVENTIONS
+from effvid_jax.cost.counting import CONVENTIONS, count
 from effvid_jax.exits import routes
 from effvid_jax.exits.network import run_segment
 
@@ -42,3 +42,17 @@ def route_costs(model, clip_shape: tuple[int, ...], convention: str = "macs"):
         jax.eval_shape(functools.partial(model.apply, method="full"), variables, jax.ShapeDtypeStruct(
             (1, t, *image), jnp.float32))
     return np.array(costs), sum(rule(op) for op in tape) / 1e9
+
+
+def all_heads_cost(model, clip_shape: tuple[int, ...], convention: str = "macs") -> float:
+    """GMACs of full inference with the exits of all depths on all frames, as one pass computes them.
+
+    This is how Dynamic Inference's "Full" is counted: MSDNet-38's 52 G are all five exits on 16 frames each,
+    although only the last one answers.
+
+    Args:
+        model, clip_shape, convention: see `route_costs`.
+    """
+    depths = sorted({c.depth for c in model.route})
+    whole = model.clone(route=tuple(routes.Checkpoint(clip_shape[0], depth) for depth in depths))
+    return count(whole, clip_shape, convention).gmacs

@@ -72,10 +72,10 @@ class Adaptive(NamedTuple):
         steps: the segments.
         score: logits (B, K) -> (B,).
         thresholds: variables -> (m,), one a segment.
-        gmacs: (m,) cumulative cost of stopping after each segment.
+        gmacs: (m,) cumulative cost of stopping after each segment; the last is that of computing everything.
         order: in which the frames of a clip are consumed.
         full: (variables, frames) -> logits: the same network without early exits, for comparison.
-        full_gmacs: what that costs.
+        full_gmacs: what that costs, with the last head alone.
     """
 
     steps: Sequence[executor.Step]

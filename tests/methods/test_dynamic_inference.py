@@ -14,10 +14,11 @@ from data_pipelines import DataError
 from data_pipelines.batches import clips
 from data_pipelines.options import plain_options
 from data_pipelines.sources import make_source
-from effvid_jax import checkpoint, cli, predict, runs, train
+from effvid_jax import checkpoint, cli, cost, predict, runs, train
 from effvid_jax import evaluate as evaluation
+from effvid_jax import export as exporting
 from effvid_jax.backbones import make_backbone
-from effvid_jax.cost.exits import route_costs
+from effvid_jax.cost.exits import all_heads_cost, route_costs
 from effvid_jax.errors import UserError
 from effvid_jax.exits import network, routes, stopping
 from effvid_jax.methods import base, check_method
@@ -212,6 +213,12 @@ def test_costs_of_the_routes_on_msdnet_38():
         print(scheme, found.round(3), "full", round(full, 3))
         # A little less: the classifier runs once on the mean, not once a frame.
         np.testing.assert_allclose(found, expected, atol=0.03)
+        # "Full" is counted in two ways: the last head alone, or all exits on all frames, the paper's 52 G.
+        every = all_heads_cost(model, (16, 224, 224, 3))
+        assert round(all_heads_cost(model, (16, 224, 224, 3), "msdnet")) == 52
+        assert full < found[-1] <= every + 1e-9 and every == pytest.approx(51.91, abs=0.03)
+        # One pass over everything, as an exported program runs it, costs what the last checkpoint does.
+        assert cost.gmacs(model, (16, 224, 224, 3)) == pytest.approx(found[-1], rel=1e-9)
 
 
 def test_calibration_clips_are_held_out(run):
@@ -324,3 +331,42 @@ def test_mean_of_splits(tmp_path, capsys):
 
 def test_never_is_a_threshold_that_can_be_saved():
     assert np.isfinite(np.float32(stopping.NEVER))
+
+
+def test_costs_in_the_metrics_are_of_whole_videos():
+    """`gmacs` counts all views, and so does what it is compared with; an old key keeps its meaning."""
+    method = made(tiny(), CLASSES)
+    variables = method.init(jax.random.key(0), (1, 4, 64, 64, 3))
+    for views in (1, 3):
+        taken = np.array([0, 3, 1, 3])
+        rows = {"exit": taken, "gmacs": np.float32(views * method.costs[taken])}
+        found = method.analyse(rows, variables, "", "val")
+        assert found["full_gmacs"] == pytest.approx(views * method.full_gmacs)
+        assert [found[f"exit{k}_gmacs"] for k in (1, 2, 3, 4)] == pytest.approx(list(views * method.costs))
+        assert found["full_gmacs"] < found["exit4_gmacs"] <= found["full_gmacs_all_heads"] + 1e-9
+
+
+def test_predict_and_export_tell_the_cost_of_what_they_compute(run, tmp_path):
+    """A program that computes every exit told the cost of the one where the rule stops."""
+    workdir, _ = run
+    config = runs.trained(None, workdir)[0]
+    config.method.thresholds = (0.0, 0.0, 0.0, 0.0)  # everything stops at once
+    told = exporting.export(config, workdir, str(tmp_path))
+    model = exporting.load(str(tmp_path))
+    clips_ = np.random.default_rng(0).integers(0, 256, (2, 4, 64, 64, 3), np.uint8)
+    _, gmacs = model(clips_)
+    method = made(config, CLASSES)
+    every = pytest.approx(method.costs[-1], rel=1e-5)
+    assert list(np.asarray(gmacs)) == [every] * 2 and told["gmacs"] == model.info["gmacs_per_clip"] == every
+    assert model.info["exits"]["gmacs"] == pytest.approx(list(method.costs), rel=1e-5)
+    assert model.info["exits"]["full_gmacs"] == pytest.approx(method.full_gmacs, rel=1e-5)
+
+    one = predict.Predictor(workdir, config)
+    answer = one.classify(clips_[:1])
+    assert answer["gmacs"] == pytest.approx(method.costs[0], rel=1e-5) and set(answer) == {"top5", "gmacs"}
+    config.data.twice_sample = True  # two views: all exits of both are computed
+    two = predict.Predictor(workdir, config)
+    assert not two.stops_early
+    answer = two.classify(clips_)
+    assert answer["gmacs"] == pytest.approx(2 * method.costs[-1], rel=1e-5)
+    assert answer["gmacs_where_it_stops"] == pytest.approx(2 * method.costs[0], rel=1e-5)
