@@ -20,9 +20,14 @@ os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 26))
 from data_pipelines.batches.targets import ClassLabels, Targets
 from data_pipelines.entry import Entry
 from data_pipelines.errors import DataError, VideoError
+from data_pipelines.fields import Field, shown
+from data_pipelines.options import FIELDS as data_fields
+from data_pipelines.options import check_config, check_fields
+from data_pipelines.tools import memory_bytes
 
-__all__ = ["ClassLabels", "ClipReader", "DataError", "Entry", "Split", "Targets", "VideoError",
-           "make_pipeline", "open_split"]
+__all__ = ["ClassLabels", "ClipReader", "DataError", "Entry", "Field", "Split", "Targets", "VideoError",
+           "check_config", "check_fields", "data_fields", "make_pipeline", "memory_bytes", "open_split",
+           "shown"]
 
 
 def __getattr__(name: str):

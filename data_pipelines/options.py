@@ -7,19 +7,28 @@ import string
 from collections.abc import Collection, Mapping
 
 from data_pipelines.errors import DataError
+from data_pipelines.fields import Field, shown
+from data_pipelines.tools import memory_bytes
 
-CHOICES = {
-    "list_format": ("video", "frames"),
-    "sampling": ("segments", "dense"),
-    "train_crop": ("multi_scale", "random_resized", "center"),
-    "test_crop": ("center", "three"),
-    "cache": ("none", "memory"),
-}
-_AT_LEAST = {
-    "num_frames": 1, "frame_interval": 1, "test_clips": 1, "short_side": 1, "crop": 1,
-    "test_short_side": 1, "test_crop_size": 1, "batch_size": 1, "eval_batch_size": 1,
-    "prefetch": 1, "num_threads": 0, "num_workers": 0, "num_classes": 0, "start_index": 0,
-    "seed": 0, "split_seed": 0, "max_broken_share": 0, "cache_gib": 0, "calib_share": 0,
+_SIDE, _BATCH = Field.integer(1, 2**14), Field.integer(1, 2**20)
+# Type and bounds of every field of `config.data`, here and nowhere else; what clashes is in `check_options`.
+FIELDS = {
+    "source": Field.text(), "root": Field.text(), "train_list": Field.text(), "val_list": Field.text(),
+    "tfds_name": Field.text(), "list_format": Field.choice("video", "frames"),
+    "frame_template": Field.template(), "start_index": Field.integer(0, 2**31 - 1),
+    "classes_file": Field.text(), "num_classes": Field.integer(0, 10**6), "multi_label": Field.flag(),
+    "val_share": Field.number(0, 1), "split_seed": Field.integer(0, 2**63 - 1), "synthetic": Field.group(),
+    "sampling": Field.choice("segments", "dense"),
+    "num_frames": Field.integer(1, 2**14), "frame_interval": Field.integer(1, 2**20),
+    "test_clips": Field.integer(1, 10**4), "twice_sample": Field.flag(),
+    "short_side": _SIDE, "train_crop": Field.choice("multi_scale", "random_resized", "center"),
+    "crop": _SIDE, "flip": Field.flag(), "test_short_side": _SIDE,
+    "test_crop": Field.choice("center", "three"), "test_crop_size": _SIDE,
+    "batch_size": _BATCH, "eval_batch_size": _BATCH, "seed": Field.integer(0, 2**32 - 1),
+    "num_threads": Field.integer(0, 1024), "num_workers": Field.integer(0, 1024),
+    "prefetch": Field.integer(1, 2**16), "max_broken_share": Field.number(0, 1),
+    "cache": Field.choice("none", "memory"), "cache_gib": Field.number(0, 2**20),
+    "calib_share": Field.number(0, below=1),
 }
 
 
@@ -114,6 +123,17 @@ def check_template(field: str, template) -> None:
                         f"like img_{{:05}}.png.")
 
 
+def check_fields(values: Mapping) -> None:
+    """Raises `DataError` for the first of some fields of `config.data` that is out of its bounds."""
+    for name, value in values.items():
+        field = FIELDS.get(name, Field.text() if name.endswith("_list") else None)
+        problem = field.problem(value) if field else ""
+        if problem and isinstance(value, str) and field.choices:
+            check_choice(name, value, field.choices)
+        if problem:
+            raise DataError(f"data.{name}={shown(value)} must be {problem}.")
+
+
 def check_options(options: Options, process_count: int = 1) -> None:
     """Raises `DataError` for the first value that cannot work.
 
@@ -121,18 +141,8 @@ def check_options(options: Options, process_count: int = 1) -> None:
         options: the data configuration.
         process_count: number of processes that share the global batches.
     """
-    for field, choices in CHOICES.items():
-        check_choice(field, getattr(options, field), choices)
-    for field, least in _AT_LEAST.items():
-        value = getattr(options, field)
-        if not value >= least:
-            raise DataError(f"data.{field}={value} must be at least {least}.")
+    check_fields(vars(options))
     check_template("data.frame_template", options.frame_template)
-    if options.seed >= 2**32:
-        raise DataError(f"data.seed={options.seed} must be below 2**32.")
-    if options.max_broken_share > 1:
-        raise DataError(f"data.max_broken_share={options.max_broken_share} is a share of the "
-                        f"clips: it must be within 0 and 1.")
     for size, side in (("crop", "short_side"), ("test_crop_size", "test_short_side")):
         crop, short = getattr(options, size), getattr(options, side)
         if crop > short:
@@ -157,3 +167,46 @@ def check_options(options: Options, process_count: int = 1) -> None:
             raise DataError(
                 f"data.{field}={size} is the global batch and must be divisible by the "
                 f"{process_count} processes, e.g. {size - size % process_count or process_count}.")
+
+
+def check_memory(options: Options, process_count: int = 1) -> None:
+    """Raises `DataError` for batches that this machine cannot hold, of training and of evaluation.
+
+    Two are the least: one is used while the next one is read.
+    """
+    views = options.test_clips * (1 + options.twice_sample) * (3 if options.test_crop == "three" else 1)
+    memory = memory_bytes()
+    for field, side, number in (("batch_size", "crop", 1), ("eval_batch_size", "test_crop_size", views)):
+        batch, pixels = getattr(options, field), getattr(options, side)
+        needed = 2 * batch * number * options.num_frames * pixels**2 * 3 // process_count
+        if needed > memory:
+            raise DataError(
+                f"data.{field}={batch}: two batches of {number} x {options.num_frames} frames "
+                f"(data.num_frames) of {pixels} x {pixels} pixels (data.{side}) take "
+                f"{needed / 2**30:,.0f} GiB, and this machine has {memory / 2**30:,.0f}: lower one of them.")
+
+
+def check_synthetic(options: Options) -> None:
+    """Raises `DataError` for fields that mean other data than the embedded benchmark and would be ignored."""
+    for field in ("train_list", "val_list", "classes_file", "tfds_name", "num_classes"):
+        if value := getattr(options, field):
+            raise DataError(
+                f"data.{field}={shown(value)} contradicts data.source='synthetic': the embedded benchmark, "
+                f"which :tiny and :demo train on, has lists and classes of its own. Leave data.{field} out, "
+                f"or leave out :tiny and :demo to train on your data.")
+
+
+def check_config(config, process_count: int = 1) -> None:
+    """What can be wrong with `config.data` before any data is looked at.
+
+    Raises:
+        DataError: the first field that cannot work.
+    """
+    options = plain_options(config)
+    check_options(options, process_count)
+    check_memory(options, process_count)
+    if options.source == "synthetic":
+        from data_pipelines.synthetic.drawing import check_params
+
+        check_synthetic(options)
+        check_params(options.synthetic)

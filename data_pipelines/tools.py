@@ -81,6 +81,14 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
+def memory_bytes() -> int:
+    """Memory of this machine; a petabyte where it does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 2**50
+
+
 @contextlib.contextmanager
 def atomic_write(path) -> Iterator[Path]:
     """Gives a temporary path next to `path` that is moved there if the block succeeds."""

@@ -12,7 +12,7 @@ import jax
 from absl import flags
 
 from data_pipelines import DataError, VideoError
-from effvid_jax import checkpoint, console, lock, saved_config, workdirs, writers
+from effvid_jax import bounds, checkpoint, console, lock, saved_config, workdirs, writers
 from effvid_jax.errors import Interrupted, TrainingError, UserError
 from effvid_jax.runs import known_configs, prepare, stage_config, stage_names, trained
 
@@ -109,21 +109,22 @@ def train(config, workdir: str, resume_anyway: bool = False) -> dict:
     if config.note:
         console.say(config.note)
     names = stage_names(config)
+    stages = {name: stage_config(config, name, workdir) for name in names}
+    check_stages(stages or {"": config})
     folders = [os.path.join(workdir, name) for name in names]
     with lock.hold(workdir, *folders):
         workdirs.check_run(config, workdir, resume_anyway)
         if names:
-            return _train_stages(config, workdir, names, resume_anyway)
+            return _train_stages(config, workdir, stages, resume_anyway)
         from effvid_jax.train import train as train_one
 
         return train_one(config, workdir, resume_anyway)
 
 
-def _train_stages(config, workdir: str, names: list[str], resume_anyway: bool) -> dict:
+def _train_stages(config, workdir: str, stages, resume_anyway: bool) -> dict:
     from effvid_jax.train import train as train_one
 
-    stages = {name: stage_config(config, name, workdir) for name in names}
-    check_stages(stages)
+    names = list(stages)
     for name, stage in stages.items():  # before anything is written, and before the first one trains
         workdirs.check_resume(stage, os.path.join(workdir, name), resume_anyway)
     checkpoint.save_config(config, workdir)
@@ -144,19 +145,19 @@ def _train_stages(config, workdir: str, names: list[str], resume_anyway: bool) -
 def check_stages(stages) -> None:
     """Mistakes in a later stage show before the first one trains.
 
-    Raises:
-        UserError: what is wrong with a stage's network, method or optimiser.
-    """
-    from effvid_jax.methods import check_method
-    from effvid_jax.optim import make_optimizer
+    Args:
+        stages: name -> config; '' is the name of a run that has none.
 
+    Raises:
+        UserError, DataError: what is wrong with a stage's values, network, method or optimiser.
+    """
     for name, config in stages.items():
-        data = config.data
         try:
-            make_optimizer(config.optim, steps_per_epoch=100, num_steps=1000)
-            check_method(config, (1, data.num_frames, data.crop, data.crop, 3))
-        except UserError as error:
-            raise UserError(f"stage {name}: {error}") from error
+            bounds.check_run(config)
+        except (UserError, DataError) as error:
+            if not name:
+                raise
+            raise type(error)(f"stage {name}: {error}") from error
 
 
 def eval(config, workdir: str, split: str = "val", overrides=()) -> dict:  # the mode's name, as one types it

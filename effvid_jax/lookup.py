@@ -31,6 +31,8 @@ def find_class(field: str, name: str, base: type, package: str, shared: tuple[st
     if "." not in name and name not in known:
         raise UserError(f"{field}={name!r} is unknown. Close matches: "
                          f"{difflib.get_close_matches(name, known)}. All: {known}.")
+    if not all(part.isidentifier() for part in path.split(".")):
+        raise UserError(f"{field}={name!r} is no dotted path of a module. Without a dot there are {known}.")
     try:
         module = importlib.import_module(path)
     except ModuleNotFoundError as error:

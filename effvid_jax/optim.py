@@ -18,6 +18,9 @@ import optax
 
 from effvid_jax.errors import UserError
 
+OPTIMIZERS = ("sgd", "adamw")
+SCHEDULES = ("cosine_epoch", "cosine", "step", "constant")
+
 
 def _is_classifier(path: tuple[str, ...]) -> bool:
     return path[0] == "fc" or path[0].startswith("head_")
@@ -59,7 +62,7 @@ def make_optimizer(config, steps_per_epoch: int, num_steps: int) -> optax.Gradie
     Raises:
         UserError: unknown name, groups or schedule.
     """
-    for field, known in (("name", ("sgd", "adamw")), ("groups", tuple(GROUPS))):
+    for field, known in (("name", OPTIMIZERS), ("groups", tuple(GROUPS))):
         if config[field] not in known:
             raise UserError(f"config.optim.{field}={config[field]!r}: expected one of {list(known)}.")
     schedule = make_schedule(config, steps_per_epoch, num_steps)
@@ -100,9 +103,8 @@ def make_schedule(config, steps_per_epoch: int, num_steps: int) -> Callable[[Any
             return config.lr * 0.1**passed
         return config.lr * jnp.ones(())
 
-    known = ("cosine_epoch", "cosine", "step", "constant")
-    if config.schedule not in known:
-        raise UserError(f"config.optim.schedule={config.schedule!r}: expected one of {list(known)}.")
+    if config.schedule not in SCHEDULES:
+        raise UserError(f"config.optim.schedule={config.schedule!r}: expected one of {list(SCHEDULES)}.")
     warmup_steps = config.warmup_epochs * steps_per_epoch
 
     def schedule(step):

@@ -7,7 +7,7 @@ import re
 
 import ml_collections
 
-from effvid_jax import checkpoint, writers
+from effvid_jax import bounds, checkpoint, writers
 from effvid_jax.errors import UserError
 from effvid_jax.methods import find_method
 
@@ -24,12 +24,13 @@ def prepare(config, workdir: str) -> ml_collections.ConfigDict:
     """The config of a run: given, with the embedded benchmark placed inside the workdir.
 
     Raises:
-        UserError: no config.
+        UserError, DataError: no config, or a value that a field cannot have.
     """
     if config is None:
         raise UserError("--config=FILE is missing, for example --config=configs/reskd_minik.py:demo. "
                         "Configs: " + ", ".join(known_configs()) + ".")
     config = config.copy_and_resolve_references()
+    bounds.check_values(config)
     if config.data.source == "synthetic" and not config.data.root:
         config.data.root = os.path.join(workdir, "benchmark")
     return config

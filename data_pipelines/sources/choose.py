@@ -8,7 +8,7 @@ import copy
 import numpy as np
 
 from data_pipelines.errors import DataError
-from data_pipelines.options import Options, check_choice
+from data_pipelines.options import Options, check_choice, check_synthetic
 from data_pipelines.sources.base import Source
 from data_pipelines.sources.files import folder_source, list_source
 from data_pipelines.sources.shards import ArrayRecordSource, TfdsSource
@@ -80,6 +80,7 @@ def split_names(config: Options) -> list[str]:
 def _synthetic_source(config, split):
     from data_pipelines import synthetic  # writes videos: not needed for anything else
 
+    check_synthetic(config)
     train_list, val_list, classes_file, root = synthetic.ensure_built(config)
     config = copy.copy(config)
     vars(config).update(train_list=str(train_list), val_list=str(val_list), root=str(root),

@@ -29,6 +29,7 @@ import cv2
 import numpy as np
 
 from data_pipelines.errors import DataError
+from data_pipelines.fields import Field, shown
 
 GENERATOR_VERSION = 1  # goes up whenever the same parameters give other clips
 
@@ -83,9 +84,8 @@ def check_params(params) -> dict:
             hint = f"did you mean {' or '.join(close)}? " if close else ""
             raise DataError(f"unknown data.synthetic.{name}: {hint}Known: {', '.join(checked)}.")
         default, value = checked[name], params[name]
-        if (isinstance(value, (bool, str)) or not np.isscalar(value)
-                or type(default)(value) != value):
-            raise DataError(f"data.synthetic.{name}={value!r} must be a number of the kind of its "
+        if Field.number().problem(value) or type(default)(value) != value:
+            raise DataError(f"data.synthetic.{name}={shown(value)} must be a number of the kind of its "
                             f"default, {default!r}.")
         checked[name] = type(default)(value)
     limits = dict(

@@ -35,8 +35,8 @@ def make_method(config, task: Task, inference: bool = False) -> Method:
     return method.inference(config, task) if inference else method(config, task)
 
 
-def check_method(config, clip_shape) -> None:
-    """Builds what a config trains, without arrays, data and frozen networks.
+def check_method(config, clip_shape) -> Variables:
+    """Builds what a config trains, without arrays, data and frozen networks: variables that are shapes.
 
     Args:
         config: a resolved config.
@@ -49,7 +49,7 @@ def check_method(config, clip_shape) -> None:
     method.Settings.read(config.method).check(config)
     network = method.inference(config, make_task(config, ["some class", "another"]))
     network.check_calibration()
-    jax.eval_shape(lambda: network.init(jax.random.key(0), clip_shape))
+    return jax.eval_shape(lambda: network.init(jax.random.key(0), clip_shape))
 
 
 __all__ = ["Adaptive", "Method", "MethodSettings", "Prediction", "Runner", "Variables", "check_method",

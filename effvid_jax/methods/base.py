@@ -26,6 +26,7 @@ from effvid_jax.tasks import Task
 
 MEAN_RGB = (123.675, 116.28, 103.53)  # of 0-255 values; mmaction2's img_norm_cfg
 STD_RGB = (58.395, 57.12, 57.375)
+DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}  # None: follows the inputs
 
 
 @flax.struct.dataclass
@@ -236,11 +237,10 @@ def build_backbone(model, num_classes: int, **fields) -> nn.Module:
 
 
 def compute_dtype(name: str):
-    """Module dtype of a config's 'float32' (None: follow the inputs) or 'bfloat16'."""
-    known = {"float32": None, "bfloat16": jnp.bfloat16}
-    if name not in known:
-        raise UserError(f"config.model.dtype={name!r}: expected one of {sorted(known)}.")
-    return known[name]
+    """Module dtype of a config's word, see `DTYPES`."""
+    if name not in DTYPES:
+        raise UserError(f"config.model.dtype={name!r}: expected one of {sorted(DTYPES)}.")
+    return DTYPES[name]
 
 
 def _tuples(options) -> dict[str, Any]:

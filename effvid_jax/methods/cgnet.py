@@ -28,6 +28,7 @@ import flax
 import flax.linen as nn
 import jax.numpy as jnp
 
+from data_pipelines import Field
 from effvid_jax.backbones import blocks, trace
 from effvid_jax.gating.variants import Decision, gradient_of
 from effvid_jax.methods import base
@@ -94,9 +95,10 @@ class CGNet(Gated):
         threshold_target: float = 1.0
         threshold_weight: float = 1e-4
 
-        def check(self, config):
-            """Raises UserError for a value out of its range."""
-            self._check_least(partitions=2, threshold_weight=0, sharpness=0)
+        bounds: ClassVar = {
+            "layers": Field.pattern(), "partitions": Field.integer(2, 2**16),
+            "threshold": Field.number(-1e6, 1e6), "sharpness": Field.number(0, 1e6),
+            "threshold_target": Field.number(-1e6, 1e6), "threshold_weight": Field.number(0, 1e9)}
 
     marker = "gate_threshold"
 

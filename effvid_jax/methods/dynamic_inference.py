@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data_pipelines import Field
 from effvid_jax.cost.exits import all_heads_cost, route_costs
 from effvid_jax.errors import UserError
 from effvid_jax.exits import curve, executor, routes, stopping
@@ -64,6 +65,12 @@ class DynamicInference(base.Method):
         calibration_videos: int = 5000  # at most; their scores are saved with the checkpoint
         executor: str = "simulate"  # evaluation: compute everything | compact | pool: really stop
         executor_sizes: tuple[int, ...] = ()  # batch sizes to compile beside eval_batch_size; (): 1/2 to 1/32
+
+        bounds: ClassVar = {
+            "loss_weights": Field.many(Field.number(0, 1e9)), "distill_weight": Field.number(0, 1e9),
+            "distill_temperature": Field.number(above=0, most=1e6), "budget": Field.number(0, 1e6),
+            "budget_gmacs": Field.number(0, 1e12), "calibration_videos": Field.integer(1, 10**7),
+            "executor_sizes": Field.many(Field.integer(1, 2**20))}
 
         def check(self, config):
             """Raises UserError for a network without exits, other clips than its route, or unknown words."""

@@ -13,13 +13,14 @@ import dataclasses
 import math
 import re
 from functools import partial
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from data_pipelines import Field
 from effvid_jax.backbones import blocks, trace
-from effvid_jax.errors import UserError
 from effvid_jax.gating import gates
 from effvid_jax.methods import base
 from effvid_jax.methods.supervised import Supervised
@@ -69,11 +70,7 @@ class Pruning(Supervised):
         layers: str = ""  # regular expression of pruned layers; "": those that VA-RED2 gates
         keep: float = 0.61  # of R(2+1)D-18 this leaves 19.9 of 27.7 GMACs, as in the paper's Table 7
 
-        def check(self, config):
-            """Raises UserError for a share out of its range."""
-            if not 0 < self.keep <= 1:
-                raise UserError(f"config.method.keep={self.keep}: expected a share of the weights, more "
-                                 f"than 0 and at most 1.")
+        bounds: ClassVar = {"layers": Field.pattern(), "keep": Field.number(above=0, most=1)}
 
     def _fields(self):
         layers = gates.layers_of(self.config.model.backbone, self.settings.layers)

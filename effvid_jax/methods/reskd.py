@@ -33,6 +33,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from data_pipelines import Field
 from effvid_jax import checkpoint, cost
 from effvid_jax.errors import UserError
 from effvid_jax.losses import soft_kl, squared_error, weighted_mean
@@ -73,6 +74,9 @@ class Reskd(base.Method):
         temperature: float = 2.0  # of the KL losses
         kl_mean: str = "element"  # element: divide by positions x classes, as torch does | row
         teacher_bn: str = "batch"  # batch: as the released code executes | running: evaluation mode
+
+        bounds: ClassVar = {"teacher_resolution": Field.integer(0, 2**14), "weight": Field.number(0, 1e9),
+                            "temperature": Field.number(above=0, most=1e6)}
 
         def check(self, config):
             """Raises UserError for an unknown loss or mode."""

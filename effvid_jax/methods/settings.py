@@ -4,6 +4,8 @@
         @dataclasses.dataclass(frozen=True)
         class Settings(base.MethodSettings):
             weight: float = 100.0  # of the distillation
+
+            bounds: ClassVar = {"weight": Field.number(0, 1e9)}
 """
 
 from __future__ import annotations
@@ -11,14 +13,16 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, get_args, get_origin, get_type_hints
 
 import ml_collections
 
+from data_pipelines import Field, shown
 from effvid_jax import lookup
 from effvid_jax.errors import UserError
 
 PACKAGE = "effvid_jax.methods"
+_BY_TYPE = {bool: Field.flag(), int: Field.integer(), float: Field.number(), str: Field.text()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,24 +32,44 @@ class MethodSettings:
     Attributes:
         workdirs: fields that name the workdir of another stage of a run, with the stage they are filled from.
         training_only: fields that a trained network is used without.
+        bounds: what fields may hold, beside being of their type; words are checked in `check`.
     """
 
     workdirs: ClassVar[Mapping[str, str]] = {}
     training_only: ClassVar[Sequence[str]] = ()
+    bounds: ClassVar[Mapping[str, Field]] = {}
 
     @classmethod
     def read(cls, method) -> MethodSettings:
         """The settings that a `config.method` holds; a field that an old file lacks has its default.
 
         Raises:
-            UserError: a field that this method does not have, with close matches.
+            UserError: a field that this method does not have, with close matches; a value of another type or
+                out of its bounds.
         """
         given = {k: tuple(v) if isinstance(v, list) else v for k, v in dict(method).items() if k != "name"}
         known = [field.name for field in dataclasses.fields(cls)]
         if unknown := [name for name in given if name not in known]:
             raise UserError(f"config.method.{unknown[0]} is no setting of method {cls.method_name()!r}. "
                              f"Close matches: {difflib.get_close_matches(unknown[0], known)}. All: {known}.")
+        fields = cls.fields()
+        for name, value in given.items():
+            if problem := fields[name].problem(value):
+                raise UserError(f"config.method.{name}={shown(value)}: expected {problem}.")
         return cls(**given)
+
+    @classmethod
+    def fields(cls) -> dict[str, Field]:
+        """What every setting may hold: its entry in `bounds`, or anything of its type."""
+        types = get_type_hints(cls)
+
+        def of_type(kind):
+            if get_origin(kind) is tuple:
+                return Field.many(of_type(get_args(kind)[0]))
+            return _BY_TYPE.get(kind, Field("a value", lambda value: True))
+
+        return {field.name: cls.bounds.get(field.name) or of_type(types[field.name])
+                for field in dataclasses.fields(cls)}
 
     def to_config(self) -> ml_collections.ConfigDict:
         """The `config.method` that `read` takes, with the method's name."""

@@ -29,6 +29,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from data_pipelines import Field
 from effvid_jax.gating import decisions, gates
 from effvid_jax.losses import weighted_mean
 from effvid_jax.methods import base
@@ -66,9 +67,12 @@ class VaRed2(Gated):
         positions: int = 0  # compact: clips are grouped up to this many output positions of a layer (GPU:
         # 2**18, say); 0: the network runs clip by clip, the fastest on a CPU; ours
 
-        def check(self, config):
-            """Raises UserError for a value out of its range; the convolution checks its own."""
-            self._check_least(efficiency_weight=0, gate_width=0, leak=0, positions=0)
+        bounds: ClassVar = {
+            "search_space": Field.integer(2, 4), "layers": Field.pattern(),
+            "efficiency_weight": Field.number(0, 1e9), "gate_width": Field.integer(0, 2**16),
+            "beta": Field.number(-1e6, 1e6), "beta_reduced": Field.number(-1e6, 1e6),
+            "cheap_scale": Field.number(0, 1e6), "leak": Field.number(0, 1e6),
+            "cheap_kernel": Field.integer(1, 255), "positions": Field.integer(0, 2**31 - 1)}
 
     marker = "gate/beta"
 

@@ -314,8 +314,8 @@ def test_a_full_cache_stops_growing(clips):
     (dict(batch_size=9), "data.batch_size=9 is the global batch and must be divisible by the 2 "
                          "processes, e.g. 8"),
     (dict(eval_batch_size=1), "data.eval_batch_size=1 .* e.g. 2"),
-    (dict(max_broken_share=3), "data.max_broken_share=3 is a share"),
-    (dict(seed=2**32), "data.seed=4294967296 must be below"),
+    (dict(max_broken_share=3), "data.max_broken_share=3 must be at most 1"),
+    (dict(seed=2**32), "data.seed=4294967296 must be at most 4294967295"),
 ])
 def test_values_that_cannot_work(changes, message):
     with pytest.raises(DataError, match=message) as caught:

@@ -247,7 +247,7 @@ def test_analysis_refuses_gates_that_are_not_finite(trained):
 
 
 def test_wrong_settings_are_named():
-    with pytest.raises(ValueError, match="config.method.efficiency_weight=-1.0: expected 0 or more"):
+    with pytest.raises(ValueError, match="config.method.efficiency_weight=-1.0: expected at least 0"):
         made(tiny_config(efficiency_weight=-1.0), NAMES)
     config = tiny_config()
     config.model.backbone = "mvit_v2_s"

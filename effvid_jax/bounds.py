@@ -1,0 +1,193 @@
+"""Type and bounds of every field of a config, and what of a run can be checked before it starts.
+
+Each field is described once: those of `config.data` in `data_pipelines/options.py`, those of `config.method`
+in the `Settings` of the method, all others in `FIELDS`. `check_values` looks at values alone and takes no
+time; `check_run` builds the network too, without arrays, and knows the devices.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+
+import jax
+
+import data_pipelines
+from data_pipelines import Field, shown
+from effvid_jax.errors import UserError
+from effvid_jax.exits import routes
+from effvid_jax.methods import base, check_method, find_method
+from effvid_jax.optim import GROUPS, OPTIMIZERS, SCHEDULES, make_optimizer
+
+_PIXELS, _STEPS = Field.integer(0, 2**14), Field.integer(0, 2**31 - 1)
+_OFTEN, _EPOCHS = Field.integer(1, 2**31 - 1), Field.number(0, 1e9)
+
+FIELDS: dict[str, Field] = {
+    "name": Field.text(), "note": Field.text(),
+    "seed": Field.integer(-2**31, 2**32 - 1),  # jax takes 32 bits: 2**32 would be seed 0 again
+    "run": Field.text(), "stages": Field.group(), "task": Field.text(), "evaluations": Field.group(),
+    "data": Field.group(), "model": Field.group(), "method": Field.group(), "optim": Field.group(),
+    "train": Field.group(), "init": Field.group(), "bench": Field.group(),
+    "model.backbone": Field.text(),  # `make_backbone` knows the names
+    "model.resolution": _PIXELS, "model.dropout": Field.number(0, below=1),
+    "model.dtype": Field.choice(*base.DTYPES), "model.bn_groups": Field.integer(0, 2**20),
+    "model.options": Field.group(), "model.exits": Field.group(),
+    "model.exits.frames": Field.integer(1, 256), "model.exits.scheme": Field.choice(*routes.SCHEMES),
+    "model.exits.route": Field.many(Field.many(Field.integer(0, 256))),
+    "model.exits.order": Field.many(Field.integer(0, 256)), "model.exits.groups": Field.integer(0, 256),
+    "model.exits.shift": Field.choice("online", "offline", "none"),
+    "model.exits.shift_div": Field.integer(1, 2**14), "model.exits.stages": Field.many(Field.integer(1, 256)),
+    "model.exits.width": Field.integer(0, 2**16), "model.exits.share_heads": Field.flag(),
+    "model.exits.classifier_std": Field.number(0, 1e3),
+    "method.name": Field.text(),
+    "optim.name": Field.choice(*OPTIMIZERS), "optim.lr": Field.number(0, 1e6),
+    "optim.momentum": Field.number(0, below=1), "optim.weight_decay": Field.number(0, 1e6),
+    "optim.groups": Field.choice(*GROUPS), "optim.clip_norm": Field.number(0, 1e30),
+    "optim.accumulate": Field.integer(1, 2**20), "optim.schedule": Field.choice(*SCHEDULES),
+    "optim.milestones": Field.many(_EPOCHS), "optim.warmup_epochs": _EPOCHS,
+    "optim.warmup_ratio": Field.number(0, 1),
+    "train.num_epochs": _EPOCHS, "train.num_steps": _STEPS, "train.log_every_steps": _OFTEN,
+    "train.eval_every_epochs": _EPOCHS, "train.checkpoint_every_steps": _OFTEN,
+    "train.keep": Field.integer(1, 10**6),  # 0 would remove every checkpoint
+    "train.min_reference_ratio": Field.number(0, 1e6),
+    "init.checkpoint": Field.text(), "init.skip": Field.pattern(), "init.step": _STEPS,
+    "bench.seconds": Field.number(above=0, most=1e6), "bench.batch_size": Field.integer(0, 2**20),
+    "bench.threads": Field.many(Field.integer(1, 1024)), "bench.workers": Field.many(Field.integer(0, 1024)),
+    "bench.resolutions": Field.many(Field.integer(1, 2**14)),
+}
+# Not in every config: of somebody's own, or younger than old workdirs.
+OPTIONAL = ("task", "evaluations", "model.exits", "bench", "name", "note")
+# Of a backbone: what grows without end takes memory and time without end. Names not here: `_OPTION`.
+_OPTIONS = {**dict.fromkeys(("stage_sizes", "depths", "num_heads"), Field.many(Field.integer(1, 256))),
+            **dict.fromkeys(("dropout", "drop_path"), Field.number(0, below=1)),
+            "classifier_std": Field.number(0, 1e3)}
+_OPTION = Field.number(-2**16, 2**16)
+
+
+def check_values(config, complete: bool = False) -> None:
+    """Looks at the value of every field of a config, or of one of its stages.
+
+    Args:
+        config: a resolved config; fields that are not known here are not looked at.
+        complete: fields that are missing are an error.
+
+    Raises:
+        UserError, DataError: the first field with a wrong type or out of its bounds.
+    """
+    for path, field in FIELDS.items():
+        group, _, name = path.rpartition(".")
+        inside = _find(config, group)
+        if inside is None or name not in inside:
+            if complete and inside and path not in OPTIONAL and not _is_optional(group):
+                raise UserError(f"config.{path} is missing: start from the defaults of "
+                                f"configs/recipes/base.py.")
+            continue
+        if problem := field.problem(inside[name]):
+            raise UserError(f"config.{path}={shown(inside[name])}: expected {problem}.")
+    data_pipelines.check_fields(dict(config.get("data", {}).items()))
+    for name, value in config.get("model", {}).get("options", {}).items():
+        _check_option(f"config.model.options.{name}", value, _OPTIONS.get(name))
+    for name, epochs in config.get("evaluations", {}).items():
+        if problem := _EPOCHS.problem(epochs):
+            raise UserError(f"config.evaluations.{name}={shown(epochs)}: expected {problem} (epochs between "
+                            f"two evaluations; 0: at the end only).")
+    if "method" in config:
+        find_method(config.method.name).Settings.read(config.method)
+
+
+def _find(config, path: str):
+    """The group of fields at a path; None if it is not there."""
+    for name in filter(None, path.split(".")):
+        config = config.get(name) if hasattr(config, "get") else None
+    return config if hasattr(config, "keys") else None
+
+
+def _is_optional(group: str) -> bool:
+    return any(group == name or group.startswith(f"{name}.") for name in OPTIONAL)
+
+
+def _check_option(path: str, value, field: Field | None) -> None:
+    """An option of a backbone: plain values, and sequences of them."""
+    if field is None and isinstance(value, (list, tuple)):
+        if len(value) > 256:
+            raise UserError(f"{path}={shown(value)}: expected at most 256 entries.")
+        for entry in value:
+            _check_option(path, entry, None)
+        return
+    if field is None and (isinstance(value, (bool, str)) or value is None):
+        return
+    if problem := (field or _OPTION).problem(value):
+        raise UserError(f"{path}={shown(value)}: expected {problem}.")
+
+
+def check_run(config) -> None:
+    """Everything that can be wrong with a run, or a stage of one, before its data is opened.
+
+    Args:
+        config: a resolved config without stages.
+
+    Raises:
+        UserError, DataError: a value, values that clash, or a network that cannot be built.
+    """
+    check_values(config, complete=True)
+    data, train, optim = config.data, config.train, config.optim
+    data_pipelines.check_config(data, jax.process_count())
+    if not train.num_steps and not train.num_epochs:
+        raise UserError("config.train.num_steps=0 and config.train.num_epochs=0: one of them must say how "
+                        "long to train; --mode=eval scores what is trained already.")
+    if 0 < train.num_steps < optim.accumulate:
+        raise UserError(f"config.optim.accumulate={optim.accumulate}: one update takes that many steps, more "
+                        f"than config.train.num_steps={train.num_steps}: nothing would be trained.")
+    devices = jax.device_count()
+    for field in ("batch_size", "eval_batch_size"):
+        _check_divides(f"config.data.{field}", data[field], devices, f"the {devices} devices of this machine")
+    if config.model.bn_groups:
+        _check_divides("config.data.batch_size", data.batch_size, config.model.bn_groups,
+                       f"the parts of config.model.bn_groups={config.model.bn_groups}")
+    make_optimizer(optim, steps_per_epoch=100, num_steps=1000)
+    _check_network(config)
+
+
+def _check_divides(field: str, value: int, parts: int, what: str) -> None:
+    if value % parts:
+        below = value // parts * parts
+        near = f"{below} or {below + parts}" if below else str(parts)
+        raise UserError(f"{field}={value} does not divide over {what}: choose a multiple, such as {near}.")
+
+
+_BUILT: set[str] = set()  # what `_check_network` has built, as text: stages have networks in common
+
+
+def _check_network(config) -> None:
+    """Builds the network of a config for the clips of training, and of evaluation where they are others.
+
+    Raises:
+        UserError: what method or backbone refuse, or a network that does not fit into this machine.
+    """
+    data = config.data
+    text = json.dumps([config.get("task"), config.model.to_dict(), config.method.to_dict(), data.num_frames,
+                       data.crop, data.test_crop_size, data.multi_label], default=str)
+    if text in _BUILT:
+        return
+    sides = (data.crop,) if config.model.resolution else dict.fromkeys((data.crop, data.test_crop_size))
+    try:
+        for side in sides:
+            variables = check_method(config, (1, data.num_frames, side, side, 3))
+    except UserError:
+        raise
+    except Exception as error:  # options are as free as a backbone's code; EFFVID_TRACEBACK=1 shows where
+        raise UserError(
+            f"{_network(config)} cannot be built for {data.num_frames} frames of {data.crop} pixels: "
+            f"{' '.join(str(error).split())[:300] or 'nothing more is known'} ({type(error).__name__})."
+        ) from error
+    needed, memory = (sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(variables)),
+                      data_pipelines.memory_bytes())
+    if needed > memory:
+        raise UserError(f"{_network(config)} has arrays of {needed / 2**30:,.0f} GiB, this machine a memory "
+                        f"of {memory / 2**30:,.0f}: choose a smaller one.")
+    _BUILT.add(text)
+
+
+def _network(config) -> str:
+    return (f"config.model: {config.model.backbone!r} with the options "
+            f"{shown(config.model.options.to_dict())}")

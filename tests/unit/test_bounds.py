@@ -1,0 +1,186 @@
+"""Every field of a config has a type and bounds: what cannot work does not start, no value is a traceback."""
+
+import math
+import random
+
+import pytest
+
+import data_pipelines
+from configs import dynamic_k400, reskd_minik, supervised_folder, supervised_minik, va_red2_minik
+from configs.recipes import base
+from data_pipelines import DataError, Field
+from effvid_jax import bounds, cli, lookup, train
+from effvid_jax.errors import UserError
+from effvid_jax.methods import SHARED, find_method
+from tests.toys import toy_config
+
+
+class Accepted(Exception):
+    """Training would have started."""
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """What `main.py` calls, up to the first stage's data."""
+    def begin(config, workdir):
+        raise Accepted
+
+    monkeypatch.setattr(train, "train", begin)
+    return lambda config: cli.train(config, str(tmp_path))
+
+
+def paths(config, prefix=""):
+    """Paths of all fields, groups included."""
+    for name, value in config.items():
+        yield prefix + name
+        if hasattr(value, "items"):
+            yield from paths(value, f"{prefix}{name}.")
+
+
+def put(config, path, value):
+    """Sets a field, whatever its type was."""
+    *groups, name = path.split(".")
+    with config.unlocked(), config.ignore_type():
+        for group in groups:
+            config = config[group]
+        config[name] = value
+
+
+def test_every_field_is_described_once():
+    known = {*bounds.FIELDS, *(f"data.{name}" for name in data_pipelines.data_fields)}
+    assert set(paths(base.defaults())) <= known
+    assert {f"model.exits.{name}" for name in dynamic_k400.get_config().model.exits} <= known
+    for name in lookup.known_names("effvid_jax.methods", SHARED):
+        settings = find_method(name).Settings
+        fields = settings.fields()
+        assert set(settings.bounds) <= set(fields)
+        for setting, field in fields.items():
+            free = setting == "thresholds"  # scores of any size
+            numeric = any(f.kind in ("an integer", "a finite number") for f in (field, field.each) if f)
+            assert not numeric or free or setting in settings.bounds, f"{name}: {setting} has no bounds"
+            default = getattr(settings(), setting)
+            assert not field.problem(default), (name, setting)
+
+
+@pytest.mark.parametrize("config", [supervised_minik, reskd_minik, dynamic_k400, va_red2_minik, toy_config])
+def test_what_is_shipped_is_within_its_bounds(config):
+    for form in ("", "tiny", "demo")[config is toy_config:]:
+        bounds.check_values(config.get_config(form), complete=True)
+
+
+@pytest.mark.parametrize(("path", "value", "words"), [
+    ("train.num_steps", -1, "config.train.num_steps=-1: expected at least 0"),
+    ("train.num_epochs", math.inf, "config.train.num_epochs=inf: expected a finite number"),
+    ("train.log_every_steps", 0, "config.train.log_every_steps=0: expected at least 1"),
+    ("train.checkpoint_every_steps", 0, "config.train.checkpoint_every_steps=0"),
+    ("train.keep", 0, "config.train.keep=0: expected at least 1"),
+    ("train.eval_every_epochs", math.nan, "config.train.eval_every_epochs=nan"),
+    ("optim.lr", -0.1, "config.optim.lr=-0.1: expected at least 0"),
+    ("optim.lr", True, "config.optim.lr=True: expected a finite number"),
+    ("optim.milestones", (3, "a"), r"config.optim.milestones=\(3, 'a'\): .* in entry 2"),
+    ("optim.accumulate", 30, "config.optim.accumulate=30: .*nothing would be trained"),
+    ("seed", 2**63, "config.seed=9223372036854775808: expected at most"),
+    ("seed", 2**32, "config.seed=4294967296: expected at most"),
+    ("init.skip", "(", r"config.init.skip='\(': expected a regular expression"),
+    ("init.checkpoint", "a\0b", "config.init.checkpoint='a.x00b': expected a text"),
+    ("model.dtype", "float64", "config.model.dtype='float64': expected one of float32, bfloat16"),
+    ("model.bn_groups", 3, "config.data.batch_size=8 does not divide over .*bn_groups=3.* 6 or 9"),
+    ("data.eval_batch_size", 7, "config.data.eval_batch_size=7 does not divide over the 2 devices.* 6 or 8"),
+    ("data.batch_size", 1, "config.data.batch_size=1 does not divide over the 2 devices.* 2"),
+    ("data.batch_size", 2**20, "data.batch_size=1048576: two batches .* GiB"),
+    ("data.frame_template", "{:05", "data.frame_template='{:05' must be a name with a place"),
+    ("data.train_list", 5, "data.train_list=5 must be a text"),
+    ("data.synthetic", {"seed": math.nan}, "data.synthetic.seed=nan must be a number"),
+    ("model.options", {"width": 0}, "config.model.resolution.* empty output"),
+    ("model.options", {"width": 2**16}, "arrays of .* GiB"),
+    ("model.options", {"stage_sizes": (10**9,)}, "config.model.options.stage_sizes=.*at most 256 in entry 1"),
+    ("method.name", "..", r"config.method.name='\.\.'"),
+    ("evaluations", {"val": -1}, "config.evaluations.val=-1: expected at least 0"),
+    ("data", 5, "config.data=5: expected a group of fields"),
+])
+def test_values_that_cannot_work(start, path, value, words):
+    config = supervised_minik.get_config("tiny")
+    put(config, path, value)
+    with pytest.raises((UserError, DataError), match=words) as caught:
+        start(config)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_stage_is_checked_before_the_first_one_trains(start):
+    config = reskd_minik.get_config("tiny")
+    put(config, "stages.baseline.optim.groups", "tsn")
+    with pytest.raises(UserError, match="stage baseline: config.optim.groups='tsn': expected one of single"):
+        start(config)
+    config = reskd_minik.get_config("tiny")
+    del config.optim["lr"]
+    with pytest.raises(UserError, match="config.optim.lr is missing"):
+        start(config)
+
+
+WILD = (
+    None, True, "", "x", "-1", "a\0", "\ud800", "(", "{", "{:9999999999}", "..", "a.b", b"x", 1 + 2j, object,
+    -1, 0, 1, 2, 3, 7, 64, 2**31, 2**32, 2**63, 2**64, 10**30, 10**400, -10**30,
+    0.5, -0.1, 1e-30, 1e30, math.inf, -math.inf, math.nan,
+    (), (1,), (3, "a"), ((1, 2),), [2, [3]], (math.nan,), {}, {"a": 1})
+
+
+def draw(rng, old):
+    """A value: a wild one, or the old one a little changed."""
+    kind = rng.random()
+    if kind < 0.5:
+        return rng.choice(WILD)
+    if kind < 0.6:
+        return rng.choice((-1, 1)) * rng.randrange(2 ** rng.randrange(1, 70))
+    if kind < 0.7:
+        return rng.choice((-1, 1)) * 10 ** rng.uniform(-40, 40)
+    if isinstance(old, str):
+        return old[:rng.randrange(len(old) + 1)] + rng.choice(("", "_", "\\", "\n", "(", "{}", "/..", "é"))
+    if isinstance(old, (list, tuple)):
+        return tuple(old) + tuple(rng.choice(WILD) for _ in range(rng.randrange(3)))
+    return rng.choice((0, 1, 2, 0.5)) * old if isinstance(old, (int, float)) else old
+
+
+def test_no_value_is_a_traceback(start):
+    """5,000 values in all fields, through what `main.py` calls: refused in one line, or accepted."""
+    rng, count = random.Random(0), dict.fromkeys(("accepted", "refused"), 0)
+    forms = [supervised_folder.get_config("tiny"), reskd_minik.get_config("tiny"),
+             va_red2_minik.get_config("tiny,static"), dynamic_k400.get_config("tiny"),
+             va_red2_minik.get_config("tiny")]
+    for form in forms[3:]:
+        form.run, form.stages = "", {}
+    fields = [sorted(paths(form)) for form in forms]
+    for _ in range(5000):
+        k = rng.choices(range(len(forms)), (6, 1, 4, 3, 3))[0]
+        path = rng.choice(fields[k])
+        *groups, name = path.split(".")
+        group = forms[k]
+        for part in groups:
+            group = group[part]
+        old = group[name]
+        value = draw(rng, old)
+        put(forms[k], path, value)
+        try:
+            start(forms[k])
+        except Accepted:
+            count["accepted"] += 1
+        except (UserError, DataError) as error:
+            count["refused"] += 1
+            text = str(error)
+            assert path.split(".")[-1] in text or "config." in text or "data." in text, (path, value, text)
+            assert "\n" not in text and len(text) < 2000, (path, value, text)
+        except Exception as error:
+            raise AssertionError(f"{path}={value!r}: {type(error).__name__}") from error
+        finally:
+            put(forms[k], path, old)
+    print(count)
+    assert count["accepted"] > 200 and count["refused"] > 2000
+
+
+def test_words_of_bounds():
+    assert Field.integer(1).problem(0) == "at least 1" and not Field.integer(1).problem(1)
+    assert Field.integer(0, 5).problem(2.0) == "an integer, at least 0 and at most 5"
+    assert Field.number(above=0).problem(0) == "more than 0"
+    assert Field.number(0, below=1).problem(1) == "less than 1"
+    assert Field.number().problem(10**400) == "a finite number"
+    assert Field.many(Field.integer(1)).problem((1, 0)) == "at least 1 in entry 2"
+    assert data_pipelines.shown("a\n" * 100).count("\n") == 0
