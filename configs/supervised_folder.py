@@ -9,7 +9,7 @@
     python main.py --config=configs/supervised_folder.py --config.data.root=my_videos \
         --config.init.checkpoint=runs/imported --config.init.skip=fc/ --workdir=runs/mine
 
-`:small` trains a network of width 16 on 64 pixels, for a CPU. Recipe: ours, TSM's shortened.
+`:small` trains a small network of the same family on 64 pixels, for a CPU. Recipe: ours, TSM's shortened.
 """
 
 from configs.recipes import base, embedded, reskd

@@ -139,7 +139,14 @@ def dataset(config, name: str) -> None:
 
 
 def pixels(config, resolution: int) -> None:
-    """Clips of one resolution, from the short side that the released configs crop it from."""
+    """Clips of one resolution, from the short side that the released configs crop it from.
+
+    Raises:
+        UserError: a resolution that no network sees.
+    """
+    if not 16 <= resolution <= 2**13:
+        raise UserError(f"config argument resolution={resolution}: expected pixels, at least 16 and at most "
+                        f"{2**13}.")
     short_side = SHORT_SIDES.get(resolution, round(resolution * 8 / 7))
     config.data.update(dict(short_side=short_side, test_short_side=short_side, crop=resolution,
                             test_crop_size=resolution))
@@ -176,12 +183,13 @@ def _difference(ours, other) -> ml_collections.ConfigDict:
 def parse_arg(arg: str, **defaults) -> ml_collections.ConfigDict:
     """`'tiny,backbone=resnet50,resolution=112'` -> the values, typed like their defaults.
 
-    A bare word stands for `word=True`.
+    A bare word stands for `word=True`. `given` has the names of those that are not left at their defaults.
 
     Raises:
-        UserError: an unknown argument (lists the known ones) or a value of another type.
+        UserError: an unknown argument (lists the known ones), a value of another type, or a second one.
     """
-    values = dict(defaults)
+    values: dict[str, Any] = dict(defaults)
+    given_names: list[str] = []
     for item in filter(None, (arg or "").split(",")):
         key, given, text = item.partition("=")
         key = key.strip()
@@ -190,6 +198,9 @@ def parse_arg(arg: str, **defaults) -> ml_collections.ConfigDict:
             hint = f" Did you mean {close[0]!r}?" if close else ""
             raise UserError(f"unknown config argument {key!r} in {arg!r}.{hint} Known: "
                              f"{', '.join(f'{k}={v!r}' for k, v in defaults.items())}.")
+        if key in given_names:
+            raise UserError(f"config argument {key!r} is given twice in {arg!r}.")
+        given_names.append(key)
         kind = type(defaults[key])
         try:
             values[key] = _parse_bool(text) if kind is bool and given else kind(text) if given else True
@@ -197,7 +208,16 @@ def parse_arg(arg: str, **defaults) -> ml_collections.ConfigDict:
             raise UserError(f"config argument {item!r}: expected {kind.__name__}.") from error
         if not given and kind is not bool:
             raise UserError(f"config argument {key!r} needs a value: {key}={defaults[key]!r}.")
-    return ml_collections.ConfigDict(values)
+    return ml_collections.ConfigDict({**values, "given": tuple(
+        name for name in given_names if values[name] != defaults[name])})
+
+
+def refuse(args, by: str, *ignored: str) -> None:
+    """Raises `UserError` if an argument is given beside another one by which it would be ignored."""
+    for name in ignored:
+        if name in args.given:
+            raise UserError(f"config argument {name}={args[name]!r} has no meaning with {by}, which does not "
+                            f"use it: leave one of them out.")
 
 
 def _parse_bool(text: str) -> bool:

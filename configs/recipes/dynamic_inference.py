@@ -8,6 +8,7 @@ from __future__ import annotations
 import ml_collections
 
 from configs.recipes import base, embedded
+from effvid_jax.errors import UserError
 from effvid_jax.methods.dynamic_inference import DynamicInference
 
 
@@ -21,6 +22,8 @@ def recipe(dataset_name: str, arg: str, **defaults):
     args = base.parse_arg(
         arg, tiny=False, demo=False, backbone="resnet50", scheme="unified", frames=16,
         shift="online", **defaults)
+    if "split" in defaults and args.split not in (1, 2, 3):
+        raise UserError(f"config argument split={args.split}: this data set has the splits 1, 2 and 3.")
     config = base.defaults()
     config.name = f"dynamic_{dataset_name}"
     base.dataset(config, dataset_name)

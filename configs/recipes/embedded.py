@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import ml_collections
 
-from effvid_jax.backbones.facts import facts
+from effvid_jax.backbones import check_name
+from effvid_jax.backbones.facts import small_member
 from effvid_jax.errors import UserError
 
 
@@ -15,11 +16,15 @@ def finish(config, args, embed: Callable | None = None) -> ml_collections.Config
 
     Args:
         config: of a recipe.
-        args: parsed arguments, read here: `tiny`, `demo`.
+        args: parsed arguments, read here: `tiny`, `demo`, and `small` where there is one.
         embed: (config, args) -> None, called last: what the recipe of a paper has of its own to shrink.
+
+    Raises:
+        UserError: arguments that exclude each other, or a backbone without a small member of its family.
     """
-    if args.tiny and args.demo:
-        raise UserError("config arguments 'tiny' and 'demo' exclude each other.")
+    sizes = [name for name in ("tiny", "demo", "small") if args.get(name)]
+    if len(sizes) > 1:
+        raise UserError(f"config arguments {' and '.join(map(repr, sizes))} exclude each other.")
     if args.demo:
         demo(config)
     if args.tiny:
@@ -63,16 +68,21 @@ def _embed(config, **synthetic) -> None:
         test_short_side=round(crop * 9 / 8), twice_sample=False, test_clips=1,
         flip=False))  # a mirrored clip that moves left is one that moves right: another class
     config.data.synthetic = ml_collections.ConfigDict(synthetic)
-    small_network(config)
+    small_network(config, motion=True)
     if config.model.resolution:
         config.model.resolution = small(config.model.resolution)
     config.optim.update(dict(lr=0.05, schedule="cosine", groups="single"))
     config.train.eval_every_epochs = 1.0e6  # only at the end
 
 
-def small_network(config) -> None:
-    """The small member of the backbone's family, see `effvid_jax/backbones/facts.py`."""
-    backbone, options = facts(config.model.backbone).small
+def small_network(config, motion: bool = False) -> None:
+    """The small member of the backbone's family, see `effvid_jax/backbones/facts.py`.
+
+    Raises:
+        UserError: an unknown backbone, or a family that has none.
+    """
+    check_name(config.model.backbone)
+    backbone, options = small_member(config.model.backbone, motion)
     config.model.update(dict(backbone=backbone, dropout=0.0))
     config.model.options = ml_collections.ConfigDict(options)
 

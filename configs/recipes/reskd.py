@@ -37,6 +37,8 @@ def reskd(dataset_name: str, supervised, args, num_epochs: int, options=None):
     """
     if args.distill not in ("both", "model", "resolution"):
         raise UserError(f"config argument distill={args.distill!r}: expected both, model or resolution.")
+    if args.distill == "resolution":  # the teacher is like the student
+        base.refuse(args, "distill=resolution", "teacher")
     teacher = args.backbone if args.distill == "resolution" else args.teacher
     high = args.resolution if args.distill == "model" else 224
     size = "tiny," if args.tiny else "demo," if args.demo else ""
@@ -74,7 +76,7 @@ def folder(config, args, num_epochs: float = 30.0) -> ml_collections.ConfigDict:
     config.optim.lr = 0.0025  # 0.01 at batch 64, scaled with the batch
     config.train.update(dict(num_epochs=num_epochs, checkpoint_every_steps=200))
     if args.small:
-        config.note = "small: 64 pixels stand for 224 and 32 for 112, a ResNet of width 16."
+        config.note = "small: 64 pixels stand for 224 and 32 for 112, and a small network of the same family."
         crop = embedded.small(config.data.crop)
         base.pixels(config, crop)
         if config.model.resolution:

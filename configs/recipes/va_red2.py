@@ -36,6 +36,10 @@ def recipe(dataset_name: str, arg: str):
         search_space=2, baseline="", from_static=False)
     if args.backbone not in RATES:
         raise UserError(f"config argument backbone={args.backbone!r}: expected one of {', '.join(RATES)}.")
+    if args.static:
+        base.refuse(args, "static", "baseline", "from_static")
+    if args.baseline:
+        base.refuse(args, f"baseline={args.baseline}", "search_space")
     config = base.defaults()
     config.name = f"va_red2_{dataset_name}"
     base.dataset(config, dataset_name)

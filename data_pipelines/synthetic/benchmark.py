@@ -25,6 +25,8 @@ import fcntl
 import hashlib
 import io
 import json
+import os
+import re
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -45,6 +47,8 @@ from data_pipelines.synthetic.drawing import (
     make_clip,
 )
 from data_pipelines.tools import atomic_write, parallel
+
+_FOLDER = re.compile(r"\d+_classes_\d+\+\d+_clips_[0-9a-f]{8}")  # of `ensure_built`
 
 
 class Benchmark(NamedTuple):
@@ -105,9 +109,12 @@ def build(out, params, workers: int | None = None) -> Benchmark:
         workers: threads; the number of cores by default.
 
     Raises:
-        DataError: bad parameters, or the folder holds a benchmark with other parameters.
+        DataError: bad parameters, or the folder holds a benchmark with other parameters, or anything else.
     """
     params, out = check_params(params), Path(out).absolute()
+    if not _is_new_or_ours(out):
+        raise DataError(f"{out} holds files that are not the embedded benchmark's: it is written into a "
+                        f"folder that is new or empty, or that it lies in already. Name another folder.")
     out.mkdir(parents=True, exist_ok=True)
     with open(out / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # released when the process ends, however it ends
@@ -146,7 +153,8 @@ def ensure_built(data_config) -> Benchmark:
             under which every set of parameters has its own subfolder.
 
     Raises:
-        DataError: bad parameters; no root; or data.flip with classes that a mirror exchanges.
+        DataError: bad parameters; no root, or one that holds something else; or data.flip with classes that
+            a mirror exchanges.
     """
     params = check_params(data_config.synthetic)
     mirrored = [name for name in list(MOTIONS)[:params["num_motions"]] if MOTIONS[name][0]]
@@ -160,8 +168,39 @@ def ensure_built(data_config) -> Benchmark:
                         "clips into, e.g. --config.data.root=data/synthetic.")
     digest = hashlib.sha256(json.dumps([GENERATOR_VERSION, params], sort_keys=True).encode())
     clips = f"{params['train_clips']}+{params['val_clips']}"
-    folder = f"{len(class_names(params))}_classes_{clips}_clips_{digest.hexdigest()[:8]}"
-    return build(Path(data_config.root) / folder, params)
+    root = Path(data_config.root)
+    folder = root / f"{len(class_names(params))}_classes_{clips}_clips_{digest.hexdigest()[:8]}"
+    if not (_is_new_or_ours(root) or _has_manifest(folder)):
+        raise DataError(
+            f"data.root={str(root)!r} holds files that are not the embedded benchmark's, and :tiny and :demo "
+            f"(data.source='synthetic') train on that alone. To train on what is there, leave them out "
+            f"(configs/*_folder.py have :small for a small network); for the benchmark leave out data.root, "
+            f"or name a folder that is new or empty.")
+    return build(folder, params)
+
+
+def _has_manifest(folder: Path) -> bool:
+    """Whether a benchmark was begun in a folder."""
+    try:
+        return "generator_version" in json.loads((folder / "manifest.json").read_text())
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def _is_new_or_ours(folder: Path) -> bool:
+    """Whether a folder is not there, is empty, is a benchmark, or holds nothing but benchmarks.
+
+    Hidden files, such as the lock of a build that has just begun, do not count.
+    """
+    if not os.path.lexists(folder) or _has_manifest(folder):
+        return True
+
+    def visible(folder):
+        return [path for path in folder.iterdir() if not path.name.startswith(".")]
+
+    return folder.is_dir() and all(
+        path.is_dir() and (_has_manifest(path) or not visible(path)) and _FOLDER.fullmatch(path.name)
+        for path in visible(folder))
 
 
 def _clip_path(names, split, index):

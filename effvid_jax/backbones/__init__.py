@@ -59,6 +59,13 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
 }
 
 
+def check_name(name: str) -> None:
+    """Raises `UserError` with close matches for a name that is not in `BACKBONES`."""
+    if name not in BACKBONES:
+        close = difflib.get_close_matches(name, BACKBONES)
+        raise UserError(f"unknown backbone {name!r}. Close matches: {close}. All: {sorted(BACKBONES)}")
+
+
 def make_backbone(name: str, num_classes: int, **options) -> nn.Module:
     """The Linen module called `name` with a classifier of `num_classes`.
 
@@ -73,9 +80,7 @@ def make_backbone(name: str, num_classes: int, **options) -> nn.Module:
     Raises:
         UserError: unknown name (with close matches) or unknown option.
     """
-    if name not in BACKBONES:
-        close = difflib.get_close_matches(name, BACKBONES)
-        raise UserError(f"unknown backbone {name!r}. Close matches: {close}. All: {sorted(BACKBONES)}")
+    check_name(name)
     try:
         return BACKBONES[name](num_classes=num_classes, **options)
     except TypeError as error:

@@ -1,13 +1,15 @@
 """What is known of a backbone beside its definition, in one table: gated layers, usual clips, a small member.
 
 A backbone without a row has the facts of `Facts()`: it trains as any other, nothing of it is gated unless a
-config says what, and the embedded benchmark takes a small TSM-ResNet in its place.
+config says what, and `:tiny`, `:demo` and `:small` refuse it: they never train another family in its place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+from effvid_jax.errors import UserError
 
 
 class Facts(NamedTuple):
@@ -17,7 +19,7 @@ class Facts(NamedTuple):
         gated_layers: regular expression of the module paths of its gated convolutions; "": none are known.
         crop: side in pixels of its usual training crop.
         frame_interval: of its usual clips; 0: it sees segments, one frame each.
-        small: (name, options) of a member of the family that a CPU trains in minutes.
+        small: (name, options) of a member of the family that a CPU trains in minutes; "": there is none.
     """
 
     gated_layers: str = ""
@@ -37,53 +39,88 @@ _I3D_CONVS = r"(Conv3d_\w+|Mixed_\w+/b\w+)/conv"
 _R2PLUS1D = dict(width=16, stem_kernel=(3, 5, 5), stem_norm=True,
                  stage_sizes=(1, 1, 1), inflate=(1, 1, 1), time_strides=(1, 1, 2), space_strides=(1, 2, 2),
                  classifier_std=0.1)
+# Of the families below: as many stages and as much width, to be trained from scratch.
+_CORRNET = dict(width=16, stem_width=16, stage_sizes=(2, 1, 1), correlations=((1,), (), ()),
+                inflate=(1, 1, 1), time_strides=(1, 1, 2), space_strides=(1, 2, 2), classifier_std=0.1)
+_SLOW = dict(width=16, bottleneck=False, stage_sizes=(1, 1, 1), inflate=(0, 1, 1), time_strides=(1, 1, 1),
+             space_strides=(1, 2, 2), classifier_std=0.1)
+_MOBILENET = dict(width_mult=0.25, stem="small")
+_X3D = dict(stage_sizes=(1, 1, 1), widths=(16, 32, 64))
+
+
+def _resnet(blocks: int) -> dict[str, Any]:
+    """A ResNet of three stages and width 16 with some blocks a stage, to be trained from scratch."""
+    return dict(width=16, stem="small", stage_sizes=(blocks,) * 3, stage_strides=(2, 2, 2),
+                classifier_std=0.1)
+
+
 # Five exits, a layer each (two for the first), on two scales.
 _MSDNET = dict(base=2, step=1, channels=16, growth=8, scale_factors=(1, 2), bottleneck_factors=(1, 2))
 
 # Crops follow from the costs in VA-RED2's paper; the interval is the usual one of each network.
 FACTS: dict[str, Facts] = {
     "r2plus1d_18_vared": Facts(_SPATIAL_HALVES, 112, 2, ("r2plus1d_18_vared", _R2PLUS1D)),
-    "r2plus1d_18": Facts(_SPATIAL_HALVES),
-    "r2plus1d_34": Facts(_SPATIAL_HALVES),
+    "r2plus1d_18": Facts(_SPATIAL_HALVES, small=("r2plus1d_18", _R2PLUS1D | dict(stem_middle=12))),
+    "r2plus1d_34": Facts(_SPATIAL_HALVES, small=("r2plus1d_34", _R2PLUS1D)),
     "tpn_r2plus1d_18": Facts(_SPATIAL_HALVES, 112, 2, (
         "tpn_r2plus1d_18", _R2PLUS1D | dict(width=32, levels=(2, 3), time_scales=(2, 1)))),
     "corrnet_r2plus1d_18": Facts(_SPATIAL_HALVES, 112, 2, (
         "corrnet_r2plus1d_18", _R2PLUS1D | dict(stage_sizes=(2, 1, 1), correlations=((1,), (), ())))),
-    "r3d_18": Facts(_BLOCK_CONVS),
-    "mc3_18": Facts(_BLOCK_CONVS),
-    "slowonly_resnet50": Facts(_BLOCK_CONVS),
-    "i3d_resnet50": Facts(_BLOCK_CONVS),
-    "resnet18": Facts(_BLOCK_CONVS),
-    "resnet34": Facts(_BLOCK_CONVS),
-    "resnet50": Facts(_BLOCK_CONVS),
-    "resnet101": Facts(_BLOCK_CONVS),
-    "resnet152": Facts(_BLOCK_CONVS),
-    "tsm_resnet18": Facts(_BLOCK_CONVS),
-    "tsm_resnet50": Facts(_BLOCK_CONVS),
-    "tsm_resnet101": Facts(_BLOCK_CONVS),
-    "x3d_s": Facts(_BLOCK_CONVS),
-    "x3d_m": Facts(_BLOCK_CONVS, 224, 5, ("x3d_m", dict(stage_sizes=(1, 1, 1), widths=(16, 32, 64)))),
-    "x3d_l": Facts(_BLOCK_CONVS),
-    "i3d": Facts(_I3D_CONVS),
+    "corrnet_26": Facts(small=("corrnet_26", _CORRNET)),
+    "corrnet_50": Facts(small=("corrnet_50", _CORRNET)),
+    "r3d_18": Facts(_BLOCK_CONVS, small=("r3d_18", _R2PLUS1D)),
+    "mc3_18": Facts(_BLOCK_CONVS, small=(
+        "mc3_18", _R2PLUS1D | dict(inflate=(1, 0, 0), time_strides=(1, 1, 1)))),
+    "slowonly_resnet50": Facts(_BLOCK_CONVS, small=("slowonly_resnet50", _SLOW)),
+    "i3d_resnet50": Facts(_BLOCK_CONVS, small=("i3d_resnet50", _SLOW | dict(
+        stem_kernel=(3, 5, 5), stem_strides=(1, 2, 2), inflate=(1, (1, 0), (0, 1)), pool2=False))),
+    "tpn_slowonly_resnet50": Facts(small=(
+        "tpn_slowonly_resnet50", _SLOW | dict(levels=(2, 3), time_scales=(2, 2)))),
+    "tpn_tsm_resnet50": Facts(small=("tpn_tsm_resnet50", _resnet(1) | dict(
+        bottleneck=False, levels=(2, 3), time_scales=(2, 2)))),
+    **{f"{shift}resnet{depth}": Facts(_BLOCK_CONVS, small=(
+        f"{shift}resnet18", _resnet(2 if depth > 100 else 1)))
+        for shift, depths in (("", (18, 34, 50, 101, 152)), ("tsm_", (18, 50, 101))) for depth in depths},
+    "mobilenet_v2": Facts(small=("mobilenet_v2", _MOBILENET)),
+    "tsm_mobilenet_v2": Facts(small=("tsm_mobilenet_v2", _MOBILENET)),
+    "x3d_s": Facts(_BLOCK_CONVS, small=("x3d_s", _X3D)),
+    "x3d_m": Facts(_BLOCK_CONVS, 224, 5, ("x3d_m", _X3D)),
+    "x3d_l": Facts(_BLOCK_CONVS, small=("x3d_l", _X3D)),
+    "i3d": Facts(_I3D_CONVS, small=("i3d", dict(width_mult=0.25))),
     "i3d_tp": Facts(_I3D_CONVS, 224, 2, ("i3d_tp", dict(width_mult=0.25))),
+    "s3d": Facts(small=("s3d", dict(width_mult=0.25))),
+    **{f"swin3d_{size}": Facts(small=(f"swin3d_{size}", dict(
+        embed_dim=24, depths=(1, 1), num_heads=(2, 4), window_size=(4, 4, 4)))) for size in "tsb"},
     "msdnet_38": Facts(small=("msdnet_38", _MSDNET)),
     "msdnet_b4_s4": Facts(small=("msdnet_b4_s4", _MSDNET)),
 }
 
 
 def facts(name: str) -> Facts:
-    """The facts of a backbone; its small member is always there."""
-    found = FACTS.get(name, Facts())
-    return found if found.small[0] else found._replace(small=_small_tsm(name))
+    """The facts of a backbone."""
+    return FACTS.get(name, Facts())
+
+
+def small_member(name: str, motion: bool = False) -> tuple[str, dict[str, Any]]:
+    """(name, options) of the small member of a backbone's family.
+
+    Args:
+        name: of the backbone.
+        motion: what clips show is a motion, which a ResNet cannot see frame by frame: its small member has a
+            temporal shift.
+
+    Raises:
+        UserError: the family has none.
+    """
+    small, options = facts(name).small
+    if not small:
+        known = sorted(key for key, row in FACTS.items() if row.small[0])
+        raise UserError(f"config argument backbone={name!r}: :tiny, :demo and :small train a small member of "
+                        f"the family, which this one does not have. Leave them out, or choose one of "
+                        f"{', '.join(known)}.")
+    return (f"tsm_{small}" if motion and small == "resnet18" else small), dict(options)
 
 
 def gated_backbones() -> list[str]:
     """Names of the backbones whose gated convolutions are known, sorted."""
     return sorted(name for name, known in FACTS.items() if known.gated_layers)
-
-
-def _small_tsm(name: str) -> tuple[str, dict[str, Any]]:
-    """A TSM-ResNet of three stages and width 16: a block per stage, two for the deep ones."""
-    depth = 2 if name.endswith(("101", "152")) else 1
-    return "tsm_resnet18", dict(width=16, stem="small", stage_sizes=(depth,) * 3, stage_strides=(2, 2, 2),
-                                classifier_std=0.1)  # trained from scratch

@@ -225,6 +225,39 @@ def test_bad_configurations(tmp_path):
         synthetic.ensure_built(config(""))
 
 
+@pytest.mark.parametrize("theirs", ["juggling/a.mp4", "a.txt", "train/juggling/a.mp4", "2_classes/a.mp4",
+                                    "4_classes_4+4_clips_01234567/a.mp4", "manifest.json"])
+def test_nothing_is_written_beside_somebody_elses_files(tmp_path, theirs):
+    path = tmp_path / theirs
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("[]")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(DataError, match="data.root=.*not the embedded benchmark.s, and :tiny and :demo"):
+        make_pipeline(config(tmp_path), "train")
+    with pytest.raises(DataError, match="holds files that are not the embedded benchmark's"):
+        synthetic.build(tmp_path, SMALL)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_that_is_meant_for_it_is_used(built, tmp_path):
+    benchmark, _ = built
+    (tmp_path / "new" / ".cache").mkdir(parents=True)
+    first = synthetic.ensure_built(config(tmp_path / "new"))
+    second = synthetic.ensure_built(config(tmp_path / "new", synthetic=SMALL | {"seed": 5}))
+    assert Path(first.root).parent == Path(second.root).parent == tmp_path / "new"
+    (tmp_path / "new" / "notes.txt").write_text("of somebody who looked at the clips")
+    assert synthetic.ensure_built(config(tmp_path / "new")) == first, "it is there, nothing has to be written"
+    assert synthetic.build(benchmark.root, SMALL) == benchmark
+
+
+@pytest.mark.parametrize("field, value", [("train_list", "mine.txt"), ("val_list", "mine.txt"),
+                                          ("classes_file", "mine.txt"), ("num_classes", 3)])
+def test_what_would_be_ignored_is_refused(tmp_path, field, value):
+    with pytest.raises(DataError, match=f"data.{field}={value!r} contradicts data.source='synthetic'"):
+        make_pipeline(config(tmp_path, **{field: value}), "train")
+    assert not list(tmp_path.iterdir())
+
+
 def test_flips_are_fine_with_vertical_motions(tmp_path):
     data = config(tmp_path, synthetic=dict(num_motions=2, train_clips=4, val_clips=4))
     data.flip = True

@@ -1,0 +1,96 @@
+"""Arguments of configs mean what they say: the family that was named, and nothing that is ignored."""
+
+import json
+import re
+
+import jax
+import pytest
+
+from configs import (
+    dynamic_ucf101,
+    reskd_folder,
+    reskd_minik,
+    supervised_folder,
+    supervised_minik,
+    va_red2_minik,
+)
+from effvid_jax import cli, train
+from effvid_jax.backbones import BACKBONES
+from effvid_jax.backbones.facts import FACTS
+from effvid_jax.errors import UserError
+from effvid_jax.methods import base
+from tests.test_cli import main, message
+
+
+def family(name):
+    """'tsm_resnet18' -> 'tsm_resnet': the name without its size."""
+    return re.sub(r"(_38|_b4_s4|_[tsbml]|_?\d+)$", "", name)
+
+
+@pytest.mark.parametrize("size", ["tiny", "demo", "small"])
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_small_member_of_the_named_family_or_an_error(name, size):
+    """What `config.json` will say. The embedded benchmark takes ResNets with temporal shift."""
+    def load():
+        return supervised_folder.get_config(f"{size},backbone={name}")
+
+    if not FACTS.get(name) or not FACTS[name].small[0]:
+        with pytest.raises(UserError, match=f"backbone={name!r}: :tiny, :demo and :small .* does not have"):
+            load()
+        return
+    config = load()
+    wanted = family(name)
+    if size != "small" and wanted == "resnet":
+        wanted = "tsm_resnet"
+        assert size == "tiny" or "temporal shift" in config.note
+    assert family(config.model.backbone) == wanted
+    if size != "demo":  # as `:tiny`, with more frames
+        model = base.build_backbone(config.model, 5)
+        clip = (1, config.data.num_frames, config.data.crop, config.data.crop, 3)
+        variables = jax.eval_shape(lambda: base.init_backbone(model, jax.random.key(0), clip))
+        assert sum(x.size for x in jax.tree.leaves(variables)) < 1.5e6, "a CPU trains it"
+
+
+def test_the_families_without_a_small_member_are_few():
+    assert {name for name in BACKBONES if name not in FACTS or not FACTS[name].small[0]} == {
+        "mvit_v2_s", "dilated_resnet18"}
+
+
+@pytest.mark.parametrize(("config", "arg", "words"), [
+    (supervised_folder, "tiny,small", "'tiny' and 'small' exclude each other"),
+    (reskd_folder, "demo,small", "'demo' and 'small' exclude each other"),
+    (supervised_minik, "tiny,demo", "'tiny' and 'demo' exclude each other"),
+    (supervised_minik, "backbone=resnet18,backbone=resnet50", "'backbone' is given twice"),
+    (supervised_minik, "resolution=-5", "resolution=-5: expected pixels"),
+    (supervised_folder, "small,backbone=r3d18", r"unknown backbone 'r3d18'.*r3d_18"),
+    (reskd_minik, "distill=resolution,teacher=resnet101", "teacher='resnet101' has no meaning with distill="),
+    (va_red2_minik, "static,baseline=pruning", "baseline='pruning' has no meaning with static"),
+    (va_red2_minik, "static,from_static", "from_static=True has no meaning with static"),
+    (va_red2_minik, "baseline=cgnet,search_space=3", "search_space=3 has no meaning with baseline=cgnet"),
+    (dynamic_ucf101, "split=4", "split=4: this data set has the splits 1, 2 and 3"),
+])
+def test_arguments_that_contradict_each_other(config, arg, words):
+    with pytest.raises(UserError, match=words):
+        config.get_config(arg)
+
+
+def test_the_benchmark_is_not_written_among_somebodys_videos(tmp_path):
+    video = tmp_path / "my_videos" / "juggling" / "a.mp4"
+    video.parent.mkdir(parents=True)
+    video.write_bytes(b"")
+    code, _, err = main("--config=configs/supervised_folder.py:demo", f"--workdir={tmp_path}/run",
+                        f"--config.data.root={tmp_path}/my_videos")
+    text = message(err)
+    print(text)
+    assert code == 1 and "my_videos" in text and ":small" in text
+    assert [path for path in (tmp_path / "my_videos").rglob("*") if path.is_file()] == [video]
+
+
+def test_the_backbone_that_was_named_is_in_the_workdir(tmp_path, monkeypatch):
+    def stop(config, workdir):
+        train.describe_run(config, workdir, ["a", "b"])
+        return {"step": 0}
+
+    monkeypatch.setattr(train, "train", stop)
+    cli.train(supervised_folder.get_config("small,backbone=r3d_18"), str(tmp_path))
+    assert json.loads((tmp_path / "config.json").read_text())["model"]["backbone"] == "r3d_18"
