@@ -47,7 +47,7 @@ def main(argv):
     if not _WORKDIR.value:
         raise UserError("--workdir=DIR is missing: the folder for everything a run writes.")
     if _MULTIHOST.value:
-        number = {key: int(os.environ[name]) for key, name in (
+        number = {key: cli.whole_number(name) for key, name in (
             ("num_processes", "JAX_NUM_PROCESSES"), ("process_id", "JAX_PROCESS_ID"))
             if name in os.environ}
         jax.distributed.initialize(os.environ.get("JAX_COORDINATOR_ADDRESS"), **number)

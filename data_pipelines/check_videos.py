@@ -7,8 +7,9 @@
     python -m data_pipelines.check_videos --tfds=ucf101_frames --root=tfds --split=train
 
 Writes one line `path<tab>reason` per broken clip to --out; `make_list` and `to_array_record` leave
-those out with --exclude. Interrupted, the same command continues: finished clips are in a journal
-beside --out, which is removed at the end. Exit code: 0 every clip is fine, 1 some are broken.
+those out with --exclude. Where nothing is broken there is no such file, unless --out names one.
+Interrupted, the same command continues: finished clips are in a journal beside --out, which is removed
+at the end. Exit code: 0 every clip is fine, 1 some are broken.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from data_pipelines.video.container import ERRORS, open_container, text_of
 from data_pipelines.video.decode import FrameFolder, open_video
 from data_pipelines.video.reader import VideoReader
 
+_OUT = "broken.txt"
 _AT_ONCE = 32  # frames decoded before the next ones are
 
 
@@ -144,7 +146,7 @@ def main(argv=None) -> int:
     parser.add_argument("--shards", help="pattern of ArrayRecord shards")
     parser.add_argument("--tfds", help="name of a TFDS data set prepared under --root")
     parser.add_argument("--split", default="train", help="its split")
-    parser.add_argument("--out", default="broken.txt", help="default: %(default)s")
+    parser.add_argument("--out", help=f"default: {_OUT}, if there are any")
     parser.add_argument("--workers", type=int, help="threads; default: the number of cores")
     args = parser.parse_args(argv)
     check_template("--frame_template", args.frame_template)
@@ -155,7 +157,7 @@ def main(argv=None) -> int:
         args.folder, args.list = None, args.folder
 
     names, check = _clips(args)
-    out = Path(args.out)
+    out = Path(args.out or _OUT)
     task = {key: value for key, value in vars(args).items() if key not in ("out", "workers")}
     journal = _Journal(out.with_name(out.name + ".journal"), task)
     rest = [i for i, name in enumerate(names) if name not in journal.found]
@@ -167,11 +169,14 @@ def main(argv=None) -> int:
     for index, reason in zip(rest, reasons, strict=True):
         journal.add(names[index], reason)
     broken = {printable(name): journal.found[name] for name in names if journal.found[name]}
-    write_broken(out, broken)
+    if broken or args.out:
+        write_broken(out, broken)
+    else:
+        out.unlink(missing_ok=True)  # of an earlier check
     journal.remove()
     for name in list(broken)[:5]:
         print(f"broken: {name}: {broken[name]}")
-    print(f"{len(broken)} of {len(names)} clips are broken; the list is {out}")
+    print(f"{len(broken)} of {len(names)} clips are broken" + (f"; the list is {out}" if broken else ""))
     return 1 if broken else 0
 
 

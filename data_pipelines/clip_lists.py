@@ -75,7 +75,7 @@ def read_broken(path) -> dict[str, str]:
     """Reads what `write_broken` wrote; a line may also hold a name alone."""
     if not os.path.isfile(path):
         raise DataError(f"{path} does not exist: it must be a list of broken clips, as "
-                        f"`python -m data_pipelines.check_videos` writes it.")
+                        f"`python -m data_pipelines.check_videos` writes it where it finds any.")
     lines = split_lines(read_text(path), path)
     return {name: reason for name, _, reason in (line.partition("\t") for line in lines) if name}
 

@@ -95,6 +95,13 @@ def check_values(config, complete: bool = False) -> None:
         find_method(config.method.name).Settings.read(config.method)
 
 
+def kind_of(path: str) -> str:
+    """What a field may hold, in words: 'an integer'; '' if it is not known here."""
+    group, _, name = path.partition(".")
+    field = FIELDS.get(path) or (data_pipelines.data_fields.get(name) if group == "data" else None)
+    return field.kind if field else ""
+
+
 def _find(config, path: str):
     """The group of fields at a path; None if it is not there."""
     for name in filter(None, path.split(".")):

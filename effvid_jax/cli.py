@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
+import difflib
 import os
 import re
+import runpy
 import shutil
 import sys
 import time
+import traceback
 
 import jax
 from absl import flags
@@ -41,8 +46,23 @@ def run(start) -> int:
 def _one_message(error: Exception, text: str = "") -> int:
     if os.environ.get("EFFVID_TRACEBACK"):
         raise error
+    if not text and isinstance(error, OSError) and error.filename and error.strerror:
+        text = f"{error.filename}: {error.strerror}"
     print(f"\nerror: {text or error}\n(EFFVID_TRACEBACK=1 shows where it came from)", file=sys.stderr)
     return 1
+
+
+def whole_number(variable: str) -> int:
+    """The value of an environment variable.
+
+    Raises:
+        UserError: it is no whole number.
+    """
+    text = os.environ[variable]
+    if not text.isdecimal():
+        raise UserError(f"{variable}={text}: expected a whole number (an environment variable, see "
+                        f"docs/environment.md).")
+    return int(text)
 
 
 def parse_flags(argv):
@@ -55,12 +75,58 @@ def parse_flags(argv):
         UserError: unknown flag or config field (with close matches), wrong type, broken config file.
     """
     sys.argv = _config_first(argv)  # ml_collections looks there for the fields
+    file = _config_file(sys.argv)
+    if file is not None and not os.path.isfile(file):
+        raise UserError(f"--config={file} is no file. Configs: {', '.join(known_configs())}.")
     try:
         return flags.FLAGS(sys.argv)
     except flags.Error as error:
-        raise UserError(_last_words(error)) from error
-    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        raise UserError(f"--config: {_last_words(error)}") from error
+        raise UserError(_wrong_value(error) or _last_words(error)) from error
+    except (AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError, ImportError) as error:
+        raise UserError(_unknown_field(sys.argv) or f"--config={file}{_line(error, file)}: "
+                        f"{_last_words(error)}") from error
+
+
+def _line(error: Exception, file: str | None) -> str:
+    """', line 3' of the config file, where an error came from there."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f", line {lines[-1]}" if lines else ""
+
+
+def _config_file(argv: list[str]) -> str | None:
+    """The file that `--config` names; None if it names nothing. It stands first, see `_config_first`."""
+    match = re.fullmatch(r"--?config(?:=(.*))?", argv[1], re.DOTALL) if len(argv) > 1 else None
+    return match and (match[1] if match[1] is not None else "".join(argv[2:3])).split(":")[0]
+
+
+def _wrong_value(error: Exception) -> str:
+    """What a field of the config expected instead of what was given; '' if it is about something else."""
+    match = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error), re.DOTALL)
+    expected = match and bounds.kind_of(match[1])
+    return f"--config.{match[1]}={match[2]}: expected {expected}." if expected else ""
+
+
+def _unknown_field(argv: list[str]) -> str:
+    """Which group lacks the field that an argument changes, and what it has; '' if all are there."""
+    value = argv[1].partition("=")[2] or "".join(argv[2:3])
+    file, _, arg = value.partition(":")
+    try:
+        config = runpy.run_path(file)["get_config"](*([arg] if arg else []))
+    except Exception:  # the message about the file itself says more
+        return ""
+    for argument in argv[2:]:
+        match = re.match(r"--?(?:no)?config\.([\w.]+)", argument)
+        group, path = config, "config"
+        for name in match[1].split(".") if match else ():
+            if not hasattr(group, "keys"):
+                return f"{argument}: {path} is a single value, it has no field {name!r}."
+            if name not in group:
+                known = sorted(group.keys())
+                close = difflib.get_close_matches(name, known)
+                hint = f" Did you mean {' or '.join(close)}?" if close else ""
+                return f"{argument}: {path} has no field {name!r}.{hint} Known: {', '.join(known) or 'none'}."
+            group, path = group[name], f"{path}.{name}"
+    return ""
 
 
 def _config_first(argv: list[str]) -> list[str]:
@@ -91,7 +157,14 @@ def _last_words(error: Exception) -> str:
         missing = re.findall(r"No such file or directory: '([^']+)'", text)
         return f"{missing[-1] if missing else text} is not there. Configs: {', '.join(known_configs())}."
     inner = re.findall(r"^(?:\w+\.)*\w*(?:Error|Exception): (.*)$", text, re.MULTILINE)
-    return " ".join((inner[-1] if inner else text).replace("\n", ". ").split())
+    text = inner[-1] if inner else text
+    if isinstance(error, KeyError) and not inner:
+        text = f"no {text!r}"
+    if isinstance(error, SyntaxError):
+        text = f"{text} ({error.filename}, line {error.lineno})"
+    with contextlib.suppress(ValueError, SyntaxError):  # a KeyError shows its message as a literal
+        text = str(ast.literal_eval(text)) if text[:1] in "'\"" else text
+    return " ".join(text.replace("\n", ". ").split())
 
 
 def train(config, workdir: str, resume_anyway: bool = False) -> dict:

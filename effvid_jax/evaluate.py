@@ -241,9 +241,17 @@ class Evaluations:
             if value < ratio * task.chance:
                 raise TrainingError(
                     f"{name} at step 0 has {what} {value:.4f}, less than config.train.min_reference_ratio="
-                    f"{ratio} times chance ({task.chance:.4f}): its weights, class order or resolution are "
-                    f"probably wrong. --config.train.min_reference_ratio=0 distils from it all the same.")
+                    f"{ratio} times chance ({task.chance:.4f}): {self._why(name)} "
+                    f"--config.train.min_reference_ratio=0 distils from it all the same.")
         return metrics
+
+    def _why(self, name: str) -> str:
+        """Why a frozen network may know so little: it was trained in this run, or comes from elsewhere."""
+        workdir = os.path.abspath(self._config.method.get(name) or "")
+        if os.path.dirname(workdir) == os.path.dirname(os.path.abspath(self._workdir)):
+            return (f"it was trained in this run ({workdir}): train it longer, in a new --workdir, by "
+                    f"config.train.num_steps or config.stages.{name}.train.num_epochs, or on more clips.")
+        return "its weights, class order or resolution are probably wrong."
 
     def calibrated(self, variables: Variables) -> Variables:
         """The variables with what the method chooses on the held-out split 'calib', such as thresholds."""

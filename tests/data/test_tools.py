@@ -70,7 +70,16 @@ def test_check_finds_every_broken_file(videos, tmp_path, capsys):
     assert "checking" in printed.err and "20/20" in printed.err
     assert [path.name for path in tmp_path.iterdir()] == ["broken.txt"]  # no journal left
     assert check_videos.main([str(videos / "a"), f"--out={out}"]) == 0
-    assert out.read_text() == ""
+    assert out.read_text() == "", "asked for by name"
+
+
+def test_nothing_broken_leaves_nothing_behind(videos, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.txt").write_text("a/0.mp4\tof an earlier check\n")
+    assert check_videos.main([str(videos / "a")]) == 0
+    assert not list(tmp_path.iterdir()) and "0 of 4 clips are broken\n" in capsys.readouterr().out
+    assert check_videos.main([str(videos)]) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["broken.txt"]
 
 
 def test_check_continues_after_an_interruption(videos, tmp_path, monkeypatch):
