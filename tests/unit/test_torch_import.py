@@ -296,6 +296,28 @@ def test_where_the_state_dict_is(monkeypatch):
             load(bad)
 
 
+def test_averaged_weights_are_told_and_can_be_chosen(monkeypatch):
+    """Two sets in one file: training frameworks call the average by many names."""
+    raw, average = {"conv1.weight": np.zeros(2)}, {"module.conv1.weight": np.ones(2), "steps": np.array(3)}
+    for name in ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "swa_model", "ema_model_state"):
+        content = {"epoch": 3, "state_dict": raw, name: average, "optimizer": {"state": {0: {}}}}
+        monkeypatch.setattr(conversion, "read_torch_file", lambda path, content=content: content)
+        state, notes = conversion.load_with_notes("f.pth")
+        assert state == raw and len(notes) == 1
+        assert "averaged weights as well" in notes[0] and f"--weights {name} takes" in notes[0]
+        state, notes = conversion.load_with_notes("f.pth", name)
+        assert state["conv1.weight"].tolist() == [1, 1] and list(state) == ["conv1.weight"]
+        assert "'state_dict'" in notes[0]
+        with pytest.raises(TorchFileError, match=f"no weights called 'nothing'.*state_dict, {name}"):
+            load_torch_state("f.pth", "nothing")
+        del content["state_dict"]
+        with pytest.raises(TorchFileError, match=f"no state dict found.*under {name}: --weights NAME"):
+            load_torch_state("f.pth")
+        assert load_torch_state("f.pth", name)["conv1.weight"].tolist() == [1, 1]
+    monkeypatch.setattr(conversion, "read_torch_file", lambda path: {"model_state": raw, "epoch": 1})
+    assert conversion.load_with_notes("f.pth") == (raw, [])
+
+
 OPTIONS = ["--resolution", "32", "--options", '{"width": 2, "stage_sizes": [1, 1]}']
 
 
@@ -305,12 +327,13 @@ def test_command_writes_a_checkpoint(tmp_path, capsys):
     out = tmp_path / "run"
     code = torch_import.main(["--backbone", "tsm_resnet50", "--checkpoint",
                               str(FIXTURES / "tsm_stream.pth.tar"), "--class_names", str(names),
-                              "--out", str(out), *OPTIONS])
+                              "--out", str(out), "--dtype", "bfloat16", "--bn_groups", "8", *OPTIONS])
     text = capsys.readouterr().out
     print(text)
     assert code == 0 and "read as TSM repository ResNet" in text and "1,050" in text
     saved, variables = checkpoint.load_variables(str(out))
     assert saved.model.backbone == "tsm_resnet50" and saved.model.resolution == 32
+    assert (saved.model.dtype, saved.model.bn_groups) == ("bfloat16", 8), "a teacher's own"
     assert saved.class_names == ("up", "down", "left", "right")
     want = convert("tsm_resnet50", small_state("tsm_stream.pth.tar"),
                    template("tsm_resnet50", **SMALL))
@@ -371,6 +394,12 @@ def test_command_starts_a_new_classifier(tmp_path, capsys):
     (["--checkpoint", "tar.pth"], "has no classifier that is known"),
     (["--checkpoint", "mmaction2_zip.pth", "--class_names", os.devnull], "0 names for 4 classes"),
     (["--checkpoint", "mmaction2_zip.pth", "--backbone", "resnet51"], "unknown backbone"),
+    (["--checkpoint", "mmaction2_zip.pth", "--weights", "ema"], "no weights called 'ema'"),
+    (["--checkpoint", "mmaction2_zip.pth", "--options", "[1]"], "--options [1]: expected fields by name"),
+    (["--checkpoint", "mmaction2_zip.pth", "--classes", "0"], "--classes 0: expected at least 1"),
+    (["--checkpoint", "mmaction2_zip.pth", "--frames", "-8"], "--frames -8: expected at least 1"),
+    (["--checkpoint", "mmaction2_zip.pth", "--resolution", "0"], "--resolution 0: expected at least 1"),
+    (["--checkpoint", "mmaction2_zip.pth", "--bn_groups", "-1"], "--bn_groups -1: expected at least 0"),
 ])
 def test_command_fails_in_one_message(tmp_path, capsys, arguments, message):
     arguments[1] = str(FIXTURES / arguments[1])
