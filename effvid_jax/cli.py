@@ -19,6 +19,7 @@ from absl import flags
 from data_pipelines import DataError, VideoError
 from effvid_jax import bounds, checkpoint, console, lock, saved_config, workdirs, writers
 from effvid_jax.errors import Interrupted, TrainingError, UserError
+from effvid_jax.methods import find_method
 from effvid_jax.runs import known_configs, prepare, stage_config, stage_names, trained
 
 
@@ -231,6 +232,14 @@ def check_stages(stages) -> None:
             if not name:
                 raise
             raise type(error)(f"stage {name}: {error}") from error
+    for name, config in stages.items():
+        method = find_method(config.method.name)
+        others = {field: stages[other] for field, other in method.Settings.workdirs.items()
+                  if other in stages and os.path.basename(config.method[field]) == other}
+        try:
+            method.check_beside(config, others)
+        except UserError as error:
+            raise UserError(f"stage {name}: {error}") from error
 
 
 def eval(config, workdir: str, split: str = "val", overrides=()) -> dict:  # the mode's name, as one types it

@@ -137,6 +137,17 @@ class Method(abc.ABC):
         """The method of the evaluated network, where that is something simpler: it only predicts."""
         return cls(config, task)
 
+    @classmethod
+    def check_beside(cls, config, others: Mapping[str, Any]) -> None:
+        """Raises UserError for what does not fit between a stage of a run and those that it will read.
+
+        Called before any of them trains, with configs alone.
+
+        Args:
+            config: of the stage.
+            others: config of the stage that each field of `Settings.workdirs` names.
+        """
+
     @abc.abstractmethod
     def init(self, rng, clip_shape) -> Variables:
         """Random variables, with the frozen part loaded. `clip_shape`: (B, T, H, W, 3)."""

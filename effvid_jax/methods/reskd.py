@@ -39,6 +39,7 @@ from effvid_jax.errors import UserError
 from effvid_jax.losses import soft_kl, squared_error, weighted_mean
 from effvid_jax.methods import base
 from effvid_jax.methods.supervised import Supervised
+from effvid_jax.tasks import make_task
 
 LOSSES = ("feature", "position_kl", "frame_kl", "clip_kl")
 
@@ -99,6 +100,22 @@ class Reskd(base.Method):
         config = config.copy_and_resolve_references()
         config.method = Supervised.Settings().to_config()
         return Supervised(config, task)
+
+    @classmethod
+    def check_beside(cls, config, others):
+        """See `Method.check_beside`: features that are subtracted have the same shape."""
+        if "teacher" not in others:
+            return
+        task, teacher, data = make_task(config, ("some class", "another")), others["teacher"], config.data
+        networks = [base.build_backbone(c.model, task.num_outputs) for c in (config, teacher)]
+        sides = [config.model.resolution or data.crop, teacher.model.resolution or teacher.data.crop]
+        (params, stats), (frozen_params, frozen_stats) = (
+            jax.eval_shape(lambda net=net, side=side: base.init_backbone(
+                net, jax.random.key(0), (1, data.num_frames, side, side, 3)))
+            for net, side in zip(networks, sides))
+        frozen = {"params": frozen_params, "batch_stats": frozen_stats}
+        cls(config, task, (*networks, frozen))._check_features(
+            base.Variables(params, stats, {"teacher": frozen}), (data.num_frames, data.crop, sides[0], 3))
 
     def init(self, rng, clip_shape):
         """See `Method.init`; the teacher is the frozen part."""

@@ -117,6 +117,16 @@ def test_a_stage_is_checked_before_the_first_one_trains(start):
         start(config)
 
 
+def test_a_teacher_that_does_not_fit_is_refused_before_it_trains(start):
+    config = reskd_minik.get_config("tiny,teacher=resnet50")
+    put(config, "stages.teacher.model.options", {**config.model.options.to_dict(), "width": 8})
+    with pytest.raises(UserError, match="stage student: config.method.loss='feature' .* channels"):
+        start(config)
+    config.method.loss = "position_kl"
+    with pytest.raises(Accepted):
+        start(config)
+
+
 WILD = (
     None, True, "", "x", "-1", "a\0", "\ud800", "(", "{", "{:9999999999}", "..", "a.b", b"x", 1 + 2j, object,
     -1, 0, 1, 2, 3, 7, 64, 2**31, 2**32, 2**63, 2**64, 10**30, 10**400, -10**30,
