@@ -88,7 +88,13 @@ def make_schedule(config, steps_per_epoch: int, num_steps: int) -> Callable[[Any
             by_epoch=True), 'cosine' (every step), 'step' (times 0.1 at each of `milestones`, in epochs)
             or 'constant'; `warmup_epochs`, linear per step from `warmup_ratio`.
         steps_per_epoch, num_steps: micro-steps.
+
+    Raises:
+        UserError: an unknown schedule; no step at all, or more than an array can count.
     """
+    if not 1 <= num_steps < 2**31:
+        raise UserError(f"config.train.num_epochs and num_steps ask for {num_steps} steps, with "
+                        f"{steps_per_epoch} steps per epoch: expected at least 1 and less than 2**31.")
     epochs = max(num_steps / steps_per_epoch, 1e-9)
     pi = math.pi
 

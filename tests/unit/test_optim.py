@@ -40,6 +40,13 @@ def numpy_sgd(param, grads, lr, momentum, decay, max_norm):
     return param
 
 
+@pytest.mark.parametrize("num_steps", [0, 2**31])
+def test_a_number_of_steps_that_cannot_be_trained(num_steps):
+    """As `config.train.num_epochs=0.01` or 1e9 give them."""
+    with pytest.raises(ValueError, match=f"ask for {num_steps} steps, with 10 steps per epoch"):
+        optim.make_optimizer(settings(), 10, num_steps)
+
+
 def test_sgd_equals_torch_order(rng):
     param, grads = rng.normal(size=(3, 4)), 30 * rng.normal(size=(5, 3, 4))
     tx = optim.make_optimizer(settings(schedule="constant"), 10, 100)
