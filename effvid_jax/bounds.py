@@ -78,7 +78,7 @@ def check_values(config, complete: bool = False) -> None:
         group, _, name = path.rpartition(".")
         inside = _find(config, group)
         if inside is None or name not in inside:
-            if complete and inside and path not in OPTIONAL and not _is_optional(group):
+            if complete and not _is_optional(path):
                 raise UserError(f"config.{path} is missing: start from the defaults of "
                                 f"configs/recipes/base.py.")
             continue
@@ -92,7 +92,16 @@ def check_values(config, complete: bool = False) -> None:
             raise UserError(f"config.evaluations.{name}={shown(epochs)}: expected {problem} (epochs between "
                             f"two evaluations; 0: at the end only).")
     if "method" in config:
+        if "name" not in config.method:
+            raise UserError("config.method.name is missing: start from a config of configs/.")
         find_method(config.method.name).Settings.read(config.method)
+    for name, stage in config.get("stages", {}).items():
+        if problem := Field.group().problem(stage):
+            raise UserError(f"config.stages.{name}={shown(stage)}: expected {problem}.")
+        try:
+            check_values(stage)
+        except (UserError, data_pipelines.DataError) as error:
+            raise type(error)(f"stage {name}: {error}") from error
 
 
 def kind_of(path: str) -> str:
@@ -109,8 +118,8 @@ def _find(config, path: str):
     return config if hasattr(config, "keys") else None
 
 
-def _is_optional(group: str) -> bool:
-    return any(group == name or group.startswith(f"{name}.") for name in OPTIONAL)
+def _is_optional(path: str) -> bool:
+    return any(path == name or path.startswith(f"{name}.") for name in OPTIONAL)
 
 
 def _check_option(path: str, value, field: Field | None) -> None:

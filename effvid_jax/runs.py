@@ -103,7 +103,7 @@ def stage_config(config, name: str, workdir: str) -> ml_collections.ConfigDict:
     changes = stage.stages.get(name, ml_collections.ConfigDict())
     stage.run, stage.stages = "", ml_collections.ConfigDict()
     stage.name = f"{config.name} {name}"
-    with stage.unlocked():
+    with stage.unlocked(), stage.ignore_type():  # types are checked, see `bounds.py`
         if "method" in changes:
             stage.method = ml_collections.ConfigDict()
         for name_of_whole in ("options", "exits"):  # replaced, not merged

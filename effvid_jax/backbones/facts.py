@@ -88,7 +88,7 @@ FACTS: dict[str, Facts] = {
     "x3d_l": Facts(_BLOCK_CONVS, small=("x3d_l", _X3D)),
     "i3d": Facts(_I3D_CONVS, small=("i3d", dict(width_mult=0.25))),
     "i3d_tp": Facts(_I3D_CONVS, 224, 2, ("i3d_tp", dict(width_mult=0.25))),
-    "s3d": Facts(small=("s3d", dict(width_mult=0.25))),
+    "s3d": Facts(small=("s3d", dict(width_mult=0.25, stem_strides=(1, 2, 2)))),
     **{f"swin3d_{size}": Facts(small=(f"swin3d_{size}", dict(
         embed_dim=24, depths=(1, 1), num_heads=(2, 4), window_size=(4, 4, 4)))) for size in "tsb"},
     "msdnet_38": Facts(small=("msdnet_38", _MSDNET)),
