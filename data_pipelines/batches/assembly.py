@@ -11,6 +11,7 @@ import json
 import numpy as np
 
 from data_pipelines.batches import clips
+from data_pipelines.batches.row_threads import RowThreads
 from data_pipelines.batches.targets import Fields, Targets
 from data_pipelines.errors import DataError, VideoError
 from data_pipelines.sources.base import Source
@@ -18,12 +19,15 @@ from data_pipelines.sources.broken import allowed_broken, too_many_broken
 
 
 class _Assembly:
-    """What both kinds share: the rows of this process, empty batches, reporting."""
+    """What both kinds share: the rows of this process, empty batches, reporting.
+
+    Rows know nothing of each other: `threads` builds several at a time, one after the other by default.
+    """
 
     def __init__(self, source: Source, options, targets: Targets, batch_size: int, process_index: int,
-                 process_count: int):
+                 process_count: int, threads: RowThreads | None = None):
         self._source, self._options, self._targets = source, options, targets
-        self._batch_size = batch_size
+        self._batch_size, self._threads = batch_size, threads or RowThreads(0)
         rows = batch_size // process_count
         self._rows = range(process_index * rows, (process_index + 1) * rows)
 
@@ -40,12 +44,17 @@ class _Assembly:
 
         An error is reported, not raised: grain would add its own lines to the message.
         """
-        broken = []
+        broken = []  # (row, index, name, reason)
         try:
             batch, error = self._build(broken, *arguments), ""
         except DataError as caught:
             batch, error = {}, str(caught)
-        return batch | {"report": json.dumps([broken, error])}
+        return batch | {"report": json.dumps([_in_order(broken), error])}
+
+
+def _in_order(broken) -> list[tuple[int, str, str]]:
+    """(index, name, reason) of the broken videos of a batch, whichever row was built first."""
+    return [video[1:] for video in sorted(broken.copy(), key=lambda video: video[0])]
 
 
 def open_report(batch: dict) -> list[tuple[int, str, str]]:
@@ -70,24 +79,28 @@ class TrainAssembly(_Assembly):
     def _build(self, broken, step, indices_B):
         options, fields = self._options, self._targets.train_fields
         batch = self._empty((options.num_frames, options.crop, options.crop, 3), fields)
-        for i, row in enumerate(self._rows):
+
+        def fill(i: int) -> None:
+            row = self._rows[i]
             position = step * self._batch_size + row
-            index, video, targets = self._read(position, int(indices_B[row]), broken)
+            index, video, targets = self._read(position, int(indices_B[row]), broken, row)
             batch["video"][i], batch["id"][i] = video, index
             for name in fields:
                 batch[name][i] = targets[name]
+
+        self._threads.each(fill, len(self._rows))
         batch["mask"][:] = 1
         return batch
 
-    def _read(self, position, index, broken):
+    def _read(self, position, index, broken, row):
         seed, share = self._options.seed, self._options.max_broken_share
         for attempt in itertools.count(1):
             try:
                 rng = np.random.default_rng([seed, position])
                 return index, *clips.train_clip(self._source, self._options, self._targets, index, rng)
             except VideoError as error:
-                broken.append((index, error.name, error.reason))
-            distinct = dict((video[0], video[1:]) for video in broken)
+                broken.append((row, index, error.name, error.reason))
+            distinct = dict((video[0], video[1:]) for video in _in_order(broken))
             if len(distinct) > allowed_broken(self._source, share):
                 raise too_many_broken(self._source, share, list(distinct.values()))
             draw = np.random.default_rng([seed, position, attempt])
@@ -105,17 +118,20 @@ class EvalAssembly(_Assembly):
         options, fields = self._options, self._targets.evaluate_fields
         size = options.test_crop_size
         batch = self._empty((clips.num_views(options), options.num_frames, size, size, 3), fields)
-        for i, row in enumerate(self._rows):
-            index = step * self._batch_size + row
+
+        def fill(i: int) -> None:
+            index = step * self._batch_size + self._rows[i]
             if index >= len(self._source):
-                break
+                return
             batch["id"][i] = index
             try:
                 video, targets = clips.eval_clip(self._source, options, self._targets, index)
             except VideoError as error:
-                broken.append((index, error.name, error.reason))
-                continue
+                broken.append((i, index, error.name, error.reason))
+                return
             batch["video"][i], batch["mask"][i] = video, 1
             for name in fields:
                 batch[name][i] = targets[name]
+
+        self._threads.each(fill, len(self._rows))
         return batch

@@ -10,6 +10,7 @@ from absl import flags
 
 from data_pipelines.batches.assembly import EvalAssembly, TrainAssembly, open_report
 from data_pipelines.batches.cache import cached
+from data_pipelines.batches.row_threads import RowThreads
 from data_pipelines.batches.targets import Targets
 from data_pipelines.sources.base import Source
 from data_pipelines.sources.broken import BrokenFiles
@@ -56,7 +57,10 @@ class Batches:
         source = cached(source, options, options.short_side if train else options.test_short_side,
                         processes=max(1, options.num_workers))
         batch_size = options.batch_size if train else options.eval_batch_size
-        shard = source, options, targets, batch_size, process_index, process_count
+        # Every worker process reads ahead on its own.
+        self._prefetch = max(1, options.prefetch // max(1, options.num_workers))
+        self._threads = RowThreads(min(options.num_threads, self._prefetch))
+        shard = source, options, targets, batch_size, process_index, process_count, self._threads
         if train:
             self.steps_per_epoch = max(1, self.num_examples // batch_size)
             self.num_steps = None
@@ -111,12 +115,13 @@ class Batches:
         iterator, self._iterator = self._iterator, None
         if iterator is not None:
             iterator.close()
+        self._threads.close()
 
     def _start(self):
-        options, workers = self._options, self._options.num_workers
-        # Every worker process reads ahead on its own. A thread builds whole batches, so more
-        # threads than batches that are read ahead would idle.
-        prefetch = max(1, options.prefetch // max(1, workers))
+        options, workers, prefetch = self._options, self._options.num_workers, self._prefetch
+        self._threads.open()
+        # A thread of grain's sees to a whole batch, so more of them than batches that are read ahead would
+        # idle. The work is done by as many `RowThreads`, the rows of the next batch first.
         threads = min(options.num_threads, prefetch)
         dataset = self._dataset[self._step:].to_iter_dataset(
             grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch if threads else 0))

@@ -2,6 +2,8 @@ import itertools
 import os
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -209,6 +211,45 @@ def _changed(config, **changes):
     copy = config.copy_and_resolve_references()
     copy.update(changes)
     return copy
+
+
+# --------------------------------------------------------------------------------- reading ahead
+def test_the_first_batch_does_not_wait_for_those_that_are_read_ahead(clips):
+    """Of the 32 rows that are read ahead little more than its own four are read when it is there."""
+    config = data_config(root=clips, batch_size=4, num_threads=16, prefetch=8)
+    expected = take(2, _changed(config, num_threads=0))
+    slots, opened = threading.Semaphore(2), []  # two cores: two rows at a time
+
+    def slowly(index):
+        with slots:
+            time.sleep(0.02)
+            opened.append(index)
+        return read(index)
+
+    pipeline = make_pipeline(config, "train")
+    read, pipeline.source.open = pipeline.source.open, slowly
+    with pipeline:
+        ours = [next(pipeline)]
+        rows = len(opened)
+        ours.append(next(pipeline))
+    print(f"{rows} rows were read before the first batch of 4")
+    assert rows <= 12, "others were built first"
+    assert_equal(ours, expected)
+
+
+def test_closing_drops_the_rows_that_nobody_waits_for(clips):
+    config = data_config(root=clips, batch_size=8, num_threads=2, prefetch=8)
+    pipeline = make_pipeline(config, "train")
+    opened, read = [], pipeline.source.open
+    pipeline.source.open = lambda index: time.sleep(0.02) or opened.append(index) or read(index)
+    first = next(pipeline)
+    pipeline.close()
+    at_once = len(opened)
+    time.sleep(0.3)
+    assert len(opened) <= at_once + 2, "only what a thread had begun is finished"
+    pipeline.set_state({"step": 0})  # opens the threads again
+    assert_equal([next(pipeline)], [first])
+    pipeline.close()
 
 
 # ------------------------------------------------------------------------------------- broken clips
