@@ -51,6 +51,7 @@ class Log:
         self._more = more
         with console.bar(self._num_steps, self._title, "step", self._first_step) as self._bar:
             self._reset()
+            self._compiled = False
             yield
         self._bar = None
 
@@ -71,6 +72,8 @@ class Log:
         while len(self._pending) > self.lag:
             self._look(*self._pending.pop(0))
         self._bar.update()
+        if not self._compiled:  # the first step waits for the compiler, which says nothing of the speed
+            self._compiled, self._untimed, self._since = True, len(self._pending), time.monotonic()
         if step % self._every == 0 or step == self._num_steps:
             self.write(step, self.settle() | self._more(step))
 
@@ -86,8 +89,9 @@ class Log:
         while self._pending:
             self._look(*self._pending.pop(0))
         metrics = {f"train/{name}": total / max(self._count, 1) for name, total in self._sums.items()}
-        if self._count:
-            metrics["train/steps_per_second"] = self._count / max(time.monotonic() - self._since, 1e-9)
+        if self._count > self._untimed:
+            seconds = max(time.monotonic() - self._since, 1e-9)
+            metrics["train/steps_per_second"] = (self._count - self._untimed) / seconds
         self._reset()
         return metrics
 
@@ -105,7 +109,8 @@ class Log:
 
     def _reset(self) -> None:
         self._sums: dict[str, float] = {}
-        self._count, self._since = 0, time.monotonic()
+        self._count = self._untimed = 0
+        self._since = time.monotonic()
 
     def _look(self, step: int, scalars: dict, ids) -> None:
         values = {name: float(value) for name, value in scalars.items()}
