@@ -75,15 +75,17 @@ class Gated(base.Method):
         """See `Method.predict`."""
         clips, b, v = base.views_as_clips(batch["video"], self.resolution)
         logits, found = self._run(variables.network, clips)
-        plain, overhead = (x.reshape(b, v).sum(axis=1) for x in decisions.clip_gmacs(
+        plain_BV, overhead_BV = (x.reshape(b, v) for x in decisions.clip_gmacs(
             found, cost.gmacs(self.model, clips.shape[1:])))
+        plain, overhead = plain_BV.sum(axis=1), overhead_BV.sum(axis=1)
         extra = {"ratios": jnp.stack([d.ratio for d in found], axis=1),
                  "computed": decisions.computed_share(found),
                  "dead": jnp.stack([decisions.is_dead(d) for d in found], axis=1).astype(jnp.float32)}
         extra = {name: x.reshape(b, v, *x.shape[1:]).mean(axis=1) for name, x in extra.items()}
         logits = logits.astype(jnp.float32).reshape(b, v, *logits.shape[1:])
-        return base.Prediction(self.task.mean_of_views(logits), plain + overhead, {
-            "gmacs_plain_ops": plain} | extra | base.clip_answers(self.task, logits))
+        extra |= {"gmacs_plain_ops": plain, "clip_gmacs": plain_BV + overhead_BV}
+        return base.Prediction(self.task.mean_of_views(logits), plain + overhead,
+                               extra | base.clip_answers(self.task, logits))
 
     def _run(self, variables, clips):
         """(logits, decisions in the order of the layers) of clips (B, T, H, W, 3)."""

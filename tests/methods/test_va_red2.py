@@ -154,6 +154,8 @@ def test_cost_of_a_clip_is_the_plain_networks_less_what_is_not_computed(trained)
     full = method.predict(variables, video)
     np.testing.assert_allclose(full.extra["gmacs_plain_ops"], 2 * static, rtol=1e-6)
     assert (full.gmacs > 2 * static).all() and full.extra["clip_answers"].shape == (4, 2)
+    assert full.extra["clip_gmacs"].shape == (4, 2), "of every view alone"
+    np.testing.assert_allclose(full.extra["clip_gmacs"].sum(axis=1), full.gmacs, rtol=1e-6)
 
     half = flax.traverse_util.path_aware_map(
         lambda path, a: jnp.array([SHUT, OPEN, SHUT, OPEN]) if path[-1] == "beta" else a,
@@ -217,6 +219,7 @@ def rows(ratios):
     n = len(ratios)
     return {"ratios": np.asarray(ratios), "dead": np.zeros_like(ratios), "label": np.arange(n) % 2,
             "name": np.array([f"v{i}" for i in range(n)]), "gmacs": np.linspace(1, 2, n),
+            "clip_gmacs": np.stack([np.linspace(0.1, 0.2, n), np.linspace(0.9, 1.8, n)], axis=1),
             "gmacs_plain_ops": np.linspace(1, 2, n) - 0.1, "computed": np.asarray(ratios).mean(axis=1)}
 
 
@@ -228,6 +231,9 @@ def test_analysis_writes_ratios_per_class_and_the_extreme_clips(trained, tmp_pat
                              "val")
     assert found["varying_layers"] == 1 and found["dead"] == 0
     np.testing.assert_allclose(found["gmacs_plain_ops"], 1.4)
+    wanted = {"gmacs_per_video": 1.5, "gmacs_per_video_min": 1.0, "gmacs_per_video_max": 2.0,
+              "gmacs_per_clip": 0.75, "gmacs_per_clip_min": 0.1, "gmacs_per_clip_max": 1.8}
+    assert {name: found[name] for name in wanted} == pytest.approx(wanted), "two views a video"
     ratios = (tmp_path / "gate_ratios_val.csv").read_text().splitlines()
     assert len(ratios) == 3 and ratios[1].startswith("a,0.5200"), "mean of clips 0, 2, 4; no row for c"
     clips = (tmp_path / "gate_clips_val.csv").read_text().splitlines()
