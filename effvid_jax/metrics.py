@@ -34,6 +34,12 @@ def top_k_accuracy(scores_NK, labels_N, k: int = 1) -> float:
     return float((largest == np.asarray(labels_N)[:, None]).any(axis=1).mean())
 
 
+def any_label_accuracy(scores_NK, labels_NK) -> float:
+    """Share of the videos whose largest score is that of one of their labels (multi-hot, (N, K))."""
+    best = np.argsort(np.asarray(scores_NK), axis=1, kind="stable")[:, -1]
+    return float(np.asarray(labels_NK, bool)[np.arange(len(best)), best].mean())
+
+
 def confusion_matrix(predicted_N, labels_N) -> np.ndarray:
     """Counts [label, prediction] over the sorted classes that occur in either, int64."""
     predicted, labels = np.asarray(predicted_N), np.asarray(labels_N)

@@ -7,6 +7,7 @@ them. Accuracies are shares in [0, 1]; metrics are mmaction2's, see `effvid_jax/
 from __future__ import annotations
 
 import csv
+import json
 
 import jax
 import numpy as np
@@ -76,7 +77,11 @@ class Classification(Task):
         return z / z.sum(axis=-1, keepdims=True)
 
     def metrics(self, rows):
-        """`top1`, `top5`, `mean_class_accuracy`; `clip_top1` of single views; `map` with several labels."""
+        """`top1`, `top5`, `mean_class_accuracy`; `clip_top1` of single views.
+
+        With several labels also `map`, and `top1_any`: the most probable class is one of them. The others
+        count the first label alone, as the reference does.
+        """
         scores, labels = rows["scores"], rows["label"]
         found = {
             "top1": metrics.top_k_accuracy(scores, labels, 1),
@@ -87,17 +92,27 @@ class Classification(Task):
             found["clip_top1"] = float(self.right(rows["clip_answers"], rows).mean(dtype=np.float64))
         if self.multi_label:
             found["map"] = metrics.mean_average_precision(scores, rows["labels"])
+            found["top1_any"] = metrics.any_label_accuracy(scores, rows["labels"])
         return found
 
     def write_rows(self, path, rows):
-        """A line a video: name, label, predicted class, its probability, cost."""
+        """A line a video: name, label, predicted class, its probability, cost.
+
+        With several labels also `labels`, all of them as a json list.
+        """
+        several = rows.get("labels") if self.multi_label else None
         with open(path, "w", newline="", errors="backslashreplace") as f:  # whatever the names hold
             table = csv.writer(f)
-            table.writerow(["video", "label", "predicted", "prob", "gmacs"])
-            for name, label, scores, gmacs in zip(rows["name"], rows["label"], rows["scores"], rows["gmacs"]):
+            more = [] if several is None else ["labels"]
+            table.writerow(["video", "label", "predicted", "prob", "gmacs", *more])
+            for i, (name, label, scores, gmacs) in enumerate(zip(
+                    rows["name"], rows["label"], rows["scores"], rows["gmacs"])):
                 best = int(scores.argmax())
-                table.writerow([name, self.class_names[int(label)], self.class_names[best],
-                                f"{scores[best]:.4f}", f"{gmacs:.6g}"])
+                line = [name, self.class_names[int(label)], self.class_names[best], f"{scores[best]:.4f}",
+                        f"{gmacs:.6g}"]
+                if several is not None:
+                    line.append(json.dumps([self.class_names[k] for k in np.flatnonzero(several[i])]))
+                table.writerow(line)
 
     def groups(self, rows):
         """Videos by class."""
@@ -115,9 +130,10 @@ class Classification(Task):
         return ", ".join(f"{guess['label']} {guess['prob']:.1%}" for guess in answer["top5"])
 
     def said(self, row):
-        """The class, and how sure the network is of its own."""
+        """The class, and how sure the network is of its own; with several, whether it is one of them."""
         words = f"{row['predicted']} {float(row['prob']):.0%}"
-        return row["label"], words, row["label"] == row["predicted"]
+        labels = json.loads(row["labels"]) if row.get("labels") else [row["label"]]
+        return ", ".join(labels), words, row["predicted"] in labels
 
     def pictures(self, predictions):
         """Accuracy per class of all networks, confusion of the last one."""

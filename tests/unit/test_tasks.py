@@ -37,7 +37,10 @@ def test_headline_and_metrics():
     assert found == {"top1": pytest.approx(2 / 3), "top5": 1.0, "mean_class_accuracy": pytest.approx(0.5),
                      "clip_top1": pytest.approx(0.5)}
     labels = np.array([[1, 0, 0], [0, 1, 1], [0, 0, 1]])
-    assert several.metrics(rows(labels=labels))["map"] == 1.0
+    found = several.metrics(rows(labels=labels))
+    assert found["map"] == 1.0
+    assert (found["top1"], found["top1_any"]) == (pytest.approx(2 / 3), 1.0), "b is right too, for the second"
+    assert "top1_any" not in one.metrics(rows(labels=labels))
     assert set(several.targets.evaluate_fields) == {"label", "labels"}
 
 
@@ -73,6 +76,17 @@ def test_what_is_written_is_what_is_shown(tmp_path):
     assert task.words(answer) == "a 70.0%, b 20.0%, c 10.0%"
     groups = task.groups(rows())
     assert [(name, mine.tolist()) for name, mine in groups] == [("a", [0]), ("c", [1, 2])]
+
+
+def test_of_several_labels_all_are_written_and_right(tmp_path):
+    task = classification(multi_label=True)
+    task.write_rows(str(tmp_path / "rows.csv"), rows(labels=np.array([[1, 0, 0], [0, 1, 1], [1, 1, 0]])))
+    with open(tmp_path / "rows.csv", newline="") as f:
+        lines = list(csv.DictReader(f))
+    assert [task.said(line) for line in lines] == [
+        ("a", "a 70%", True), ("b, c", "b 60%", True), ("a, b", "c 60%", False)]
+    del lines[1]["labels"]  # of an older run
+    assert task.said(lines[1]) == ("c", "b 60%", False)
 
 
 def test_a_task_that_lacks_what_a_method_needs_is_named():
