@@ -192,7 +192,10 @@ def train(config, workdir: str, resume_anyway: bool = False) -> dict:
             return _train_stages(config, workdir, stages, resume_anyway)
         from effvid_jax.train import train as train_one
 
-        return train_one(config, workdir, resume_anyway)
+        result = train_one(config, workdir, resume_anyway)
+        if jax.process_index() == 0:
+            report_at_the_end(workdir, timed=False)
+        return result
 
 
 def _train_stages(config, workdir: str, stages, resume_anyway: bool) -> dict:
@@ -212,8 +215,18 @@ def _train_stages(config, workdir: str, stages, resume_anyway: bool) -> dict:
     final["seconds"] = round(time.monotonic() - start, 1)
     if jax.process_index() == 0:
         gather_stages(workdir, names, final)
-        report(None, workdir)
+        report_at_the_end(workdir, timed=True)
     return final
+
+
+def report_at_the_end(workdir: str, timed: bool) -> None:
+    """The report of a run that is trained and evaluated: its result stands, whatever keeps this from it."""
+    from effvid_jax.reports import report as reporting
+
+    try:
+        reporting.report(workdir, timed)
+    except (UserError, DataError, OSError) as error:
+        console.say(f"no report: {error} (--mode=report --workdir={workdir} tries again)")
 
 
 def check_stages(stages) -> None:

@@ -1,19 +1,24 @@
 """Pictures of a run, as PNG bytes. Drawn without pyplot: no window, no state.
 
-matplotlib takes long to import, so only what draws does: methods import this file in every mode.
+matplotlib takes long to import, so only what draws does: methods import this file in every mode. It reads
+formulas in texts, so every name that comes from a user goes through `_name`.
 """
 
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+
+from effvid_jax import console
 
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")
 MARKERS = ("o", "s", "D", "^", "v", "P")
 GOOD, BAD = "#228833", "#cc3311"
 MAX_CLASSES = 40  # that can be told apart in a picture
+LONGEST_NAME = 32
 
 
 def accuracy_against_cost(points: Mapping[str, tuple[float, float]], label: str) -> bytes:
@@ -26,7 +31,7 @@ def accuracy_against_cost(points: Mapping[str, tuple[float, float]], label: str)
     figure, axes = _figure(6, 4)
     for i, (name, (gmacs, accuracy)) in enumerate(points.items()):
         axes.scatter(gmacs, accuracy, s=80, color=_colour(i), marker=MARKERS[i % len(MARKERS)],
-                     label=f"{name} {accuracy:.1f}", zorder=3)
+                     label=f"{_name(name)} {accuracy:.1f}", zorder=3)
     costs = [gmacs for gmacs, _ in points.values()]
     if max(costs) > 3 * min(costs):
         from matplotlib.ticker import LogLocator, NullFormatter
@@ -53,7 +58,7 @@ def curves(histories: Mapping[str, Sequence[Mapping[str, float]]], metric: str, 
     """
     figure = _blank(10, 3.8)
     loss, accuracy = figure.subplots(1, 2)
-    for i, (name, rows) in enumerate(histories.items()):
+    for i, (name, rows) in enumerate((_name(name), rows) for name, rows in histories.items()):
         parts = any("train/loss_cls" in row for row in rows)  # a sum of which only this compares
         loss.plot(*_series(rows, "train/loss_cls" if parts else "train/loss"), color=_colour(i),
                   label=name)
@@ -87,10 +92,10 @@ def exit_curve(curves, marks, label: str) -> bytes:
     for i, (name, points) in enumerate(curves.items()):
         points = sorted(points, key=lambda p: p.gmacs)
         axes.plot([p.gmacs for p in points], [100 * p.accuracy for p in points], "-", color=_colour(i),
-                  label=f"thresholds by {name}")
+                  label=f"thresholds by {_name(name)}")
     for i, (name, some) in enumerate(marks.items(), len(curves)):
         axes.scatter([p.gmacs for p in some], [100 * p.accuracy for p in some], s=50, zorder=3,
-                     color=_colour(i), marker=MARKERS[i % len(MARKERS)], label=name)
+                     color=_colour(i), marker=MARKERS[i % len(MARKERS)], label=_name(name))
     axes.set_xlim(left=0)
     axes.set_xlabel("mean GMACs per video")
     axes.set_ylabel(label)
@@ -111,8 +116,8 @@ def per_class(class_names: Sequence[str], accuracies: Mapping[str, np.ndarray]) 
     width = 0.8 / len(accuracies)
     for i, (name, values) in enumerate(accuracies.items()):
         x = np.arange(len(order)) + (i - (len(accuracies) - 1) / 2) * width
-        axes.bar(x, 100 * values[order], width, color=_colour(i), label=name)
-    axes.set_xticks(np.arange(len(order)), [class_names[k] for k in order], rotation=60, ha="right",
+        axes.bar(x, 100 * values[order], width, color=_colour(i), label=_name(name))
+    axes.set_xticks(np.arange(len(order)), [_name(class_names[k]) for k in order], rotation=60, ha="right",
                     rotation_mode="anchor")
     axes.set_ylabel("right (%)")
     axes.set_ylim(0, 105)
@@ -130,8 +135,9 @@ def confusion(class_names: Sequence[str], counts_KK: np.ndarray) -> bytes:
     axes.grid(False)
     if few:
         ticks = np.arange(len(class_names))
-        axes.set_xticks(ticks, class_names, rotation=60, ha="right", rotation_mode="anchor")
-        axes.set_yticks(ticks, class_names)
+        names = [_name(name) for name in class_names]
+        axes.set_xticks(ticks, names, rotation=60, ha="right", rotation_mode="anchor")
+        axes.set_yticks(ticks, names)
         for i, j in np.argwhere(percent > 0):
             axes.text(j, i, f"{percent[i, j]:.0f}", ha="center", va="center", fontsize=7,
                       color="white" if percent[i, j] > 50 else "black")
@@ -148,8 +154,9 @@ def heat_map(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], la
     figure, axes = _figure(max(5.0, 0.3 * len(columns) + 3), max(3.0, 0.22 * len(rows) + 2))
     image = axes.imshow(values, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     axes.grid(False)
-    axes.set_yticks(np.arange(len(rows)), rows)
-    axes.set_xticks(np.arange(len(columns)), columns, rotation=60, ha="right", rotation_mode="anchor")
+    axes.set_yticks(np.arange(len(rows)), [_name(name) for name in rows])
+    axes.set_xticks(np.arange(len(columns)), [_name(name) for name in columns], rotation=60, ha="right",
+                    rotation_mode="anchor")
     figure.colorbar(image, label=label)
     return _png(figure)
 
@@ -168,12 +175,19 @@ def examples(clips: Sequence[tuple[np.ndarray, str, Mapping[str, tuple[str, bool
         strip_axes.imshow(np.concatenate(list(frames), axis=1))
         for axes in (strip_axes, text_axes):
             axes.set_axis_off()
-        lines = [(f"true: {label}", "black")]
-        lines += [(f"{name}: {said}", GOOD if right else BAD) for name, (said, right) in words.items()]
+        lines = [(f"true: {_name(label)}", "black")]
+        lines += [(f"{_name(name)}: {_name(said)}", GOOD if right else BAD)
+                  for name, (said, right) in words.items()]
         for i, (line, colour) in enumerate(lines):
             text_axes.text(0, 1 - (i + 0.5) / len(lines), line, color=colour, va="center", fontsize=9,
                            transform=text_axes.transAxes)
     return _png(figure)
+
+
+def _name(name: object) -> str:
+    """A user's name as matplotlib draws it: no formula, no line break, nothing that a legend leaves out."""
+    text = console.one_line(name, LONGEST_NAME).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def _series(rows, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -206,5 +220,7 @@ def _colour(i: int) -> str:
 
 def _png(figure) -> bytes:
     out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=110)
+    with warnings.catch_warnings():  # of scripts that the font lacks; the report's text has the names
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        figure.savefig(out, format="png", dpi=110)
     return out.getvalue()

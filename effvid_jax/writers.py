@@ -85,7 +85,7 @@ def update_json(path: str, metrics: dict) -> None:
 def write_csv(path: str, rows: list[dict]) -> None:
     """Rows with different columns as one table."""
     columns = dict.fromkeys(name for row in rows for name in row)
-    with whole(path) as part, open(part, "w", newline="") as f:
+    with whole(path) as part, open(part, "w", newline="", encoding="utf-8", errors="backslashreplace") as f:
         table = csv.DictWriter(f, list(columns))
         table.writeheader()
         table.writerows(rows)

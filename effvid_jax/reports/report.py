@@ -12,6 +12,7 @@ import functools
 import html
 import json
 import os
+import string
 from typing import Any
 
 import jax
@@ -69,19 +70,22 @@ class Network:
             size.append("blocks " + "-".join(map(str, model.options.stage_sizes)))
         return f"{model.backbone} ({', '.join(size)})" if size else model.backbone
 
-    def row(self, with_range: bool) -> dict[str, Any]:
+    def row(self, with_range: bool, per_clip: bool = False) -> dict[str, Any]:
         """The network's line of the table.
 
         Args:
             with_range: also the cost of the cheapest and of the dearest video.
+            per_clip: also the cost of one view of a video, which is what papers quote.
         """
         gmacs = self.metrics["val/gmacs"]
+        one_clip = {"GMACs/clip": gmacs / self.metrics["val/views"]}
         limits = {name: self.metrics.get(f"val/gmacs_{name}", gmacs) for name in ("min", "max")}
         return {
             "model": self.name, "backbone": self.architecture,
             "resolution": self.metrics.get("val/resolution") or self.config.data.test_crop_size,
             "frames x views": f"{self.metrics['val/frames']} x {self.metrics['val/views']}",
-            "GMACs": gmacs, **(limits if with_range else {}), "params (M)": self.metrics["params"] / 1e6,
+            "GMACs": gmacs, **(limits if with_range else {}), **(one_clip if per_clip else {}),
+            "params (M)": self.metrics["params"] / 1e6,
             self.task.label: self.task.scale * self.accuracy, "clips/s": self.clips_per_second}
 
     def read(self, name: str) -> list[dict[str, str]]:
@@ -95,7 +99,7 @@ class Network:
         if not os.path.exists(path):
             return []
         with open(path, encoding="utf-8", errors="surrogateescape") as f:
-            return f.read().splitlines()
+            return f.read().removesuffix("\n").split("\n")  # a name may hold other separators of lines
 
     def check(self) -> None:
         """Raises UserError for files of the run that do not fit to each other."""
@@ -111,11 +115,12 @@ class Network:
                                 f"predictions_val.csv speaks of: one of them is damaged. {RESTORED}")
 
 
-def report(workdir: str) -> dict:
+def report(workdir: str, timed: bool = True) -> dict:
     """Prints the table of a run and writes `report.html`, `report.md` and `report.csv` into it.
 
     Args:
         workdir: of a run with or without stages, evaluated.
+        timed: also time inference, for which the networks are compiled again.
 
     Returns:
         `{"report": path, "<name>/top1 or map": ..., "<name>/gmacs": ..., "<name>/clips_per_second":
@@ -127,23 +132,29 @@ def report(workdir: str) -> dict:
     networks = find_networks(workdir)
     if jax.process_index() > 0:
         return {}
-    console.say(f"report: timing {', '.join(network.name for network in networks)}")
-    time_inference(networks)
+    if timed:
+        console.say(f"report: timing {', '.join(console.one_line(n.name) for n in networks)}")
+        time_inference(networks)
     with_range = any("val/gmacs_min" in network.metrics for network in networks)
-    rows = [network.row(with_range) for network in networks]
+    per_clip = any(network.metrics["val/views"] > 1 for network in networks)
+    rows = [network.row(with_range, per_clip) for network in networks]
+    if not timed:
+        rows = [{key: value for key, value in row.items() if key != "clips/s"} for row in rows]
     print("\n" + table(rows, "simple"))
     sentence = gap(networks)
     if sentence:
         print(f"\n{sentence}")
     write_table(workdir, rows, sentence)
     path = os.path.join(workdir, "report.html")
-    writers.write_text(path, page(workdir, networks, rows, sentence))
-    print(f"\nreport: {path}", flush=True)
-    metric = networks[-1].task.headline
-    return {"report": path} | {
-        f"{network.name}/{name}": value for network in networks
-        for name, value in ((metric, network.accuracy), ("gmacs", network.metrics["val/gmacs"]),
-                            ("clips_per_second", round(network.clips_per_second, 2)))}
+    writers.write_text(path, _printable(page(workdir, networks, rows, sentence)))
+    print(f"\nreport: {_printable(path)}", flush=True)
+    found = {"report": path}
+    for network in networks:
+        found |= {f"{network.name}/{networks[-1].task.headline}": network.accuracy,
+                  f"{network.name}/gmacs": network.metrics["val/gmacs"]}
+        if timed:
+            found[f"{network.name}/clips_per_second"] = round(network.clips_per_second, 2)
+    return found
 
 
 def find_networks(workdir: str) -> list[Network]:
@@ -191,10 +202,15 @@ def time_inference(networks: list[Network]) -> None:
 
 
 def table(rows: list[dict], style: str) -> str:
-    """Rows with the same keys as text, in one of tabulate's styles."""
-    digits = {"GMACs": ".4g", "min": ".4g", "max": ".4g", "params (M)": ".4g", "clips/s": ".4g"}
+    """Rows with the same keys as text, in one of tabulate's styles; a name like '1e5' stays a name."""
+    digits = {"GMACs": ".4g", "min": ".4g", "max": ".4g", "GMACs/clip": ".4g", "params (M)": ".4g",
+              "clips/s": ".4g"}
     formats = tuple(digits.get(key, ".1f" if "%" in key else "g") for key in rows[0])
-    return tabulate.tabulate(rows, headers="keys", tablefmt=style, floatfmt=formats)
+    bar = "\\|" if style == "github" else "|"  # ends a cell there
+    rows = [{key: console.one_line(value).replace("|", bar) if isinstance(value, str) else value
+             for key, value in row.items()} for row in rows]
+    names = [i for i, value in enumerate(rows[0].values()) if isinstance(value, str)]
+    return tabulate.tabulate(rows, headers="keys", tablefmt=style, floatfmt=formats, disable_numparse=names)
 
 
 def gap(networks: list[Network]) -> str:
@@ -214,50 +230,88 @@ def write_table(workdir: str, rows: list[dict], sentence: str) -> None:
     """`report.csv` and `report.md`."""
     writers.write_csv(os.path.join(workdir, "report.csv"), rows)
     writers.write_text(os.path.join(workdir, "report.md"),
-                       table(rows, "github") + "\n" + (f"\n{sentence}\n" if sentence else ""))
+                       _printable(table(rows, "github") + "\n" + (f"\n{sentence}\n" if sentence else "")))
 
 
 # ---------------------------------------------------------------------------------------- the page
 def page(workdir: str, networks: list[Network], rows: list[dict], sentence: str) -> str:
     """The report as one HTML document without references to other files."""
-    last, name = networks[-1], html.escape(os.path.basename(os.path.abspath(workdir)))
-    task = last.task
-    parts = [f"<p>{html.escape(last.config.note)}</p>" if last.config.note else "",
-             table(rows, "html"), f"<p><strong>{html.escape(sentence)}</strong></p>" if sentence else "",
-             "<p class=small>GMACs: 10<sup>9</sup> multiply-adds per video, all views. clips/s: one view a "
-             f"clip, from pixels as the network's data delivers them, batches of {BATCH_SIZE}, networks "
-             f"timed in turns on {jax.devices()[0].device_kind}; compare them with each other only.</p>"]
+    last, title = networks[-1], _escape(os.path.basename(os.path.abspath(workdir)))
+    task, names = last.task, {n.name: console.one_line(n.name) for n in networks}
+    timed = any("clips/s" in row for row in rows)
+    parts = [f"<p>{_escape(last.config.note)}</p>" if last.config.note else "",
+             f'<div class="wide">{table(rows, "html")}</div>',
+             f"<p><strong>{_escape(sentence)}</strong></p>" if sentence else "",
+             '<p class="small">GMACs: 10<sup>9</sup> multiply-adds per video, all views. '
+             + (f"clips/s: one view a clip, from pixels as the network's data delivers them, batches of "
+                f"{BATCH_SIZE}, networks timed in turns on {_escape(jax.devices()[0].device_kind)}; compare "
+                f"them with each other only." if timed else
+                "How many clips a second are computed, <code>--mode=report</code> measures.") + "</p>"]
 
-    def add(title: str, png: bytes, caption: str = "") -> None:
+    def add(title: str, png: bytes, caption: str = "", seen: str = "") -> None:
+        """A picture; everything but the PNG is text that has yet to be escaped."""
         data = base64.b64encode(png).decode()
-        parts.append(f'<h2>{title}</h2>\n<img alt="{title}" src="data:image/png;base64,{data}">'
-                     f"<p class=small>{caption}</p>")
+        parts.append(f'<h2>{_escape(title)}</h2>\n<img alt="{_escape(seen or f"{title}. {caption}")}" '
+                     f'src="data:image/png;base64,{data}"><p class="small">{_escape(caption)}</p>')
 
-    add("Accuracy against cost", plots.accuracy_against_cost(
-        {n.name: (n.metrics["val/gmacs"], task.scale * n.accuracy) for n in networks}, task.label))
-    histories = {n.name: rows for n in networks if (rows := _numbers(n))}
+    points = {n.name: (n.metrics["val/gmacs"], task.scale * n.accuracy) for n in networks}
+    told = [f"{name} {y:.1f} {task.label} at {x:.4g} GMACs" for name, (x, y) in points.items()]
+    add("Accuracy against cost", plots.accuracy_against_cost(points, task.label), "",
+        f"A point a network: {', '.join(told)}.")
+    histories = {n.name: found for n in networks if (found := _numbers(n))}
     if histories:
         add("Training", plots.curves(
-            histories, task.watched, task.watched_label, task.scale, task.loss_title))
+            histories, task.watched, task.watched_label, task.scale, task.loss_title), "",
+            _courses(histories, task))
     for n in networks:
-        for file, (title, caption) in find_method(n.config.method.name).pictures.items():
+        for file, (what, caption) in find_method(n.config.method.name).pictures.items():
             path = os.path.join(n.directory, f"{file}_val.png")
             if os.path.exists(path):
                 with open(path, "rb") as f:
-                    add(f"{title} of {n.name}", f.read(), f"{caption} Numbers: {file}_val.csv.")
-    predictions = {n.name: rows for n in networks if (rows := n.read("predictions_val.csv"))}
+                    add(f"{what} of {names[n.name]}", f.read(), f"{caption} Numbers: {file}_val.csv.")
+    predictions = {n.name: found for n in networks if (found := n.read("predictions_val.csv"))}
     if last.name in predictions:
         for picture in task.pictures(predictions):
             add(*picture)
         clips, problem = example_clips(last, predictions)
         if clips:
             add("Examples", plots.examples(clips), f"What every network says, in green where it is right. "
-                f"First the clips on which the networks disagree. {html.escape(problem)}")
+                f"First the clips on which the networks disagree. {problem}", _said(clips))
         elif problem:
-            parts.append(f"<h2>Examples</h2><p class=small>{html.escape(problem)}</p>")
-    run = {"written": writers.environment(), **{n.name: n.directory for n in networks}}
+            parts.append(f'<h2>Examples</h2><p class="small">{_escape(problem)}</p>')
+    run = {"written": writers.environment(), "networks": {n.name: n.directory for n in networks}}
     parts.append(f"<h2>Run</h2><pre>{html.escape(json.dumps(run, indent=1))}</pre>")
-    return _PAGE.replace("TITLE", name).replace("BODY", "\n".join(filter(None, parts)))
+    return _PAGE.substitute(title=title, body="\n".join(filter(None, parts)))
+
+
+def _escape(text: object) -> str:
+    """Text that may hold anybody's names, for HTML, attributes in quotes included."""
+    return html.escape(console.one_line(text)) if text else ""
+
+
+def _said(clips) -> str:
+    """The examples in words."""
+    told = (f"true {label}, " + ", ".join(f"{name} says {words} ({'right' if right else 'wrong'})"
+                                          for name, (words, right) in said.items())
+            for _, label, said in clips)
+    return f"Frames of {len(clips)} clips: {'; '.join(told)}."
+
+
+def _courses(histories, task: Task) -> str:
+    """The curves in words: where each begins and ends."""
+    told = []
+    for name, rows in histories.items():
+        for key, what, scale in (
+                ("train/loss", "loss", 1.0),
+                (f"train/{task.watched}", f"{task.watched_label} on training batches", task.scale),
+                (f"val/{task.watched}", f"{task.watched_label} on validation", task.scale)):
+            values = [(row["step"], scale * row[key]) for row in rows if key in row]
+            if len(values) > 1:
+                (a, first), (b, final) = values[0], values[-1]
+                told.append(f"{what} of {name} from {first:.3g} at step {a:g} to {final:.3g} at step {b:g}")
+            elif values:
+                told.append(f"{what} of {name} {values[0][1]:.3g} at step {values[0][0]:g}")
+    return "Curves over training steps: " + "; ".join(told) + "."
 
 
 def example_clips(network: Network, predictions: dict[str, list[dict[str, str]]]):
@@ -324,14 +378,31 @@ def _numbers(network: Network) -> list[dict[str, float]]:
         raise UserError(f"{path} is damaged: {error}. {RESTORED}") from error
 
 
-_PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>TITLE</title><style>
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62em; margin: 2em auto; padding: 0 1em; color: #222 }
-table { border-collapse: collapse } th, td { padding: .3em .9em; border-bottom: 1px solid #ddd }
-th { text-align: left } img { max-width: 100% } .small { color: #666; font-size: .85em }
-pre { background: #f6f6f6; padding: 1em; overflow-x: auto; font-size: .8em }
+def _printable(text: str) -> str:
+    """Text that is UTF-8, though file names may hold any bytes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+_PAGE = string.Template("""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>$title</title><style>
+:root { --text: #222; --small: #595959; --line: #ddd; --box: #f6f6f6; --page: #fff }
+@media (prefers-color-scheme: dark) {
+  :root { --text: #e4e4e4; --small: #a8a8a8; --line: #444; --box: #242424; --page: #141414 }
+  img { filter: brightness(.88) }
+}
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62em; margin: 2em auto; padding: 0 1em;
+       color: var(--text); background: var(--page); overflow-wrap: anywhere }
+.wide { overflow-x: auto; overflow-wrap: normal }
+table { border-collapse: collapse } th, td { padding: .3em .9em; border-bottom: 1px solid var(--line) }
+th { text-align: left } img { max-width: 100%; height: auto; background: #fff }
+.small { color: var(--small); font-size: .85em }
+pre { background: var(--box); padding: 1em; overflow-x: auto; overflow-wrap: normal; font-size: .8em }
+@media (max-width: 40em) { body { margin: 1em auto } th, td { padding: .3em .5em } }
 </style></head><body>
-<h1>TITLE</h1>
-BODY
+<h1>$title</h1>
+$body
 </body></html>
-"""
+""")

@@ -137,17 +137,41 @@ class Classification(Task):
 
     def pictures(self, predictions):
         """Accuracy per class of all networks, confusion of the last one."""
-        subject, names = list(predictions)[-1], self.class_names
+        subject = list(predictions)[-1]
+        said = (row[key] for rows in predictions.values() for row in rows for key in ("label", "predicted"))
+        names = list(dict.fromkeys([*self.class_names, *said]))
         counts = {name: count_confusions(names, rows) for name, rows in predictions.items()}
         shown = (f"The {plots.MAX_CLASSES} classes that {subject} gets wrong most. "
                  if len(names) > plots.MAX_CLASSES else f"Sorted by {subject}. ")
         note = " Videos with several labels count for their first." if self.multi_label else ""
+        accuracies = {name: class_accuracy(c) for name, c in counts.items()}
         return [
-            ("Accuracy per class",
-             plots.per_class(names, {name: class_accuracy(c) for name, c in counts.items()}), shown + note),
+            ("Accuracy per class", plots.per_class(names, accuracies), shown + note,
+             _extremes(subject, names, accuracies[subject])),
             (f"Confusion of {subject}", plots.confusion(names, counts[subject]),
-             "Percent of the true class." + note),
+             "Percent of the true class." + note, _mistakes(subject, names, counts[subject])),
         ]
+
+
+def _extremes(subject: str, names, accuracy_K) -> str:
+    """The bars in words."""
+    order = [k for k in np.argsort(accuracy_K, kind="stable") if not np.isnan(accuracy_K[k])]
+    if not order:
+        return ""
+    told = [f"{names[k]} {accuracy_K[k]:.0%}" for k in order]
+    if len(told) > 6:
+        told = [*told[:3], "...", *told[-3:]]
+    return f"A bar for each class, how many of its videos {subject} gets right: {', '.join(told)}."
+
+
+def _mistakes(subject: str, names, counts_KK) -> str:
+    """The matrix in words."""
+    wrong = counts_KK - np.diag(np.diag(counts_KK))
+    worst = sorted(np.argwhere(wrong > 0).tolist(), key=lambda ij: -wrong[ij[0], ij[1]])[:5]
+    told = ", ".join(f"{names[i]} for {names[j]} ({wrong[i, j]} of {counts_KK[i].sum()})" for i, j in worst)
+    right, mistakes = np.trace(counts_KK), f"; {subject} mistakes most often {told}" if told else ""
+    return (f"A matrix of true and predicted classes; {right} of {counts_KK.sum()} videos are on its "
+            f"diagonal{mistakes}.")
 
 
 def count_confusions(class_names, rows) -> np.ndarray:

@@ -128,9 +128,8 @@ class Task(abc.ABC):
         del row
         return None
 
-    def pictures(
-            self, predictions: Mapping[str, Sequence[Mapping[str, str]]]) -> list[tuple[str, bytes, str]]:
-        """(title, PNG, caption) for the report.
+    def pictures(self, predictions: Mapping[str, Sequence[Mapping[str, str]]]) -> list[tuple]:
+        """(title, PNG, caption, what is to be seen) for the report; the last may be left out.
 
         Args:
             predictions: {network: lines of `write_rows`}; the last network is the subject.

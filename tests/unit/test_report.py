@@ -4,8 +4,12 @@ import base64
 import csv
 import json
 import os
+import pathlib
 import re
 import shutil
+import string
+import warnings
+from html.parser import HTMLParser
 
 import cv2
 import numpy as np
@@ -22,10 +26,28 @@ def read_csv(path):
         return list(csv.DictReader(f))
 
 
+class Page(HTMLParser):
+    """A page as a browser reads it: its tags, its texts by tag, and {heading: (alternative text, image)}."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.pictures, self.texts = [], {}, {}
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag == "img":
+            data = np.frombuffer(base64.b64decode(dict(attributes)["src"].partition("base64,")[2]), np.uint8)
+            self.pictures[self.texts["h2"][-1]] = (
+                dict(attributes)["alt"], cv2.imdecode(data, cv2.IMREAD_COLOR))
+
+    def handle_data(self, data):
+        self.texts.setdefault(self.tags[-1][0] if self.tags else "", []).append(data)
+
+
 def pictures(html: str) -> dict[str, np.ndarray]:
-    found = re.findall(r'<img alt="([^"]+)" src="data:image/png;base64,([^"]+)"', html)
-    return {title: cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR)
-            for title, data in found}
+    return {title: image for title, (_, image) in Page(html).pictures.items()}
 
 
 def test_report_of_a_run_with_stages(tiny_run, capsys):
@@ -53,6 +75,112 @@ def test_report_of_a_run_with_stages(tiny_run, capsys):
                            "Confusion of student", "Examples"]
     assert all(image.std() > 5 for image in found.values()), "nothing is drawn"
     assert "http" not in re.sub(r"base64,[^\"]+", "", html), "refers to something outside"
+    told = {title: alt for title, (alt, _) in Page(html).pictures.items()}
+    accuracy = 100 * json.loads((pathlib.Path(tiny_run) / "teacher/metrics.json").read_text())["val/top1"]
+    assert f"teacher {accuracy:.1f} top-1 (%) at" in told["Accuracy against cost"]
+    assert re.search(r"loss of student (from )?[\d.]+ at step \d", told["Training"])
+    assert "student gets right: " in told["Accuracy per class"]
+    assert "of 16 videos are on its diagonal" in told["Confusion of student"]
+    assert re.match(r"Frames of \d clips: true \w+, teacher says ", told["Examples"])
+
+
+def test_phones_and_dark_screens():
+    html = report._PAGE.substitute(title="t", body="b")
+    meta = {tag["name"]: tag["content"] for _, tag in Page(html).tags if "content" in tag}
+    assert meta == {"viewport": "width=device-width, initial-scale=1", "color-scheme": "light dark"}
+    dark = html[html.index("prefers-color-scheme: dark"):]
+    light = html[:html.index("prefers-color-scheme: dark")]
+    for text in ("--text", "--small"):  # readable in both: WCAG AA asks for 4.5
+        for style in (light, dark):
+            colours = dict(re.findall(r"(--\w+): #(\w+)", style))
+            assert contrast(colours[text], colours["--page"]) > 4.5, (text, style)
+            assert contrast(colours["--text"], colours["--box"]) > 4.5
+    used = set(re.findall(r"var\((--\w+)\)", html))
+    assert used <= set(re.findall(r"(--\w+): ", light)), "a colour without a value"
+
+
+def contrast(*colours):
+    def luminance(colour):
+        colour = "".join(2 * c for c in colour) if len(colour) == 3 else colour
+        x = np.array([int(colour[i:i + 2], 16) for i in (0, 2, 4)]) / 255
+        return np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
+
+    dark, light = sorted(map(luminance, colours))
+    return (light + 0.05) / (dark + 0.05)
+
+
+HOSTILE = ["$x", "$x$ $y$", r"$\frac{", r"a\$b$", "two\nlines", 'quo"te\'s', "<script>alert(1)</script>",
+           "a&amp;b", "_hidden", "", " ", "tab\tbell\a", "\u2028\x85", "\udcff", "x" * 400, "動画 🎬", "a|b",
+           "{x}", "%s%", "1e5", "007", "nan", "BODY", "TITLE", "$body", "${title}", "--", "\\", "</title>"]
+
+
+def pixels(png):
+    image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+    assert image.std() > 2, "nothing is drawn"
+    return image
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=ascii)
+def test_no_name_breaks_a_picture(name):
+    """Every function of plots.py that takes names: formulas, line breaks, what legends leave out."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plots.accuracy_against_cost({name: (1.0, 50.0), "b": (9.0, 60.0)}, "top-1 (%)")
+        plots.confusion([name, "b"], np.eye(2, dtype=int))
+    said = {name: (f"{name} 93%", True), "b": (name, False)}
+    pixels(plots.examples([(np.zeros((2, 8, 8, 3), np.uint8), name, said)]))
+    if HOSTILE.index(name) % 4 == 0:  # the others draw the same kinds of text
+        rows = [{"step": 1.0, "train/loss": 2.0, "train/top1": 0.5, "val/top1": 0.1}, {"step": 2.0}]
+        plots.curves({name: rows}, "top1", "top-1 (%)", 100.0, "loss")
+        plots.per_class([name, "b"], {name: np.array([0.5, 1.0])})
+        plots.heat_map(np.eye(2), [name, "b"], ["b", name], "share")
+        plots.exit_curve({name: []}, {name: []}, "top-1 (%)")
+
+
+def test_names_are_drawn_as_they_are():
+    from matplotlib.text import Text
+
+    for name, drawn in (("$x$", "$x$"), (r"a\$b", r"a\$b"), ("_hidden", " _hidden"), ("", "(no name)"),
+                        ("two\nlines", "two lines"), ("\udcff", r"\udcff")):
+        assert Text(text=plots._name(name))._preprocess_math(plots._name(name)) == (drawn, False)
+    assert len(plots._name("x" * 400)) == plots.LONGEST_NAME
+    assert plots._name("a" * 200 + "/tail").endswith("/tail"), "the end tells layers and files apart"
+
+
+def test_no_name_breaks_the_page(tmp_path, monkeypatch):
+    """Stages, classes, videos, folders and notes of any name, as text and in attributes."""
+    monkeypatch.setattr(report.writers, "environment", dict)
+    workdir = tmp_path / "BODY $title <b>\"'"
+    networks = []
+    for i, name in enumerate(HOSTILE):
+        folder = workdir / str(i)
+        folder.mkdir(parents=True)
+        one = network(name, 0.5)
+        one.directory, one.config.note, one.config.data.root = str(folder), name, str(tmp_path / "gone")
+        one.config.data.source = "folder"
+        text = "".join(f"{k}\n" for k in HOSTILE)
+        (folder / "classes.txt").write_bytes(text.encode("utf-8", "surrogateescape"))
+        with open(folder / "predictions_val.csv", "w", newline="", errors="surrogateescape") as f:
+            table = csv.writer(f)
+            table.writerow(["video", "label", "predicted", "prob", "gmacs"])
+            table.writerows([f"{k}.mp4", k, HOSTILE[0], "0.5", "1"] for k in HOSTILE)
+        networks.append(one)
+    monkeypatch.setattr(report, "find_networks", lambda workdir: networks)
+    result = report.report(str(workdir), timed=False)
+    page = Page((workdir / "report.html").read_text("utf-8"))
+    wanted = " ".join(workdir.name.split())
+    assert page.texts["title"] == [wanted] and page.texts["h1"][0] == wanted
+    assert {name for name, _ in page.tags} <= set(
+        "html head meta title style body h1 h2 p div table thead tbody tr th td strong sup code img pre"
+        .split())
+    assert not any(key.startswith("on") for _, attributes in page.tags for key in attributes)
+    assert "1e5" in page.texts["td"] and "007" in page.texts["td"], "a name is no number"
+    assert "<script>alert(1)</script>" in page.texts["td"]
+    assert list(page.pictures) == ["Accuracy against cost", "Accuracy per class", "Confusion of </title>"]
+    lines = (workdir / "report.md").read_text("utf-8").splitlines()
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines if line.startswith("|")}) == 1
+    assert [row["model"] for row in read_csv(workdir / "report.csv")][:5] == HOSTILE[:5]
+    assert set(string.printable) >= set(json.dumps(result))
 
 
 def test_report_of_a_single_run_without_its_videos(tiny_run, tmp_path, capsys):
@@ -96,6 +224,11 @@ def network(name, accuracy, multi_label=False):
     return report.Network(name, "", config, {
         "val/top1": accuracy, "val/map": accuracy / 2, "val/frames": 8, "val/views": 3, "val/gmacs": 2.0,
         "params": 3e6})
+
+
+def test_cost_of_a_clip_and_of_a_video():
+    row = network("a", 0.5).row(False, per_clip=True)
+    assert row["GMACs"] == 2.0 and row["GMACs/clip"] == pytest.approx(2 / 3), "three views"
 
 
 def test_several_labels_are_scored_by_map():

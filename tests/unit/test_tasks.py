@@ -69,8 +69,10 @@ def test_what_is_written_is_what_is_shown(tmp_path):
         lines = list(csv.DictReader(f))
     assert lines[1] == {"video": "v1", "label": "c", "predicted": "b", "prob": "0.6000", "gmacs": "2"}
     assert task.said(lines[1]) == ("c", "b 60%", False)
-    titles = [title for title, _, _ in task.pictures({"one": lines, "two": lines})]
-    assert titles == ["Accuracy per class", "Confusion of two"]
+    bars, matrix = task.pictures({"one": lines, "two": lines})
+    assert (bars[0], matrix[0]) == ("Accuracy per class", "Confusion of two")
+    assert "two gets right: c 50%, a 100%." in bars[3]
+    assert "2 of 3 videos are on its diagonal; two mistakes most often c for b (1 of 2)." in matrix[3]
     answer = task.answer(rows()["scores"][0])
     assert answer["top5"][0] == {"label": "a", "prob": 0.7}
     assert task.words(answer) == "a 70.0%, b 20.0%, c 10.0%"
