@@ -225,6 +225,11 @@ class Evaluations:
     def _evaluator(self, split: str) -> Evaluator:
         return Evaluator(self._config, self._method, self._mesh, split, self._compiled)
 
+    @property
+    def videos(self) -> dict[str, int]:
+        """{split: number of its videos} of what is evaluated."""
+        return {evaluator.split.name: len(evaluator.split) for evaluator, _ in self._evaluators}
+
     def references(self, variables: Variables) -> dict[str, float]:
         """Scores frozen networks before training; one at chance teaches nothing.
 

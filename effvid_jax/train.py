@@ -28,6 +28,7 @@ from effvid_jax.log import Log
 from effvid_jax.methods import Method, Variables, make_method
 from effvid_jax.optim import make_optimizer, make_schedule
 from effvid_jax.saver import Saver, Signals
+from effvid_jax.start import introduce
 from effvid_jax.tasks import make_task
 
 
@@ -94,6 +95,7 @@ def _train(config, workdir: str, resume_anyway: bool, signals: Signals) -> dict[
             if resumed:
                 console.say(f"continuing {workdir} at step {first_step} of {num_steps}")
             state = sharding.replicate(state, mesh)
+            introduce(config, workdir, split, evaluations.videos, state, first_step)
             if not resumed:
                 write_parameters(workdir, state.params)
                 log.write(0, evaluations.references(state.variables))
