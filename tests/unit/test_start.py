@@ -44,7 +44,8 @@ def test_four_lines(capsys):
     assert network.startswith("network: tsm_resnet18, 8 x 32x32, 0.00")
     assert network.endswith("GMACs a clip, 0.5 M parameters, weights from scratch; teacher: /runs/teacher")
     kind = jax.devices()[0].device_kind
-    assert device == f"device: {kind}, computes in float32, 32 clips a step"
+    count = "" if jax.device_count() == 1 else f"{jax.device_count()} x "
+    assert device == f"device: {count}{kind}, computes in float32, 32 clips a step"
     assert where == "writes to /runs/x"
 
 
