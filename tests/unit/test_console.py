@@ -22,9 +22,8 @@ def shown(bar, clock, monkeypatch, steps, total=100, first=60.0):
     """What a bar says after a slow first step and some quick ones, and its seconds to go."""
     out = io.StringIO()
     monkeypatch.setattr(console.sys, "stderr", out)
-    monkeypatch.setattr(console._Bar, "_time", clock, raising=False)
+    monkeypatch.setattr("tqdm.std.time", clock)
     with bar(total, "train", "step") as progress:
-        progress._time = clock
         for i in range(steps):
             clock.now += first if i == 0 else 12.0
             progress.update()
