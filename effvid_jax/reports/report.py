@@ -207,7 +207,7 @@ def table(rows: list[dict], style: str) -> str:
               "clips/s": ".4g"}
     formats = tuple(digits.get(key, ".1f" if "%" in key else "g") for key in rows[0])
     bar = "\\|" if style == "github" else "|"  # ends a cell there
-    rows = [{key: console.one_line(value).replace("|", bar) if isinstance(value, str) else value
+    rows = [{key: console.one_line(value, 60).replace("|", bar) if isinstance(value, str) else value
              for key, value in row.items()} for row in rows]
     names = [i for i, value in enumerate(rows[0].values()) if isinstance(value, str)]
     return tabulate.tabulate(rows, headers="keys", tablefmt=style, floatfmt=formats, disable_numparse=names)
