@@ -88,7 +88,7 @@ class TrainAssembly(_Assembly):
             for name in fields:
                 batch[name][i] = targets[name]
 
-        self._threads.each(fill, len(self._rows))
+        self._threads.each(step, len(self._rows), fill)
         batch["mask"][:] = 1
         return batch
 
@@ -133,5 +133,5 @@ class EvalAssembly(_Assembly):
             for name in fields:
                 batch[name][i] = targets[name]
 
-        self._threads.each(fill, len(self._rows))
+        self._threads.each(step, len(self._rows), fill)
         return batch

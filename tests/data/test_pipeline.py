@@ -1,5 +1,6 @@
 import itertools
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from data_pipelines import ClassLabels, DataError, make_pipeline
 from data_pipelines.batches.assembly import EvalAssembly
 from data_pipelines.batches.cache import FRAMES
 from data_pipelines.batches.clips import eval_clip, train_clip
+from data_pipelines.batches.row_threads import RowThreads
 from data_pipelines.options import plain_options
 from data_pipelines.video.records import Record, ShardWriter
 from tests.data.clip_files import class_folders, data_config, numbered_frames, write_video
@@ -215,7 +217,7 @@ def _changed(config, **changes):
 
 # --------------------------------------------------------------------------------- reading ahead
 def test_the_first_batch_does_not_wait_for_those_that_are_read_ahead(clips):
-    """Of the 32 rows that are read ahead little more than its own four are read when it is there."""
+    """Of the 32 rows that are read ahead its own four are among the first."""
     config = data_config(root=clips, batch_size=4, num_threads=16, prefetch=8)
     expected = take(2, _changed(config, num_threads=0))
     slots, opened = threading.Semaphore(2), []  # two cores: two rows at a time
@@ -229,12 +231,38 @@ def test_the_first_batch_does_not_wait_for_those_that_are_read_ahead(clips):
     pipeline = make_pipeline(config, "train")
     read, pipeline.source.open = pipeline.source.open, slowly
     with pipeline:
-        ours = [next(pipeline)]
-        rows = len(opened)
-        ours.append(next(pipeline))
-    print(f"{rows} rows were read before the first batch of 4")
-    assert rows <= 12, "others were built first"
+        ours = [next(pipeline), next(pipeline)]
     assert_equal(ours, expected)
+    last = max(opened.index(index) for index in ours[0]["id"])
+    print(f"the first batch was complete after {last + 1} of 32 rows")
+    assert last < 20, "others were built first"
+
+
+def test_rows_of_an_earlier_batch_go_first():
+    threads, built, free = RowThreads(2), [], threading.Event()
+    waiting = [threading.Thread(target=threads.each, args=(batch, rows, build)) for batch, rows, build in (
+        (9, 2, lambda i: free.wait(30)),  # both threads are busy, meanwhile others queue up
+        (3, 3, lambda i: built.append((3, i))), (2, 3, lambda i: built.append((2, i))))]
+    for number, thread in enumerate(waiting):
+        thread.start()
+        while len(threads._waiting) < (0, 3, 6)[number] or (number == 0 and threads._pool is None):
+            time.sleep(0.001)
+        while number == 0 and threads._waiting:
+            time.sleep(0.001)
+    free.set()
+    for thread in waiting:
+        thread.join()
+    assert [batch for batch, _ in built[:2]] == [2, 2] and {batch for batch, _ in built[4:]} == {3}
+    assert sorted(built) == [(batch, i) for batch in (2, 3) for i in range(3)]
+    with pytest.raises(ZeroDivisionError):
+        threads.each(4, 3, lambda i: 1 // i)
+    copy = pickle.loads(pickle.dumps(threads))
+    threads.close(), threads.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        threads.each(5, 1, built.append)
+    copy.each(5, 2, built.append)
+    copy.close()
+    assert sorted(built[6:]) == [0, 1]
 
 
 def test_closing_drops_the_rows_that_nobody_waits_for(clips):
