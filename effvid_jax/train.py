@@ -170,7 +170,7 @@ def describe_run(config, workdir: str, class_names) -> None:
     if jax.process_index() > 0:
         return
     checkpoint.save_config(config, workdir)
-    writers.write_text(os.path.join(workdir, "classes.txt"), "".join(f"{name}\n" for name in class_names))
+    writers.write_text(os.path.join(workdir, "classes.txt"), writers.lines(class_names))
     writers.write_text(os.path.join(workdir, "run.json"), json.dumps(writers.environment(), indent=2))
 
 

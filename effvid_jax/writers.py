@@ -82,6 +82,16 @@ def update_json(path: str, metrics: dict) -> None:
     write_json(path, old | metrics)
 
 
+def lines(names) -> str:
+    """Names as a text file has them, one a line: line breaks within a name become spaces."""
+    return "".join(f"{line_of(name)}\n" for name in names)
+
+
+def line_of(name: str) -> str:
+    """A name as `lines` writes it."""
+    return name.replace("\r", " ").replace("\n", " ")
+
+
 def write_csv(path: str, rows: list[dict]) -> None:
     """Rows with different columns as one table."""
     columns = dict.fromkeys(name for row in rows for name in row)

@@ -98,7 +98,7 @@ class Network:
         path = os.path.join(self.directory, "classes.txt")
         if not os.path.exists(path):
             return []
-        with open(path, encoding="utf-8", errors="surrogateescape") as f:
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as f:
             return f.read().removesuffix("\n").split("\n")  # a name may hold other separators of lines
 
     def check(self) -> None:
@@ -109,7 +109,8 @@ class Network:
                 raise UserError(f"{path} is damaged: {key!r} is {self.metrics.get(key)!r}. {RESTORED}")
         names = set(self.class_names())
         for row in self.read("predictions_val.csv") if names else []:
-            for name in {row.get("label"), row.get("predicted")} - names - {None}:
+            said = {writers.line_of(row.get(key) or "") for key in ("label", "predicted")}
+            for name in said - names - {""}:
                 path = os.path.join(self.directory, "classes.txt")
                 raise UserError(f"{path} has {len(names)} names and none is {name!r}, which "
                                 f"predictions_val.csv speaks of: one of them is damaged. {RESTORED}")

@@ -148,6 +148,25 @@ def test_names_are_drawn_as_they_are():
     assert plots._name("a" * 200 + "/tail").endswith("/tail"), "the end tells layers and files apart"
 
 
+def test_classes_of_any_name_are_those_of_the_predictions(tmp_path):
+    """classes.txt has a line a class whatever its name holds; one that is not there is still found out."""
+    one = network("a", 0.5)
+    one.directory = str(tmp_path)
+    names = [name for name in HOSTILE if name] + ["a\rb", "a\r\nb"]
+    with open(tmp_path / "classes.txt", "w", newline="", errors="surrogateescape") as f:
+        f.write(report.writers.lines(names))
+    assert len(one.class_names()) == len(names)
+    for more in ([], ["gone"]):
+        with open(tmp_path / "predictions_val.csv", "w", newline="", errors="surrogateescape") as f:
+            table = csv.writer(f)
+            table.writerow(["video", "label", "predicted", "prob", "gmacs"])
+            table.writerows([f"{k}.mp4", k, names[0], "0.5", "1"] for k in [*names, *more])
+        if not more:
+            one.check()
+    with pytest.raises(runs.UserError, match="none is 'gone'"):
+        one.check()
+
+
 def test_no_name_breaks_the_page(tmp_path, monkeypatch):
     """Stages, classes, videos, folders and notes of any name, as text and in attributes."""
     monkeypatch.setattr(report.writers, "environment", dict)
