@@ -23,7 +23,7 @@ class Accepted(Exception):
 @pytest.fixture
 def start(tmp_path, monkeypatch):
     """What `main.py` calls, up to the first stage's data."""
-    def begin(config, workdir):
+    def begin(config, workdir, *_):
         raise Accepted
 
     monkeypatch.setattr(train, "train", begin)
