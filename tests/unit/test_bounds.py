@@ -1,5 +1,6 @@
 """Every field of a config has a type and bounds: what cannot work does not start, no value is a traceback."""
 
+import itertools
 import math
 import random
 
@@ -23,11 +24,12 @@ class Accepted(Exception):
 @pytest.fixture
 def start(tmp_path, monkeypatch):
     """What `main.py` calls, up to the first stage's data."""
-    def begin(config, workdir, *_):
+    def begin(*args):
         raise Accepted
 
     monkeypatch.setattr(train, "train", begin)
-    return lambda config: cli.train(config, str(tmp_path))
+    number = itertools.count()
+    return lambda config: cli.train(config, str(tmp_path / str(next(number))))
 
 
 def paths(config, prefix=""):

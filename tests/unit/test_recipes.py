@@ -87,10 +87,11 @@ def test_the_benchmark_is_not_written_among_somebodys_videos(tmp_path):
 
 
 def test_the_backbone_that_was_named_is_in_the_workdir(tmp_path, monkeypatch):
-    def stop(config, workdir):
+    def stop(config, workdir, *more):
         train.describe_run(config, workdir, ["a", "b"])
-        return {"step": 0}
+        raise KeyboardInterrupt
 
     monkeypatch.setattr(train, "train", stop)
-    cli.train(supervised_folder.get_config("small,backbone=r3d_18"), str(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        cli.train(supervised_folder.get_config("small,backbone=r3d_18"), str(tmp_path))
     assert json.loads((tmp_path / "config.json").read_text())["model"]["backbone"] == "r3d_18"
