@@ -86,9 +86,9 @@ def test_the_calibration_is_saved_with_the_last_step(run, monkeypatch):
 @pytest.mark.parametrize(("changes", "message"), [
     ({"method.budget": 0.01}, "config.method.budget .*less than stopping every video.*Expected: 0.*or more"),
     ({"method.budget_gmacs": 1e-6}, "less than stopping every video"),
-    ({"method.budget_gmacs": -1.0}, "config.method.budget_gmacs=-1.0: expected 0 or more"),
+    ({"method.budget_gmacs": -1.0}, "config.method.budget_gmacs=-1.0: expected at least 0"),
     ({"method.budget": float("nan")}, "config.method.budget=nan"),
-    ({"method.calibration_videos": 0}, "config.method.calibration_videos=0: expected 1 or more"),
+    ({"method.calibration_videos": 0}, "config.method.calibration_videos=0: expected at least 1"),
     ({"data.calib_share": 0.0}, "set data.calib_share"),
     ({"data.calib_share": 0.001}, "0.001 holds out 0 of 48"),
 ], ids=str)
