@@ -24,6 +24,7 @@ import jax
 import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from effvid_jax import console, fit, writers
@@ -410,8 +411,9 @@ def read(directory: str, step: int, only: tuple[str, ...] = ()) -> tuple[dict, d
         template = _unflatten({name: ocp.RestoreArgs(restore_type=np.ndarray) for name in arrays})
         abstract = _unflatten({name: np.empty(spec["shape"], _dtype(spec["dtype"]))
                                for name, spec in arrays.items()})
-        nested = ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(
-            os.path.join(where, "state"),
+        # Not orbax's `Checkpointer`, whose `restore` waits for all processes: one of them reads first.
+        nested = ocp.PyTreeCheckpointHandler().restore(
+            epath.Path(where) / "state",
             args=ocp.args.PyTreeRestore(item=abstract, restore_args=template, partial_restore=True))
     except MemoryError:
         raise

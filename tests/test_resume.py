@@ -123,3 +123,58 @@ def test_evaluation_on_any_device_count(whole_run, tmp_path, benchmark_root):
     print(results)
     assert results[0]["val/top1"] == results[1]["val/top1"] == whole_run[1]["val/top1"]
     assert results[0]["val/examples"] == 16
+
+
+RECOVERY = """
+import os, shutil, sys
+import jax, numpy as np
+jax.distributed.initialize(f"localhost:{sys.argv[1]}", 2, int(sys.argv[2]))
+from effvid_jax import checkpoint, sharding
+
+mesh, workdir, config = sharding.make_mesh(), sys.argv[3], {"model": {}}
+
+def state(n):
+    return sharding.replicate({"params": {"a": np.full(3, n, np.float32)}, "step": np.int32(n)}, mesh)
+
+def resumed():
+    checkpoint._of_the_first(0)  # nobody reads while another one still changes files
+    checkpoints = checkpoint.Checkpointer(workdir)
+    return checkpoints, int(checkpoints.resume(state(0))["step"])
+
+checkpoints = checkpoint.Checkpointer(workdir)
+assert checkpoints.resume(state(0)) is None
+for n in (3, 7):
+    checkpoints.save(n, state(n), config, ["a"])
+checkpoints.replace(7, state(8), config, ["a"])
+checkpoints.close()
+checkpoints, found = resumed()
+assert found == 8, found
+checkpoints.close()
+if sys.argv[2] == "0":
+    shutil.rmtree(os.path.join(workdir, "checkpoints/7/state"))
+    os.mkdir(os.path.join(workdir, "checkpoints/999"))
+checkpoints, found = resumed()
+assert found == 3, found
+checkpoints.save(5, state(5), config, ["a"])
+checkpoints.close()
+checkpoints, found = resumed()
+assert found == 5, found
+checkpoints.close()
+"""
+
+
+def test_two_processes_agree_where_to_go_on(tmp_path):
+    """Resume, fallback and replacement are decided by the first process; none of them waits for another."""
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        port = s.getsockname()[1]
+    env = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": ROOT}
+    processes = [subprocess.Popen([sys.executable, "-c", RECOVERY, str(port), str(i), str(tmp_path)], env=env,
+                                  stderr=subprocess.PIPE, text=True) for i in range(2)]
+    try:
+        errors = [p.communicate(timeout=120)[1] for p in processes]
+    finally:
+        for p in processes:
+            p.kill()
+    assert [p.returncode for p in processes] == [0, 0], "\n".join(errors)
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["3", "5", "7.damaged", "999.foreign"]
