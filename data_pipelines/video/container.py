@@ -29,6 +29,10 @@ _POINTERS = (b"#ext", b"ffconcat", b"<", b"[playlist]", b"[reference]", b"v=0", 
              b"https:")
 
 
+# Tags need not be utf-8: up to PyAV 18 that had to be said, later it is no option any more.
+_ANY_TAGS = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+
+
 def open_container(source: str | os.PathLike | bytes, name: str):
     """Opens a video and chooses its track.
 
@@ -51,8 +55,7 @@ def open_container(source: str | os.PathLike | bytes, name: str):
         what, protocols = "file:" + os.path.abspath(os.fsdecode(source)), "file"
     options = {"protocol_whitelist": protocols, "format_whitelist": CONTAINERS}
     try:
-        # Tags need not be utf-8.
-        container = av.open(what, options=options, metadata_errors="replace")
+        container = av.open(what, options=options, **_ANY_TAGS)
     except ERRORS as error:
         raise VideoError(name, _refused(source, error)) from None
     try:
