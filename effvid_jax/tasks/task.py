@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from effvid_jax.errors import UserError
+
 
 class Task(abc.ABC):
     """A task; see the module docstring. Axes: B, N examples, V views, K outputs of the network.
@@ -90,8 +92,8 @@ class Task(abc.ABC):
 
         Early exits and gates need it, since they may save only where the answer stays right.
         """
-        raise NotImplementedError(f"task {type(self).__name__} does not say which answers are right "
-                                  f"(Task.right), which this method needs.")
+        raise UserError(f"config.task: task {type(self).__name__} does not say which answers are right "
+                        f"(Task.right), which early exits and gates need: choose another config.method.name.")
 
     def output(self, logits):
         """What an exported program gives of these outputs (B, K). Traced."""

@@ -11,6 +11,7 @@ from configs.recipes import base
 from effvid_jax import lookup
 from effvid_jax.backbones import BACKBONES
 from effvid_jax.backbones.facts import FACTS, facts
+from effvid_jax.errors import UserError
 from effvid_jax.methods import SHARED, dynamic_inference, find_method
 from effvid_jax.methods.settings import PACKAGE
 from effvid_jax.tasks import make_task
@@ -93,7 +94,7 @@ def test_of_several_labels_all_are_written_and_right(tmp_path):
 
 def test_a_task_that_lacks_what_a_method_needs_is_named():
     task = Number(base.defaults(), ["a", "b"])
-    with pytest.raises(NotImplementedError, match="task Number does not say which answers are right"):
+    with pytest.raises(UserError, match="config.task: task Number does not say which answers are right"):
         task.right(np.zeros(2), {})
     with pytest.raises(ValueError, match="config.task: .*no scores of classes"):
         dynamic_inference.DynamicInference(dynamic_k400.get_config("tiny"), task)
