@@ -2,18 +2,31 @@
 
 Batch k is a pure function of the configuration and k (see `assembly.py`): nothing depends on the
 number of threads, workers or processes, or on where a run was resumed. This is the only file that
-uses grain.
+uses grain, with `workers.py`, which knows what its worker processes lack.
 """
+
+import atexit
+import weakref
 
 import grain
 from absl import flags
 
+from data_pipelines.batches import workers
 from data_pipelines.batches.assembly import EvalAssembly, TrainAssembly, open_report
 from data_pipelines.batches.cache import cached
 from data_pipelines.batches.row_threads import RowThreads
 from data_pipelines.batches.targets import Targets
 from data_pipelines.sources.base import Source
 from data_pipelines.sources.broken import BrokenFiles
+
+_all: weakref.WeakSet["Batches"] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """What nobody has closed: later, Python has taken apart what grain needs for it."""
+    for batches in list(_all):
+        batches.close()
 
 
 class Batches:
@@ -49,6 +62,7 @@ class Batches:
         self.source = source
         self.num_examples = len(source)
         self.broken = BrokenFiles(source, split, options.max_broken_share)
+        _all.add(self)
         self._options = options
         self._step = start_step
         self._iterator = None
@@ -83,9 +97,7 @@ class Batches:
             raise RuntimeError("these batches are closed: set_state continues at a step, "
                                "and a new iterator begins anew.")
         try:
-            if self._iterator is None:
-                self._iterator = self._start()
-            batch = dict(next(self._iterator))
+            batch = dict(self._next())
             self._step += 1
             self.broken.add(open_report(batch))
         except BaseException:
@@ -115,18 +127,39 @@ class Batches:
         iterator, self._iterator = self._iterator, None
         if iterator is not None:
             iterator.close()
+            del iterator
+            if self._options.num_workers:
+                workers.tidy()
         self._threads.close()
 
+    def _next(self) -> dict:
+        count = self._options.num_workers
+        if not count:
+            self._iterator = self._iterator or self._start()
+            return next(self._iterator)
+        try:
+            if self._iterator is None:
+                with workers.starting():
+                    self._iterator = self._start()
+                    return workers.own(next(self._iterator))
+            return workers.own(next(self._iterator))
+        except RuntimeError as error:
+            died = workers.death(error, count)
+            if died is None:
+                raise
+            raise died from error
+
     def _start(self):
-        options, workers, prefetch = self._options, self._options.num_workers, self._prefetch
+        options, prefetch = self._options, self._prefetch
         self._threads.open()
         # A thread of grain's sees to a whole batch, so more of them than batches that are read ahead would
         # idle. The work is done by as many `RowThreads`, the rows of the next batch first.
         threads = min(options.num_threads, prefetch)
         dataset = self._dataset[self._step:].to_iter_dataset(
             grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch if threads else 0))
-        if workers:
+        if options.num_workers:
             if not flags.FLAGS.is_parsed():  # grain's workers read absl flags
                 flags.FLAGS.mark_as_parsed()
-            dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+            dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=options.num_workers),
+                                          worker_init_fn=workers.begin)
         return iter(dataset)
