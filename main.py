@@ -5,6 +5,7 @@
     python main.py --mode=predict --workdir=runs/demo --video=clip.mp4
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -18,7 +19,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from effvid_jax import cli
+from effvid_jax import cli, peers
 from effvid_jax.errors import UserError
 
 MODES = ("train", "eval", "predict", "bench", "report", "export")
@@ -50,7 +51,10 @@ def main(argv):
         number = {key: cli.whole_number(name) for key, name in (
             ("num_processes", "JAX_NUM_PROCESSES"), ("process_id", "JAX_PROCESS_ID"))
             if name in os.environ}
+        with contextlib.suppress(AttributeError):  # its handler would take SIGTERM away from ours
+            jax.config.update("jax_enable_preemption_service", False)
         jax.distributed.initialize(os.environ.get("JAX_COORDINATOR_ADDRESS"), **number)
+        peers.start()
     workdir = os.path.abspath(_WORKDIR.value)
     if _MODE.value == "predict":
         cli.predict(_CONFIG.value, workdir, _VIDEO.value, _JSON.value, _changed())

@@ -17,10 +17,14 @@ import jax
 from absl import flags
 
 from data_pipelines import DataError, VideoError
-from effvid_jax import bounds, checkpoint, console, lock, saved_config, workdirs, writers
+from effvid_jax import bounds, checkpoint, console, lock, peers, saved_config, workdirs, writers
 from effvid_jax.errors import Interrupted, TrainingError, UserError
 from effvid_jax.methods import find_method
 from effvid_jax.runs import known_configs, prepare, stage_config, stage_names, trained
+from effvid_jax.signals import Signals
+
+# What jax says when another process does not answer: of its collectives, and of its coordination service.
+_PEER_IS_GONE = "Gloo|NCCL|[Cc]oordination ?[Ss]ervice|Connection (reset|closed) by peer|heartbeat"
 
 
 def run(start) -> int:
@@ -28,7 +32,8 @@ def run(start) -> int:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no UTF-8
     try:
-        start()
+        with Signals("start the same command again."):
+            start()
         return 0
     except Interrupted as error:
         print(f"\ninterrupted: {error}", file=sys.stderr)
@@ -38,18 +43,27 @@ def run(start) -> int:
         return 130
     except (UserError, DataError, VideoError, TrainingError, OSError) as error:
         return _one_message(error)
-    except ValueError as error:
-        if "Configuration is not available" not in str(error):  # the config file is read when asked for
-            raise
-        return _one_message(error, _last_words(error))
+    except Exception as error:
+        if isinstance(error, ValueError) and "Configuration is not available" in str(error):
+            # The config file is read when it is asked for.
+            return _one_message(error, _last_words(error))
+        if peers.several():  # the others would wait for this one
+            if not re.search(_PEER_IS_GONE, str(error)):
+                traceback.print_exc()
+                peers.fail(1, f"{type(error).__name__}: {error}")
+            return _one_message(TrainingError(
+                "another process of this run has ended: what it said, or its machine, tells why. Start the "
+                "same command again on all of them; it goes on from what was saved last."), gone=True)
+        raise
 
 
-def _one_message(error: Exception, text: str = "") -> int:
+def _one_message(error: Exception, text: str = "", gone: bool = False) -> int:
     if os.environ.get("EFFVID_TRACEBACK"):
         raise error
     if not text and isinstance(error, OSError) and error.filename and error.strerror:
         text = f"{error.filename}: {error.strerror}"
     print(f"\nerror: {text or error}\n(EFFVID_TRACEBACK=1 shows where it came from)", file=sys.stderr)
+    peers.fail(1, text or str(error), gone)
     return 1
 
 

@@ -30,5 +30,9 @@ class TrainingError(RuntimeError):
     """Training cannot go on; the message says where it stopped and why."""
 
 
-class Interrupted(Exception):
-    """Ctrl-C or SIGTERM: the state is saved, the same command continues."""
+class Interrupted(BaseException):
+    """Ctrl-C or SIGTERM: the state is saved, the same command continues.
+
+    No `Exception`, as Python's KeyboardInterrupt is none: it comes anywhere, and whoever catches whatever can
+    be wrong with a file must not take it for damage.
+    """

@@ -22,6 +22,7 @@ from effvid_jax import checkpoint, console, sharding, writers
 from effvid_jax.errors import NotFiniteError, TrainingError, UserError
 from effvid_jax.exits import executor
 from effvid_jax.methods import Method, Runner, Variables, make_method
+from effvid_jax.signals import Signals
 from effvid_jax.tasks import make_task
 
 
@@ -162,6 +163,7 @@ class Evaluator:
                 for name, x in {**prediction.extra, **others}.items():
                     found[name].append(np.asarray(x))
                 progress.update()
+                Signals.check()
             broken = len(batches.broken)
         real = np.concatenate(found.pop("mask")) > 0 if found else np.zeros(0, bool)
         return {name: np.concatenate(parts)[real] for name, parts in found.items()}, broken

@@ -27,7 +27,8 @@ from effvid_jax.evaluate import Evaluations
 from effvid_jax.log import Log
 from effvid_jax.methods import Method, Variables, make_method
 from effvid_jax.optim import make_optimizer, make_schedule
-from effvid_jax.saver import Saver, Signals
+from effvid_jax.saver import Saver
+from effvid_jax.signals import Signals
 from effvid_jax.start import introduce
 from effvid_jax.tasks import make_task
 
@@ -111,7 +112,7 @@ def _train(config, workdir: str, resume_anyway: bool, signals: Signals) -> dict[
                     batch, here = item
                     state, scalars = step_fn(state, batch)
                     log.add(step, scalars, here["id"])
-                    saver.at(step, state, now=signals.caught, before=log.settle)
+                    saver.at(step, state, now=signals.now(), before=log.settle)
                     evaluations.at(step, state.variables, log)
             if method.calibrates and (first_step < num_steps or not method.calibrated(state.variables)):
                 state = state.replace(stats=evaluations.calibrated(state.variables).stats)

@@ -28,6 +28,30 @@ def start(workdir, root, *args, devices=2, **env):
                             text=True)
 
 
+def start_two(workdir, root):
+    """Two processes of one device each."""
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        port = s.getsockname()[1]
+    return [start(workdir, root, "--multihost", devices=1, JAX_COORDINATOR_ADDRESS=f"localhost:{port}",
+                  JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(i)) for i in range(2)]
+
+
+def both(processes, seconds=600):
+    """(exit codes, outputs, errors) of processes, all of which end within some seconds."""
+    try:
+        outputs = [p.communicate(timeout=seconds) for p in processes]
+    finally:
+        for p in processes:
+            p.kill()
+    return [p.returncode for p in processes], *zip(*outputs, strict=True)
+
+
+def wait_for_step(step, workdir, process):
+    while steps_logged(workdir) < step and process.poll() is None:
+        time.sleep(0.02)
+
+
 def finish(process):
     out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
@@ -99,18 +123,36 @@ def test_interrupt_saves_and_says_how_to_continue(whole_run, tmp_path, benchmark
 
 
 def test_two_processes_equal_one(whole_run, tmp_path, benchmark_root):
-    """Two processes of one device against one process of two; sums are taken in another order."""
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        port = s.getsockname()[1]
-    processes = [start(tmp_path, benchmark_root, "--multihost", devices=1,
-                       JAX_COORDINATOR_ADDRESS=f"localhost:{port}", JAX_NUM_PROCESSES="2",
-                       JAX_PROCESS_ID=str(i)) for i in range(2)]
-    outputs = [p.communicate(timeout=600) for p in processes]
-    assert [p.returncode for p in processes] == [0, 0], outputs[0][1] + outputs[1][1]
-    assert "val/top1" in outputs[0][0], "the first process prints the result"
-    assert "val/top1" not in outputs[1][0], "and no other one does"
+    """Two processes of one device against one process of two; sums are taken in another order.
+
+    A SIGTERM to one of them stops both after the same step, and they go on there.
+    """
+    processes = start_two(tmp_path, benchmark_root)
+    wait_for_step(3, tmp_path, processes[0])
+    processes[1].send_signal(signal.SIGTERM)
+    codes, _, errors = both(processes, 60)
+    assert codes == [130, 130], errors
+    assert "SIGTERM in another process of this run" in errors[0] and "SIGTERM: saving" in errors[1]
+    stopped = {error.split("interrupted: ")[-1] for error in errors}
+    assert len(stopped) == 1 and "the state is saved" in (said := stopped.pop()), stopped
+    newest = max(map(int, os.listdir(tmp_path / "checkpoints")))
+    assert f"after step {newest} of {STEPS}" in said and newest < STEPS
+    codes, outputs, errors = both(start_two(tmp_path, benchmark_root))
+    assert codes == [0, 0], errors
+    assert f"at step {newest} of" in errors[0]
+    assert "val/top1" in outputs[0], "the first process prints the result"
+    assert "val/top1" not in outputs[1], "and no other one does"
     assert_equal(arrays(whole_run[0]), arrays(tmp_path), exactly=False)
+
+
+def test_a_process_that_dies_takes_the_other_along(tmp_path, benchmark_root):
+    """With one line, and long before jax misses it (100 s)."""
+    processes = start_two(tmp_path, benchmark_root)
+    wait_for_step(1, tmp_path, processes[0])
+    processes[1].kill()
+    codes, _, errors = both(processes, 60)
+    assert codes == [1, -signal.SIGKILL], errors[0]
+    assert "\nerror: another process of this run has ended" in errors[0] and "Traceback" not in errors[0]
 
 
 def test_evaluation_on_any_device_count(whole_run, tmp_path, benchmark_root):

@@ -12,10 +12,10 @@ import time
 import pytest
 
 from effvid_jax.errors import Interrupted
-from effvid_jax.saver import Signals
+from effvid_jax.signals import Signals
 
 ROOT = pathlib.Path(__file__).parents[2]
-BUSY = ("import hashlib; from effvid_jax.saver import Signals\n"
+BUSY = ("import hashlib; from effvid_jax.signals import Signals\n"
         "with Signals() as signals, signals.steps():\n"
         "    print('steps', flush=True)\n"
         "    hashlib.pbkdf2_hmac('sha1', b'', b'', 2**31 - 1)")  # hears no Python, as compiling does
