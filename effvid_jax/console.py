@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 
 import jax
@@ -49,3 +50,15 @@ class _Bar(tqdm.tqdm):
         self.initial = self.last_print_n = self.n
         self.start_t = self.last_print_t = self._time()
         return self.refresh()
+
+    @contextlib.contextmanager
+    def paused(self):
+        """Time in this block is not that of a unit: the ETA after it is what it was before."""
+        if self.disable:
+            yield
+            return
+        if self.n > self.last_print_n:  # what has not gone into the speed yet
+            self._ema_dn(self.n - self.last_print_n)
+            self._ema_dt(self._time() - self.last_print_t)
+        yield
+        self.last_print_n, self.last_print_t = self.n, self._time()

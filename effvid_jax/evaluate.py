@@ -272,7 +272,9 @@ class Evaluations:
         """Scores what is due after this step, but the last, into the log."""
         for evaluator, every in self._evaluators:
             if every and step % every == 0 and step < self._num_steps:
-                log.write(step, evaluator.evaluate(variables, self._runner, step=step))
+                with log.paused():
+                    result = evaluator.evaluate(variables, self._runner, step=step)
+                log.write(step, result)
 
     def final(self, variables: Variables) -> dict[str, float]:
         """Scores everything and writes what is worth keeping into the workdir."""

@@ -102,6 +102,14 @@ class Log:
         if shown and self._bar is not None:
             self._bar.set_postfix_str(" ".join(f"{name} {value:.3g}" for name, value in shown.items()))
 
+    @contextlib.contextmanager
+    def paused(self):
+        """Whatever is done in this block, such as an evaluation, is no time of a step."""
+        start = time.monotonic()
+        with contextlib.nullcontext() if self._bar is None else self._bar.paused():
+            yield
+        self._since += time.monotonic() - start
+
     def finish(self, metrics: dict[str, float]) -> None:
         """The result of the run, also as `metrics.json`."""
         self._writer.write_scalars(metrics["step"], metrics)

@@ -64,3 +64,26 @@ def test_logged_speed_is_without_the_step_that_compiles(tmp_path, monkeypatch):
                 ours.add(step, {"loss": 1.0 * step}, np.arange(2))
     assert [row["train/loss"] for row in seen] == [2.5, 6.5], "every step counts for the means"
     assert [row["train/steps_per_second"] for row in seen] == [2.0, 2.0]
+
+
+def test_an_evaluation_in_between_is_no_time_of_a_step(tmp_path, monkeypatch):
+    """Neither of the seconds to go, however short the run so far, nor of the speed that is logged."""
+    clock, out, seen = Clock(), io.StringIO(), []
+    for name in ("effvid_jax.log.time.monotonic", "tqdm.std.time"):
+        monkeypatch.setattr(name, clock)
+    monkeypatch.setattr(console.sys, "stderr", out)
+    monkeypatch.setattr(writers.MetricWriter, "write_scalars", lambda self, step, row: seen.append(row))
+    config = base.defaults()
+    config.train.log_every_steps = 4
+    with log.Log(config, str(tmp_path), 100, str, "top1", True) as ours:
+        ours.begin(0)
+        with ours.progress(lambda step: {}):
+            for step in range(1, 9):
+                clock.now += 2.0
+                ours.add(step, {"loss": 1.0}, np.arange(2))
+                if step in (2, 6):
+                    with ours.paused():
+                        clock.now += 3600.0
+            told = ours._bar.format_dict
+    assert abs(1 / told["rate"] - 2) < 0.01 and told["elapsed"] > 7200
+    assert [row["train/steps_per_second"] for row in seen] == [0.5, 0.5]

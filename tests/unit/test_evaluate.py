@@ -1,5 +1,6 @@
 """Evaluation: rows are kept, any split can be scored, nothing is overwritten; the loop's helpers clean up."""
 
+import contextlib
 import json
 import os
 import re
@@ -56,7 +57,8 @@ def test_several_evaluations_each_with_its_turn(tiny_run):
     method, variables, _ = evaluate.restore_for_inference(config, stage)
     mesh, written = sharding.make_mesh(), []
     evaluations = evaluate.Evaluations(config, method, mesh, stage, steps_per_epoch=4, num_steps=5)
-    log = type("Log", (), {"write": lambda self, step, metrics: written.append((step, sorted(metrics)[0]))})()
+    log = type("Log", (), {"write": lambda self, step, metrics: written.append((step, sorted(metrics)[0])),
+                           "paused": contextlib.nullcontext})()
     variables = sharding.replicate(variables, mesh)
     for step in (1, 2, 3, 4, 5):
         evaluations.at(step, variables, log)

@@ -68,7 +68,7 @@ def run(seed, count=3, points=4000, lead=3):
                 ours[i].tell(f"SIG{i}")
             time.sleep(waits[i])
             with moved:
-                assert moved.wait_for(lambda n=n: min(passed) >= n - lead, timeout=20), "somebody stopped early"
+                assert moved.wait_for(lambda n=n: min(passed) >= n - lead, timeout=20), "one stopped early"
                 passed[i] = n
                 moved.notify_all()
             if name := ours[i].point():

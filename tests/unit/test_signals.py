@@ -67,6 +67,15 @@ def test_where_there_is_nothing_to_save_a_signal_stops_at_once(number):
         signal.raise_signal(number)
 
 
+def test_who_catches_whatever_is_wrong_does_not_catch_a_signal():
+    """A checkpoint that was being read when it came was taken for a damaged one, and set aside."""
+    with pytest.raises(Interrupted), Signals():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except Exception as error:
+            raise AssertionError from error
+
+
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
 def test_any_second_signal_quits(second):
     process = subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
