@@ -105,7 +105,7 @@ class Checkpointer:
         if jax.process_index() == 0:
             self._check(new, step)
             self._swap(step)
-        _of_the_first(0)
+        of_the_first(0)
 
     def resume(self, template: Any, step: int = 0) -> Any:
         """The state to go on from in the structure of `template`, as numpy arrays; None if there is none.
@@ -129,7 +129,7 @@ class Checkpointer:
                 found, damaged = self._find(step)
             except CheckpointError as problem:
                 error = problem
-        chosen = _of_the_first(-2 if error else -1 if found is None else found.step)
+        chosen = of_the_first(-2 if error else -1 if found is None else found.step)
         if chosen == -2:
             raise error or CheckpointError(f"{self.directory}: no checkpoint to go on from; the first "
                                            f"process says why.")
@@ -139,7 +139,7 @@ class Checkpointer:
             state = from_nested(nested, template, os.path.join(self.directory, str(chosen)))
         if jax.process_index() == 0:
             self._clear(chosen, damaged)
-        _of_the_first(0)
+        of_the_first(0)
         self._manager.reload()
         return state
 
@@ -246,7 +246,7 @@ class Checkpointer:
                         os.rename(there if os.path.exists(there) else f"{here}.replaced", here)
                     shutil.rmtree(f"{here}.replaced", ignore_errors=True)
             shutil.rmtree(new, ignore_errors=True)
-        _of_the_first(0)
+        of_the_first(0)
 
     def _clear(self, chosen: int, damaged: dict[int, str]) -> None:
         """Sets aside what lies in the way of a run that goes on from `chosen` (-1: from the beginning)."""
@@ -537,7 +537,7 @@ def _check_readable(where: str) -> None:
                 refuse(error)
 
 
-def _of_the_first(number: int) -> int:
+def of_the_first(number: int) -> int:
     """A number of the first process, on all of them; every process waits for it here."""
     if jax.process_count() == 1:
         return number

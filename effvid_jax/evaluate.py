@@ -22,7 +22,7 @@ from effvid_jax import checkpoint, console, sharding, writers
 from effvid_jax.errors import NotFiniteError, TrainingError, UserError
 from effvid_jax.exits import executor
 from effvid_jax.methods import Method, Runner, Variables, make_method
-from effvid_jax.signals import Signals
+from effvid_jax.signals import Abandoned, Signals
 from effvid_jax.tasks import make_task
 
 
@@ -268,13 +268,31 @@ class Evaluations:
         found = self._method.calibrate(variables, rows.arrays)
         return found.replace(stats=sharding.replicate(found.stats, self._mesh))
 
-    def at(self, step: int, variables: Variables, log) -> None:
-        """Scores what is due after this step, but the last, into the log."""
+    def at(self, step: int, variables: Variables, log, only_missing: bool = False) -> str:
+        """Scores what is due after this step, but the last, into the log.
+
+        Args:
+            step: that was made last.
+            variables: after it.
+            log: of the run.
+            only_missing: what the log has already is left out: a run may be killed in an evaluation, after
+                the step was saved.
+
+        Returns:
+            The signal that ended it before its time, or ''. The same command makes up for it.
+        """
         for evaluator, every in self._evaluators:
-            if every and step % every == 0 and step < self._num_steps:
+            if not every or step % every or not 0 < step < self._num_steps:
+                continue
+            if only_missing and log.has(step, f"{evaluator.split.name}/"):
+                continue
+            try:
                 with log.paused():
                     result = evaluator.evaluate(variables, self._runner, step=step)
-                log.write(step, result)
+            except Abandoned as signal:
+                return signal.args[0]
+            log.write(step, result)
+        return ""
 
     def final(self, variables: Variables) -> dict[str, float]:
         """Scores everything and writes what is worth keeping into the workdir."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from effvid_jax import console, writers
+from effvid_jax import checkpoint, console, writers
 from effvid_jax.errors import TrainingError
 
 
@@ -109,6 +109,12 @@ class Log:
         with contextlib.nullcontext() if self._bar is None else self._bar.paused():
             yield
         self._since += time.monotonic() - start
+
+    def has(self, step: int, beginning: str) -> bool:
+        """Whether a metric whose name begins so was written after this step; every process is told."""
+        return bool(checkpoint.of_the_first(any(
+            row["step"] == step and any(name.startswith(beginning) for name in row)
+            for row in self._writer.rows)))
 
     def finish(self, metrics: dict[str, float]) -> None:
         """The result of the run, also as `metrics.json`."""

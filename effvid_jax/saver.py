@@ -24,6 +24,7 @@ class Saver:
         self._config, self._class_names, self._num_steps = config, class_names, num_steps
         self._every = config.train.checkpoint_every_steps
         self._checkpoints = checkpoint.Checkpointer(workdir, config.train.keep)
+        self._there: int | None = None  # the step that was saved last, or that the run goes on from
 
     def __enter__(self):
         return self
@@ -44,7 +45,9 @@ class Saver:
         Raises:
             CheckpointError: nothing sound is left, or it belongs to another network or optimiser.
         """
-        return self._checkpoints.resume(template, self._config.init.step)
+        found = self._checkpoints.resume(template, self._config.init.step)
+        self._there = None if found is None else int(found["step"])
+        return found
 
     def at(self, step: int, state, now: str = "", before=lambda: None) -> None:
         """Saves `state.saved()` if it is time; after the last step it is on disk when this returns.
@@ -61,9 +64,10 @@ class Saver:
         if now and not step:
             raise Interrupted(f"stopped by {now} before the first step: there is nothing to save. Start the "
                               f"same command again.")
-        if now or step % self._every == 0 or step == self._num_steps:
+        if step != self._there and (now or step % self._every == 0 or step == self._num_steps):
             before()
             self._checkpoints.save(step, state.saved(), self._config, self._class_names)
+            self._there = step
         if now or step == self._num_steps:
             self._checkpoints.wait()
         if now:

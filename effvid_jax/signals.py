@@ -80,14 +80,18 @@ class Signals:
 
     @classmethod
     def check(cls) -> None:
-        """A place outside `steps` where several processes may stop.
+        """A place in an evaluation where it may end before it has, on all processes.
 
         Raises:
-            Interrupted: all of them do.
+            Abandoned: within `steps`, where the loop saves next.
+            Interrupted: elsewhere.
         """
         signals = cls._of_process
-        if signals is not None and peers.several() and not signals._saves:
-            signals._raise(signals.now())
+        name = signals.now() if signals is not None else ""
+        if name and signals._saves:
+            raise Abandoned(name)
+        if name:
+            signals._raise(name)
 
     def next(self, batches):
         """`next(batches)`; None where a signal ends the wait for it.
@@ -149,6 +153,10 @@ def _in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_child)
+
+
+class Abandoned(BaseException):
+    """Ends an evaluation in the middle of training; `args[0]` is the signal."""
 
 
 class _Woken(BaseException):

@@ -97,7 +97,9 @@ def _train(config, workdir: str, resume_anyway: bool, signals: Signals) -> dict[
                 console.say(f"continuing {workdir} at step {first_step} of {num_steps}")
             state = sharding.replicate(state, mesh)
             introduce(config, workdir, split, evaluations.videos, state, first_step)
-            if not resumed:
+            if resumed:
+                evaluations.at(first_step, state.variables, log, only_missing=True)
+            else:
                 write_parameters(workdir, state.params)
                 log.write(0, evaluations.references(state.variables))
             step_fn = jit_train_step(method, tx, config.seed, mesh)
@@ -113,7 +115,8 @@ def _train(config, workdir: str, resume_anyway: bool, signals: Signals) -> dict[
                     state, scalars = step_fn(state, batch)
                     log.add(step, scalars, here["id"])
                     saver.at(step, state, now=signals.now(), before=log.settle)
-                    evaluations.at(step, state.variables, log)
+                    if name := evaluations.at(step, state.variables, log):
+                        saver.at(step, state, now=name, before=log.settle)
             if method.calibrates and (first_step < num_steps or not method.calibrated(state.variables)):
                 state = state.replace(stats=evaluations.calibrated(state.variables).stats)
                 saver.again(state)

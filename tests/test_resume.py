@@ -179,7 +179,7 @@ def state(n):
     return sharding.replicate({"params": {"a": np.full(3, n, np.float32)}, "step": np.int32(n)}, mesh)
 
 def resumed():
-    checkpoint._of_the_first(0)  # nobody reads while another one still changes files
+    checkpoint.of_the_first(0)  # nobody reads while another one still changes files
     checkpoints = checkpoint.Checkpointer(workdir)
     return checkpoints, int(checkpoints.resume(state(0))["step"])
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from configs import reskd_minik, supervised_minik
-from effvid_jax import checkpoint, cli, sharding, workdirs
+from effvid_jax import checkpoint, cli, evaluate, sharding, workdirs
 from effvid_jax.errors import Interrupted, TrainingError, UserError
 from effvid_jax.train import train
 
@@ -145,6 +145,32 @@ def test_a_signal_while_data_is_late_saves(before, wanted, tmp_path, benchmark_r
     with pytest.raises(Interrupted, match=wanted):
         train(config, str(tmp_path))
     assert checkpoint.Checkpointer(str(tmp_path)).steps() == ([before] if before else [])
+
+
+def test_a_signal_in_an_evaluation_saves_and_the_evaluation_is_made_up_for(
+        tmp_path, benchmark_root, monkeypatch):
+    config = tiny(supervised_minik.get_config, benchmark_root, "backbone=resnet152", steps=4,
+                  **{"train.eval_every_epochs": 1 / 3, "train.log_every_steps": 1})
+    original, asked = evaluate.Evaluator._whole, []
+
+    def signalled(self, *arguments):
+        asked.append(os.kill(os.getpid(), signal.SIGTERM))
+        return original(self, *arguments)
+
+    def history():
+        with open(tmp_path / "metrics.jsonl") as f:
+            return [(row["step"], "val/top1" in row) for row in map(json.loads, f)]
+
+    monkeypatch.setattr(evaluate.Evaluator, "_whole", signalled)
+    with pytest.raises(Interrupted, match="by SIGTERM after step 2 of 4; the state is saved"):
+        train(config, str(tmp_path))
+    assert checkpoint.Checkpointer(str(tmp_path)).steps() == [2] and len(asked) == 1
+    assert history() == [(1, False), (2, False)]
+    with pytest.raises(Interrupted, match="what was trained is saved"):  # while it is made up for
+        train(config, str(tmp_path))
+    monkeypatch.setattr(evaluate.Evaluator, "_whole", original)
+    train(config, str(tmp_path))
+    assert history() == [(1, False), (2, False), (2, True), (3, False), (4, False), (4, True)]
 
 
 def test_classes_and_length_are_compared_before_anything_is_written(teacher, benchmark_root, monkeypatch):

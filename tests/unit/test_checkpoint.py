@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from effvid_jax import checkpoint, saver
-from effvid_jax.errors import UserError
+from effvid_jax.errors import Interrupted, UserError
 from tests.made import full_disk
 
 CONFIG = {"model": {"backbone": "resnet18"}}
@@ -218,6 +218,20 @@ def test_init_step_goes_back_once(workdir, capsys):
     cut(workdir / "checkpoints" / "3" / "state")
     with pytest.raises(checkpoint.CheckpointError, match=r"3 is damaged.*Other steps here: \[6, 7\]"):
         checkpoint.load_variables(str(workdir), 3)
+
+
+def test_a_signal_where_the_state_is_saved_already_saves_nothing_twice(workdir):
+    """While data is late after a save, or after a start: orbax refused the step, and the run ended with 1."""
+    config = ml_collections.ConfigDict(CONFIG | {
+        "train": {"keep": 9, "checkpoint_every_steps": 4}, "init": {"step": 0}})
+    with saver.Saver(config, str(workdir), ["a", "b", "c"], 100) as saves:
+        assert int(saves.newest(state())["step"]) == 7
+        with pytest.raises(Interrupted, match="SIGTERM after step 7 of 100; the state is saved"):
+            saves.at(7, _State(7), now="SIGTERM")
+        saves.at(8, _State(8))
+        with pytest.raises(Interrupted, match="SIGINT after step 8 of 100; the state is saved"):
+            saves.at(8, _State(8), now="SIGINT")
+    assert names(workdir) == ["3", "7", "8"]
 
 
 class _State:
