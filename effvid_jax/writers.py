@@ -10,6 +10,7 @@ import csv
 import json
 import os
 import platform
+import socket
 import subprocess
 import sys
 import time
@@ -45,17 +46,36 @@ def writing(path: str) -> Iterator[None]:
 def whole(path: str) -> Iterator[str]:
     """Gives a path beside `path` to write to; it takes that one's place if the block succeeds.
 
+    What a killed process had begun to write in the same place is removed.
+
     Raises:
         UserError: it cannot be written; what was there before still is.
     """
-    part = f"{path}.{os.getpid()}.part"
+    part = f"{path}.{socket.gethostname()}-{os.getpid()}.part"
     try:
         with writing(path):
             yield part
             os.replace(part, path)
     finally:
-        with contextlib.suppress(OSError):
-            os.remove(part)
+        for left in (part, *_parts_of_the_dead(path)):
+            with contextlib.suppress(OSError):
+                os.remove(left)
+
+
+def _parts_of_the_dead(path: str) -> Iterator[str]:
+    """What processes of this host that are not there any more have left of `whole`."""
+    folder, name = os.path.split(path)
+    prefix = f"{name}.{socket.gethostname()}-"
+    with contextlib.suppress(OSError):
+        for other in os.listdir(folder or "."):
+            pid = other.removeprefix(prefix).removesuffix(".part")
+            if other == f"{prefix}{pid}.part" and pid.isdecimal():
+                try:
+                    os.kill(int(pid), 0)
+                except ProcessLookupError:
+                    yield os.path.join(folder, other)
+                except (OSError, OverflowError):
+                    continue
 
 
 def write_text(path: str, text: str) -> None:

@@ -3,6 +3,9 @@
 import json
 import os
 import shutil
+import socket
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -61,6 +64,17 @@ def test_killed_before_it_is_whole(tmp_path, write, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write(str(path))
     assert path.read_text() == "{}" and os.listdir(tmp_path) == ["config.json"]
+
+
+def test_what_a_killed_process_had_begun_is_removed(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    dead, living = (f"result.json.{socket.gethostname()}-{pid}.part" for pid in (gone.pid, os.getppid()))
+    others = {living, "result.json.elsewhere-7.part", f"other.json.{socket.gethostname()}-{gone.pid}.part"}
+    for name in (dead, *others):
+        (tmp_path / name).write_text("{")
+    writers.write_json(str(tmp_path / "result.json"), {"a": 1})
+    assert {*os.listdir(tmp_path)} == {"result.json", *others}
 
 
 @pytest.mark.parametrize("write", WAYS.values(), ids=WAYS)
