@@ -134,7 +134,8 @@ def count_classes(state: State) -> int | None:
     """Number of classes of the file's classifier; None if it has none that is known."""
     sources = best_naming(state)[1]
     heads = _classifier_leaves(sources)
-    return state[sources[heads[0]]].shape[0] if heads else None
+    shape = state[sources[heads[0]]].shape if heads else ()
+    return shape[0] if 0 not in shape and shape else None
 
 
 def _classifier_leaves(paths: Iterable[str]) -> list[str]:

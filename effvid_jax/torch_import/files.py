@@ -52,6 +52,7 @@ _SAFE_DTYPES = {  # names in a safetensors header
 _BIG_ENDIAN = "written on a big-endian machine; save it again on a little-endian one."
 
 
+_LONGEST = 2000  # characters of a message: a file's names can be megabytes
 _REPEATED = 1 << 26  # bytes of elements that share memory, as expanded tensors have it: stride 0
 _SHARED = 8  # times the size of the file: what all tensors together may have
 _budget = threading.local()  # .repeated, .all: bytes that are left for the file that is read
@@ -59,6 +60,9 @@ _budget = threading.local()  # .repeated, .all: bytes that are left for the file
 
 class TorchFileError(UserError):
     """The file is missing, damaged, of another kind, or holds more than tensors and plain data."""
+
+    def __init__(self, text: str):
+        super().__init__(text if len(text) <= _LONGEST else f"{text[:_LONGEST - 500]} ... {text[-490:]}")
 
 
 def read_torch_file(path: str | os.PathLike) -> Any:
@@ -83,6 +87,7 @@ def read_torch_file(path: str | os.PathLike) -> Any:
         with file:
             head = file.read(512)
             _budget.repeated = _REPEATED
+            _budget.copies = 1024 + 4 * file.seek(0, io.SEEK_END)
             _budget.all = _REPEATED + _SHARED * file.seek(0, io.SEEK_END)
             file.seek(0)
             return _reader(head)(file)
@@ -136,11 +141,12 @@ def _tensor(storage: _Storage, offset: int, size: tuple, stride: tuple, *_ignore
     if not isinstance(storage, _Storage):
         raise TypeError(f"a {type(storage).__name__} where a storage is needed")
     if metadata:
-        raise TorchFileError(f"a tensor has lazy bits {sorted(metadata)}: .resolve_neg() it first.")
+        bits = sorted(map(_word, metadata))
+        raise TorchFileError(f"a tensor has lazy bits {bits}: .resolve_neg() it first.")
     dtype = dtype or storage.dtype
     if dtype is None:
         raise TypeError("a tensor of an untyped storage without a dtype")
-    if len(size) != len(stride) or min((offset, *size, *stride)) < 0:
+    if len(size) != len(stride) or min(map(_whole, (offset, *size, *stride))) < 0:
         raise UserError(f"offset {offset}, size {size}, stride {stride} of a tensor")
     itemsize = dtype.itemsize
     array = np.ndarray(size, dtype, storage.data, offset * itemsize, [s * itemsize for s in stride])
@@ -165,7 +171,7 @@ def _tensor_v2(storage, offset, size, stride, _grad, _hooks, metadata=None):
 
 
 def _tensor_v3(storage, offset, size, stride, _grad, _hooks, dtype, metadata=None):
-    return _tensor(storage, offset, size, stride, metadata=metadata, dtype=_UNSIGNED[dtype])
+    return _tensor(storage, offset, size, stride, metadata=metadata, dtype=_UNSIGNED[_word(dtype)])
 
 
 def _parameter(data=None, *_ignored):
@@ -179,7 +185,7 @@ def _array(value) -> np.ndarray:
 
 
 def _numpy_dtype(code: str, *_ignored) -> np.dtype:
-    if code not in {"f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "b1"}:
+    if _word(code) not in {"f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "b1"}:
         raise plain_pickle.Refused(f"numpy.dtype({code!r})")
     return np.dtype(code)
 
@@ -202,24 +208,47 @@ def _build(obj: Any, state: Any) -> Any:
     raise plain_pickle.Refused(f"a state for a {type(obj).__name__}")
 
 
+def _copied(items):
+    """`items`, of which a copy is made: a pickle may ask for copies of the same thing again and again."""
+    _budget.copies -= len(items)
+    if _budget.copies < 0:
+        raise TorchFileError("the pickle inside copies its own content until there are far more values than "
+                             "the file has bytes.")
+    return items
+
+
 def _set(items=()):
-    return set(map(plain_pickle.hashable, items))
+    return set(map(plain_pickle.hashable, _copied(items)))
 
 
 def _dict(pairs=()):
-    return {plain_pickle.hashable(k): v for k, v in pairs}
+    return {plain_pickle.hashable(k): v for k, v in _copied(pairs)}
 
 
 def _bytes(text: str, encoding: str) -> bytes:  # how pickle protocol 2 writes bytes
-    if encoding != "latin1":
+    if _word(encoding) != "latin1":
         raise plain_pickle.Refused(f"_codecs.encode(..., {encoding!r})")
-    return text.encode("latin1")
+    return _copied(_word(text)).encode("latin1")
+
+
+# What is compared, hashed or shown is a number or a word: of a list that holds another one twice, and so on
+# forty times, that would take for ever.
+def _whole(value: Any) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f"a {type(value).__name__} where a whole number is needed")
+    return value
+
+
+def _word(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"a {type(value).__name__} where a text is needed")
+    return value
 
 
 _CALLS: dict[str, Callable | None] = {
     "collections.OrderedDict": _dict,
     "_codecs.encode": _bytes,
-    "torch.Size": lambda sizes=(): tuple(sizes),
+    "torch.Size": lambda sizes=(): tuple(_copied(sizes)),
     "torch.nn.parameter.Parameter": _parameter,
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor_v2,
@@ -240,7 +269,7 @@ _CALLS: dict[str, Callable | None] = {
 
 def _storage_dtype(name: str) -> np.dtype | None:
     """'torch.FloatStorage' -> float32; None for the untyped storage."""
-    if name == "torch.storage.UntypedStorage":
+    if _word(name) == "torch.storage.UntypedStorage":
         return None
     return _DTYPES[name.rpartition(".")[2].removesuffix("Storage")]
 
@@ -260,9 +289,15 @@ def _read_zip(file) -> Any:
                 "save the state dict with torch.save.")
         root = roots[0]
 
+        left = file.seek(0, io.SEEK_END)
+
         def read(name: str) -> bytes:
+            nonlocal left
             if entries[root + name].compress_type != zipfile.ZIP_STORED:  # keeps zip bombs out
                 raise TorchFileError(f"entry {name!r} is compressed, which torch.save never does.")
+            left -= entries[root + name].file_size
+            if left < 0:
+                raise TorchFileError("its entries are larger than the file: they overlap, or lie.")
             return archive.read(entries[root + name])
 
         if root + "byteorder" in entries and read("byteorder") != b"little":
@@ -271,8 +306,9 @@ def _read_zip(file) -> Any:
 
         def persistent_load(pid):
             kind, name, key, _device, count = pid
-            if kind != "storage":
+            if _word(kind) != "storage":
                 raise plain_pickle.Refused(f"persistent id {kind}")
+            key, count = _word(key), _whole(count)
             if key not in storages:
                 dtype, data = _storage_dtype(name), read(f"data/{key}")
                 if len(data) != count * (dtype.itemsize if dtype else 1):
@@ -288,7 +324,7 @@ def _read_stream(file) -> Any:
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as stream:
         if _load(stream) != _STREAM_MAGIC:
             raise TorchFileError("a pickle, but not one of torch.save.")
-        if (version := _load(stream)) != _STREAM_VERSION:
+        if (version := _whole(_load(stream))) != _STREAM_VERSION:
             raise TorchFileError(f"version {version} of the stream form, not {_STREAM_VERSION}.")
         if not _load(stream)["little_endian"]:
             raise TorchFileError(_BIG_ENDIAN)
@@ -298,8 +334,9 @@ def _read_stream(file) -> Any:
         def persistent_load(pid):
             nonlocal allocated
             kind, name, key, _device, count, view = pid
-            if kind != "storage":
+            if _word(kind) != "storage":
                 raise plain_pickle.Refused(f"persistent id {kind}")
+            key, count = plain_pickle.hashable(key), _whole(count)
             dtype = _storage_dtype(name)
             itemsize = dtype.itemsize if dtype else 1
             if key not in storages:
@@ -314,7 +351,7 @@ def _read_stream(file) -> Any:
 
         value = _load(stream, persistent_load)
         keys = _load(stream)
-        if set(keys) != set(storages):
+        if set(map(plain_pickle.hashable, keys)) != set(storages):
             raise UserError("the list of storages does not match the tensors")
         for key in keys:
             _fill(stream, storages[key])
@@ -333,7 +370,7 @@ def _fill(stream, storage: _Storage) -> None:
 def _slice(storage: _Storage, offset: int, count: int) -> _Storage:
     """A storage that is a part of another one; offset and count in elements."""
     itemsize = storage.dtype.itemsize if storage.dtype else 1
-    if not 0 <= offset <= offset + count <= len(storage.data) // itemsize:
+    if not 0 <= _whole(offset) <= offset + _whole(count) <= len(storage.data) // itemsize:
         raise UserError(f"a view of {count} elements at {offset} beyond its storage")
     return _Storage(storage.data[offset * itemsize: (offset + count) * itemsize], storage.dtype)
 
@@ -349,22 +386,23 @@ def _read_tar(file) -> Any:
         stream = member("storages")
         for _ in range(_load(stream)):
             key, _device, name = _load(stream)
-            dtype = _storage_dtype(name)
+            key, dtype = plain_pickle.hashable(key), _storage_dtype(name)
             size = struct.unpack("<q", stream.read(8))[0] * dtype.itemsize
             data = stream.read(size) if size >= 0 else b""
             if len(data) != size:
                 raise UserError(f"storage {key} is cut short")
             objects[key] = _Storage(data, dtype)
         for key, root, offset, count in _load(stream):
-            objects[key] = _slice(objects[root], offset, count)
+            objects[plain_pickle.hashable(key)] = _slice(objects[plain_pickle.hashable(root)], offset, count)
 
         stream = member("tensors")
         for _ in range(_load(stream)):
             key, storage, _tensor_class = _load(stream)
             axes, _padding = struct.unpack("<ii", stream.read(8))
             numbers = struct.unpack(f"<{2 * axes + 1}q", stream.read(8 * (2 * axes + 1)))
+            key, storage = map(plain_pickle.hashable, (key, storage))
             objects[key] = _tensor(objects[storage], numbers[-1], numbers[:axes], numbers[axes:-1])
-        return _load(member("pickle"), lambda pid: objects[int(pid)])
+        return _load(member("pickle"), lambda pid: objects[int(plain_pickle.hashable(pid))])
 
 
 def _read_safetensors(file) -> dict[str, np.ndarray]:

@@ -58,6 +58,11 @@ def load(stream: BinaryIO, calls: Mapping[str, Callable | None],
     stack: list[Any] = []
     marks: list[int] = []
     memo: dict[int, Any] = {}
+    places: dict[int, list[int]] = {}  # id of what is in the memo -> its keys
+
+    def remember(key: int) -> None:
+        memo[key] = stack[-1]
+        places.setdefault(id(stack[-1]), []).append(key)
 
     def pop_to_mark() -> list[Any]:
         start = marks.pop()
@@ -70,9 +75,9 @@ def load(stream: BinaryIO, calls: Mapping[str, Callable | None],
         if op in _PUSH:
             stack.append(arg)
         elif op in ("BINPUT", "LONG_BINPUT", "PUT"):
-            memo[arg] = stack[-1]
+            remember(arg)
         elif op == "MEMOIZE":
-            memo[len(memo)] = stack[-1]
+            remember(len(memo))
         elif op in ("BINGET", "LONG_BINGET", "GET"):
             stack.append(memo[arg])
         elif op == "MARK":
@@ -115,7 +120,7 @@ def load(stream: BinaryIO, calls: Mapping[str, Callable | None],
             new = build(old, state)
             if new is not old:  # the memo must not keep the object without its state
                 stack[-1] = new
-                memo.update({key: new for key, value in memo.items() if value is old})
+                memo.update({key: new for key in places.pop(id(old), ()) if memo[key] is old})
         elif op in ("BINPERSID", "PERSID") and persistent_load is not None:
             stack.append(persistent_load(stack.pop() if op == "BINPERSID" else arg))
         elif op == "POP":

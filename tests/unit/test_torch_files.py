@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import pickle
+import signal
 import struct
 import sys
 import zipfile
@@ -254,6 +256,69 @@ def test_small_files_do_not_give_huge_tensors(tmp_path):
 def test_hostile_streams_end_in_one_error(tmp_path, data):
     for content in (as_zip(data), as_stream(data), MAGIC[0] + data):
         assert "damaged" in error_of(tmp_path, content)
+
+
+def nested(op: bytes) -> bytes:
+    """A list or tuple of two that hold each the same two, and so on, 60 deep: small, and endless to walk."""
+    return b"(K\x00" + op + b"q\0" + b"".join(b"(h%ch%c%bq%c" % (k, k, op, k + 1) for k in range(60))
+
+
+@pytest.mark.parametrize("op", [b"l", b"t"])
+@pytest.mark.parametrize("place", [
+    b"%b", b"}%bK\x01s", b"(%btQ", b"(%bU\x01aU\x01aU\x01aK\x04NtQ",
+    b"(U\x07storage%bU\x01aU\x01aK\x04NtQ",
+    b"(U\x07storagectorch\nFloatStorage\n%bU\x01aK\x04NtQ", b"(%b}tQ",
+    b"(U\x07storagectorch\nFloatStorage\nU\x010U\x01a%bNtQ", b"cnumpy\ndtype\n(%btR",
+    b"(U\x07storagectorch\nFloatStorage\nU\x010U\x01aK\x00(U\x011%b%btttQ",
+    b"c_codecs\nencode\n(U\x01a%btR", b"c_codecs\nencode\n(%bU\x06latin1tR", b"c__builtin__\nset\n(%btR",
+    b"ctorch._utils\n_rebuild_tensor_v2\n(K\x00%b%b%bNNtR",
+    b"ctorch._utils\n_rebuild_tensor_v3\n(NK\0))NN%btR"])
+def test_content_that_is_endless_to_walk(tmp_path, place, op):
+    """Nothing of a pickle is compared, hashed or shown that is no number or word."""
+    def stop(*args):
+        pytest.fail("it hangs")  # no Exception, which the reader would catch
+
+    old = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, 20)
+    try:
+        data = b"\x80\x02" + place.replace(b"%b", nested(op)) + b"."
+        for content in (as_zip(data), as_stream(data, data), MAGIC[0] + data, data, as_stream(b"}.", data)):
+            (tmp_path / "file.pth").write_bytes(content)
+            try:
+                read_torch_file(tmp_path / "file.pth")
+            except TorchFileError as error:
+                assert len(str(error)) < 2500
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+
+
+@pytest.mark.parametrize("call", [b"ctorch\nSize\n", b"ccollections\nOrderedDict\n", b"c__builtin__\nset\n",
+                                  b"c__builtin__\nfrozenset\n"])
+def test_content_that_is_copied_again_and_again(tmp_path, call):
+    entry = b"(K\x01Nt" if call.endswith(b"Dict\n") else b"K\x01"
+    data = b"\x80\x02((" + entry * 20_000 + b"lq\0" + (call + b"(h\0tR") * 100 + b"t."
+    for content in (as_zip(data), as_stream(data)):
+        assert "copies its own content" in error_of(tmp_path, content)
+
+
+def test_entries_that_overlap(tmp_path):
+    """Many names of a directory for the same bytes."""
+    names, out = [f"archive/data/{k}" for k in range(50)], io.BytesIO()
+    tensors = b"".join(tensor_pickle(key=str(k), count=1 << 18)[2:-1] for k in range(50))
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02(" + tensors + b"t.")
+        archive.writestr(names[0], bytes(1 << 20))
+        first = archive.getinfo(names[0])
+        for name in names[1:]:
+            other = copy.copy(first)
+            other.filename = other.orig_filename = name
+            archive.filelist.append(other)
+    assert "overlap" in error_of(tmp_path, out.getvalue()).lower()
+
+
+def test_messages_have_an_end(tmp_path):
+    assert len(error_of(tmp_path, as_zip(b"\x80\x02c" + b"a" * 100_000 + b"\nb\n."))) < 2500
 
 
 def test_storages_of_the_stream_form(tmp_path):

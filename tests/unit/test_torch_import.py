@@ -148,6 +148,13 @@ def test_mobilenet_in_three_conventions():
     assert kernel[2, 1, 0, 100] == weight[100, 0, 2, 1]
 
 
+@pytest.mark.parametrize("shape", [(), (0, 4), (4, 0)])
+def test_a_classifier_without_classes(shape):
+    state = {"conv1.weight": np.zeros((4, 3, 7, 7)), "fc.weight": np.zeros(shape)}
+    assert count_classes(state) is None
+    assert count_classes({**state, "fc.weight": np.zeros((5, 4))}) == 5
+
+
 def test_kernels_of_other_ranks():
     rng = np.random.default_rng(0)
     conv3d, conv1d, conv2d = (rng.standard_normal((4, 3, *k)).astype(np.float32)
