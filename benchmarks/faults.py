@@ -531,6 +531,8 @@ def main(argv=None) -> int:
     parser.add_argument("--collect", action="store_true", help="only report what is done")
     parser.add_argument("--results", default="", help="results.csv whose table 'faults' is replaced")
     args = parser.parse_args(argv)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a script's `command &`: the runs would inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     campaign = Campaign(args.workdir, args.seed, args.limit, args.only)
     rows = campaign.rows()
     sent = sum(len(row["faults"]) for row in rows)
