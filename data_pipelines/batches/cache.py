@@ -5,6 +5,7 @@ pipeline, so batches are bit-identical with and without the cache. It is shared 
 threads of a process (worker processes have one each) and stops growing at data.cache_gib.
 """
 
+import functools
 import threading
 
 import numpy as np
@@ -14,7 +15,7 @@ from data_pipelines.sources.base import Source
 from data_pipelines.video.decode import ArrayFrames
 from data_pipelines.video.reader import VideoReader
 
-_CHUNK = 64  # frames decoded at full size at a time
+_CHUNK = 64  # frames decoded at a time
 
 
 class _Frames:
@@ -89,11 +90,10 @@ class CachedSource(Source):
         return reader.num_frames * height * width * 3
 
     def _frames(self, reader: VideoReader) -> np.ndarray:
-        starts = range(0, reader.num_frames, _CHUNK)
+        starts, small = range(0, reader.num_frames, _CHUNK), functools.partial(transforms.small_frame,
+                                                                              self._short_side)
         return np.concatenate([
-            transforms.resize_short_side(
-                reader.get(range(start, min(start + _CHUNK, reader.num_frames))), self._short_side)
-            for start in starts])
+            reader.get(range(start, min(start + _CHUNK, reader.num_frames)), small) for start in starts])
 
 
 def cached(source: Source, options, short_side: int, processes: int = 1) -> Source:

@@ -1,5 +1,7 @@
 """One clip from file to array, for training and for evaluation, in the reference's order."""
 
+import functools
+
 import numpy as np
 
 from data_pipelines.batches import sampling, transforms
@@ -25,7 +27,8 @@ def train_clip(source: Source, options, targets: Targets, index: int,
     """
     entry, reader = source.read(index)
     with reader:
-        frames = reader.get(sampling.sample_train(options, reader.num_frames, rng))
+        frames = reader.get(sampling.sample_train(options, reader.num_frames, rng),
+                            functools.partial(transforms.small_frame, options.short_side))
     video = transforms.augment_train(options, frames, rng)
     return video, targets.train(entry, rng)
 
@@ -52,7 +55,7 @@ def eval_views(reader: VideoReader, options) -> np.ndarray:
         VideoError: a frame cannot be read.
     """
     indices = sampling.sample_test(options, reader.num_frames)
-    crops = transforms.crops_for_test(options, reader.get(indices.reshape(-1)))
+    crops = transforms.crops_for_test(options, _small_frames(reader, options, indices.reshape(-1)))
     return np.concatenate([frames.reshape(*indices.shape, *frames.shape[1:]) for frames in crops])
 
 
@@ -69,7 +72,12 @@ def eval_frames(reader: VideoReader, options, positions) -> np.ndarray:
         raise DataError(f"{num_views(options)} test views a clip (data.test_clips, data.twice_sample, "
                         f"data.test_crop): frames can be read in parts for a single view only.")
     indices = sampling.sample_test(options, reader.num_frames)[0]
-    return transforms.crops_for_test(options, reader.get(indices[list(positions)]))[0]
+    return transforms.crops_for_test(options, _small_frames(reader, options, indices[list(positions)]))[0]
+
+
+def _small_frames(reader: VideoReader, options, indices) -> np.ndarray:
+    """Frames in the size of evaluation, one after the other: as stored, all views of a video may be GiB."""
+    return reader.get(indices, functools.partial(transforms.small_frame, options.test_short_side))
 
 
 def num_views(options) -> int:

@@ -36,6 +36,11 @@ def resize_short_side(frames_THWC: np.ndarray, short_side: int) -> np.ndarray:
     return resize(frames_THWC, *short_side_size(*frames_THWC.shape[1:3], short_side))
 
 
+def small_frame(short_side: int, frame_HWC: np.ndarray) -> np.ndarray:
+    """`resize_short_side` of a single frame."""
+    return resize_short_side(frame_HWC[None], short_side)[0]
+
+
 def crop(frames_THWC: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
     """Cuts the same box out of every frame (a view)."""
     left, top, width, height = box

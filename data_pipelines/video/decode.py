@@ -51,8 +51,11 @@ class ArrayFrames(VideoReader):
         self.fps = fps
         self.stored_size = frames_THWC.shape[1:3]
 
-    def get(self, indices):
-        return self._frames[np.asarray(indices, np.int64)]
+    def get(self, indices, each=None):
+        frames = self._frames[np.asarray(indices, np.int64)]
+        if each is None or each(self._frames[0]).shape == self._frames.shape[1:]:  # as cached frames are
+            return frames
+        return np.stack([each(frame) for frame in frames])
 
 
 class FrameFolder(VideoReader):
@@ -86,8 +89,8 @@ class FrameFolder(VideoReader):
     def stored_size(self):
         return self.get([0]).shape[1:3]
 
-    def get(self, indices):
-        return assemble(indices, self.num_frames, self.name, self._read)
+    def get(self, indices, each=None):
+        return assemble(indices, self.num_frames, self.name, self._read, each)
 
     def _path(self, index: int) -> str:
         return os.path.join(self.name, self._template.format(index + self._start))
@@ -122,8 +125,8 @@ class JpegRecord(VideoReader):
     def stored_size(self):
         return self.get([0]).shape[1:3]
 
-    def get(self, indices):
-        return assemble(indices, self.num_frames, self.name, self._read)
+    def get(self, indices, each=None):
+        return assemble(indices, self.num_frames, self.name, self._read, each)
 
     def _read(self, index: int) -> np.ndarray:
         return _decode_image(self._jpegs[index], self.name, f"frame {index}")

@@ -33,6 +33,7 @@ from data_pipelines.video.orientation import display_filters, on_array
 from data_pipelines.video.reader import VideoReader, assemble
 
 SHORT_CLIP_FRAMES = 64
+SHORT_CLIP_PIXELS = 1 << 28  # of their frames, which stay decoded: 400 MB, 64 frames of 2560 x 1440
 SEQUENTIAL_PIXELS = 1 << 26  # decoded frames kept per open file: about 100 MB
 _INDEXED_FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 _local = threading.local()
@@ -68,20 +69,22 @@ class VideoFile(VideoReader):
         listed = self._frames_in_index() if self._is_mov else 0
         if 0 < listed <= SHORT_CLIP_FRAMES:
             self.num_frames = listed
+            if listed * context.height * context.width > SHORT_CLIP_PIXELS:
+                self._frames = None
         elif not self._list_packets():
             self.num_frames = self._count_by_decoding()
             if self.num_frames == 0:
                 raise VideoError(self.name, "no frames")
             self._check_count(self.num_frames, self._counted_by_header())
 
-    def get(self, indices):
+    def get(self, indices, each=None):
         if self._pts is not None:
-            return assemble(indices, self.num_frames, self.name, self._seek_to)
+            return assemble(indices, self.num_frames, self.name, self._seek_to, each)
         if self._frames is None:
             self._open()
             self._passed = -1
-            return assemble(indices, self.num_frames, self.name, self._walk_to)
-        return assemble(indices, self.num_frames, self.name, self._decoded)
+            return assemble(indices, self.num_frames, self.name, self._walk_to, each)
+        return assemble(indices, self.num_frames, self.name, self._decoded, each)
 
     def close(self):
         self._frames, self._decoder, self._current = [], None, None
@@ -141,10 +144,14 @@ class VideoFile(VideoReader):
         """Second pass over a long sequential file; indices come in increasing order."""
         while self._passed < index:
             frame = self._next_frame()
+            if frame is None and self._is_mov and self._passed >= 0:  # counted by its index, which may lie
+                self._check_count(self._passed + 1, self.num_frames)
+                break
             self._passed += 1
             if frame is None:
                 raise VideoError(self.name, f"frame {self._passed} cannot be decoded again")
-        return self._to_rgb(frame)
+            self._current = frame
+        return self._to_rgb(self._current)
 
     # Reading by time stamps.
 

@@ -1,13 +1,16 @@
+import tracemalloc
+
 import av
 import cv2
 import numpy as np
 import pytest
 
 from data_pipelines import VideoError
+from data_pipelines.batches import clips, sampling, transforms
 from data_pipelines.video import video_file
 from data_pipelines.video.decode import ArrayFrames, FrameFolder, JpegRecord, open_record, open_video
 from data_pipelines.video.records import Record, decode_record, encode_record
-from tests.data.clip_files import numbered_frames, patch_rotation, read_numbers, write_video
+from tests.data.clip_files import data_config, numbered_frames, patch_rotation, read_numbers, write_video
 
 TIMES = np.cumsum(np.random.default_rng(0).integers(10, 90, 100))  # ms: variable frame rate
 
@@ -271,3 +274,34 @@ def test_array_frames():
     reader = ArrayFrames(frames, fps=5.0)
     assert reader.num_frames == 4 and reader.fps == 5.0
     np.testing.assert_array_equal(reader.get([2, 2, 0]), frames[[2, 2, 0]])
+
+
+def test_large_frames_are_never_in_memory_together(tmp_path):
+    """Frames are made small one by one; what comes out is what it was."""
+    for i in range(8):
+        cv2.imwrite(str(tmp_path / f"img_{i + 1:05}.png"), np.full((600, 800, 3), 30 * i, np.uint8))
+    options = data_config(num_frames=8, test_clips=3, sampling="dense", test_crop="three", test_short_side=32)
+    with FrameFolder(tmp_path, 8) as reader:
+        tracemalloc.start()
+        views = clips.eval_views(reader, options)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        indices = sampling.sample_test(options, 8)
+        whole = transforms.crops_for_test(options, reader.get(indices.reshape(-1)))
+    assert np.array_equal(views, np.concatenate([x.reshape(*indices.shape, *x.shape[1:]) for x in whole]))
+    assert peak < 4 * 600 * 800 * 3, f"{peak / 1e6:.1f} MB for frames of 1.4 MB"
+
+
+def test_large_short_clips_are_not_kept_decoded(tmp_path, monkeypatch):
+    frames = numbered_frames(20)
+    path = write_video(tmp_path / "a.mp4", frames)
+    monkeypatch.setattr(video_file, "SHORT_CLIP_PIXELS", 64 * 48 * 10)
+    with open_video(path) as reader, open_video(path) as other:
+        assert reader._frames is None
+        for indices in ([3, 19, 3, 0], [5], list(range(20))):
+            assert read_numbers(reader.get(indices)) == indices
+        other.num_frames = 21  # an index that counts one more than there is, as after a cut
+        assert read_numbers(other.get([18, 20])) == [18, 19]
+        other.num_frames = 40
+        with pytest.raises(VideoError, match="truncated"):
+            other.get([39])
