@@ -35,6 +35,7 @@ def forms() -> list:
     made = [supervised_folder.get_config("tiny"), reskd_minik.get_config("tiny"),
             va_red2_minik.get_config("tiny,static"), dynamic_k400.get_config("tiny"),
             va_red2_minik.get_config("tiny")]
+    made[0].model.options.update(dict(width=8, stage_sizes=(1,), stage_strides=(2,)))  # quick to trace
     for form in made[3:]:
         form.run, form.stages = "", {}
     return made
