@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -11,18 +12,24 @@ import time
 import numpy as np
 import pytest
 
+from benchmarks import faults
 from effvid_jax import checkpoint
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 STEPS = 16
 
 
+def arguments(root):
+    """Of a user's command; log, checkpoints and evaluations often enough to be killed anywhere."""
+    return ["--config=configs/supervised_minik.py:tiny", f"--config.data.root={root}",
+            f"--config.train.num_steps={STEPS}", f"--config.train.checkpoint_every_steps={faults.EVERY}",
+            "--config.train.log_every_steps=1", "--config.train.eval_every_epochs=1",
+            "--config.model.dropout=0.5", "--config.model.bn_groups=2"]
+
+
 def start(workdir, root, *args, devices=2, **env):
-    """The command of a user; log and checkpoints often enough to be killed anywhere."""
-    command = [sys.executable, f"{ROOT}/main.py", "--config=configs/supervised_minik.py:tiny",
-               f"--config.data.root={root}", f"--workdir={workdir}", f"--config.train.num_steps={STEPS}",
-               "--config.train.checkpoint_every_steps=3", "--config.train.log_every_steps=1",
-               "--config.model.dropout=0.5", "--config.model.bn_groups=2", *args]
+    """The command of a user."""
+    command = [sys.executable, f"{ROOT}/main.py", *arguments(root), f"--workdir={workdir}", *args]
     env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"} | env
     return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                             text=True)
@@ -48,7 +55,7 @@ def both(processes, seconds=600):
 
 
 def wait_for_step(step, workdir, process):
-    while steps_logged(workdir) < step and process.poll() is None:
+    while faults.steps_logged(workdir) < step and process.poll() is None:
         time.sleep(0.02)
 
 
@@ -56,14 +63,6 @@ def finish(process):
     out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     return json.loads(out.splitlines()[-1])
-
-
-def steps_logged(workdir) -> int:
-    path = os.path.join(workdir, "metrics.jsonl")
-    if not os.path.exists(path):
-        return -1
-    with open(path) as f:
-        return max([json.loads(line)["step"] for line in f if line.endswith("}\n")], default=-1)
 
 
 def arrays(workdir):
@@ -88,33 +87,26 @@ def assert_equal(a, b, exactly=True):
             np.testing.assert_allclose(a[name], b[name], atol=2e-4, err_msg=name)
 
 
-def test_sigkill_at_several_points_with_workers(whole_run, tmp_path, benchmark_root):
-    """Kills at random points (seeded), with worker processes on; the uninterrupted run has none."""
-    points = sorted(np.random.default_rng(int(time.time())).integers(1, STEPS, size=2).tolist())
-    for point in points:
-        process = start(tmp_path, benchmark_root, "--config.data.num_workers=1")
-        while steps_logged(tmp_path) < point and process.poll() is None:
-            time.sleep(0.02)
-        if process.poll() is None:
-            os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        process.stdout.close(), process.stderr.close()
-    metrics = finish(start(tmp_path, benchmark_root, "--config.data.num_workers=1"))
-    print(f"killed after steps {points}")
-    assert_equal(arrays(whole_run[0]), arrays(tmp_path))
-    assert metrics["val/top1"] == whole_run[1]["val/top1"]
-    with open(tmp_path / "metrics.jsonl") as f:
-        logged = [json.loads(line) for line in f]
-    losses = [row["train/loss"] for row in logged if "train/loss" in row]
-    with open(os.path.join(whole_run[0], "metrics.jsonl")) as f:
-        wanted = [row["train/loss"] for row in map(json.loads, f) if "train/loss" in row]
-    assert losses == wanted, "the history is that of one uninterrupted run"
+def test_a_short_fault_campaign(whole_run, tmp_path, benchmark_root):
+    """Faults in a run with worker processes; the undisturbed one has none. The long form is a benchmark."""
+    r = random.Random(time.time())
+    plan = faults.Plan("plain", 1, 1, (
+        faults.Fault("steps", nth=r.randint(1, 5), delay=r.uniform(0, 0.1)),
+        faults.Fault("save", nth=r.randint(1, 3), delay=r.uniform(0, 0.05)),
+        faults.Fault("end", (faults.INT, faults.TERM), delay=r.uniform(0, 0.5), gap=0.0)))
+    args = [*arguments(benchmark_root), "--config.data.num_workers=1"]
+    workdir = str(tmp_path / "run")
+    row = faults.disturb(plan, workdir, str(tmp_path / "logs"), args, mark=str(tmp_path))
+    print(row)
+    different, left = faults.differences(workdir, whole_run[0], changed=("data.num_workers",))
+    assert not any(row[name] for name in ("lost", "hung", "alive", "tracebacks")), row
+    assert not different and not left, row["faults"]
+    assert len(row["faults"]) >= 2
 
 
 def test_interrupt_saves_and_says_how_to_continue(whole_run, tmp_path, benchmark_root):
     process = start(tmp_path, benchmark_root)
-    while steps_logged(tmp_path) < 4 and process.poll() is None:
-        time.sleep(0.02)
+    wait_for_step(4, tmp_path, process)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 130 and "same command" in err and "SIGTERM" in err
