@@ -48,6 +48,7 @@ FILE = "hostile.jsonl"
 PARTS = {"configs": 5000, "commands": 100, "videos": 1000, "checks": 10, "training": 50, "weights": 200}
 SLOW = {"commands": 3.0, "checks": 5.0}  # times the limit of a case
 FAULTS = ("traceback", "message", "crash", "hang", "memory", "connection", "execution")
+_RENEWED = 200  # cases after which a process is replaced by a new one
 _AT_ONCE = {"checks": 100, "training": 20}  # videos of a case
 
 
@@ -275,6 +276,7 @@ class Worker:
         self._start()
 
     def _start(self):
+        self._count = 0
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
         self._process = context.Process(target=serve, args=(other, *self._what), daemon=False)
@@ -284,6 +286,10 @@ class Worker:
 
     def run(self, number: int, limit: float) -> tuple[str, str, float]:
         """(outcome, text, GiB) of a case."""
+        if self._count == _RENEWED:  # jax keeps every program that it has compiled
+            self.close()
+            self._start()
+        self._count += 1
         self._pipe.send(number)
         try:
             return self._receive(limit)
