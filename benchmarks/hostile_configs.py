@@ -133,12 +133,13 @@ def too_large(config) -> str:
     volume = data.batch_size * data.num_frames * max(data.crop, data.short_side) ** 2
     views = data.eval_batch_size * data.num_frames * data.test_clips * max(data.test_crop_size,
                                                                            data.test_short_side) ** 2
-    if max(volume, views * (2 if data.twice_sample else 1)) > 2**24:
+    if max(volume, views * (2 if data.twice_sample else 1)) > 2**21:
         return "clips"
     if data.num_workers > 2 or data.num_threads > 64:
         return "workers"
-    text = json.dumps([config.model.to_dict(), config.method.to_dict()], default=str)
-    if any(float(number) > 128 for number in re.findall(r"[\d.]+(?:e\+?\d+)?", text) if number.strip(".")):
-        return "network"
+    for part, most in ((config.model, 128), (config.method, 2048)):
+        numbers = re.findall(r"[\d.]+(?:e\+?\d+)?", json.dumps(part.to_dict(), default=str))
+        if any(float(number) > most for number in numbers if number.strip(".")):
+            return "network"
     numbers = [x for x in dict(data.get("synthetic", {})).values() if isinstance(x, (int, float))]
     return "data set" if any(x > 100 for x in numbers) else ""
