@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import signal
 import sys
 import threading
 from collections import deque
@@ -20,6 +21,7 @@ def run_tool(main: Callable[[], int]) -> None:
     """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no UTF-8
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is half-written goes away too
     try:
         status = main()
         sys.stdout.flush()

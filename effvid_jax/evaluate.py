@@ -134,7 +134,7 @@ class Evaluator:
         if workdir is not None:
             first = jax.process_index() == 0
             title = f"{self.split.name}_{what}" if what else self.split.name
-            with writers.writing(workdir):
+            with writers.writing(workdir), Signals.held():
                 result |= self.method.analyse(rows.arrays, variables, workdir if first else "", title)
             if first:
                 path = os.path.join(workdir, f"predictions_{title}")

@@ -27,6 +27,7 @@ Probabilities that are not finite are an error, at export and at every call.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from typing import Any
@@ -115,6 +116,7 @@ def export(config, workdir: str, folder: str) -> dict:
     from effvid_jax import checkpoint, evaluate, writers
     from effvid_jax.errors import NotFiniteError
     from effvid_jax.methods import Variables
+    from effvid_jax.signals import Signals
 
     method, variables, saved = evaluate.restore_for_inference(config, workdir)
     weights = {f"{kind}/{name}": np.asarray(x)
@@ -166,10 +168,16 @@ def export(config, workdir: str, folder: str) -> dict:
     }
     with writers.writing(folder):
         os.makedirs(folder, exist_ok=True)
-        with open(os.path.join(folder, PROGRAM), "wb") as f:
+    # All three or none: a new program with the weights that lay there would answer wrongly.
+    with Signals.held(), contextlib.ExitStack() as files:
+        described, stored, written = (files.enter_context(writers.whole(os.path.join(folder, name)))
+                                      for name in (INFO, WEIGHTS, PROGRAM))
+        with open(written, "wb") as f:
             f.write(exported.serialize())
-        np.savez(os.path.join(folder, WEIGHTS), **weights)
-    writers.write_text(os.path.join(folder, INFO), json.dumps(info, indent=2))
+        with open(stored, "wb") as f:
+            np.savez(f, **weights)
+        with open(described, "w", encoding="utf-8", errors="surrogateescape") as f:
+            f.write(json.dumps(info, indent=2))
     return {"export": folder, "step": saved.step, "gmacs": info["gmacs_per_clip"],
             "params": info["params"], "platforms": info["platforms"],
             "megabytes": {name: round(os.path.getsize(os.path.join(folder, name)) / 1e6, 2)

@@ -7,8 +7,10 @@ the highest of the answers is where all of them stop. Nobody waits for that but 
 own answer before it knows the highest one. Between signals a point costs a comparison; with one process there
 is no thread and no store.
 
-A process that fails says so too, and the others end with it. What cannot say anything (SIGKILL, a machine
-that is gone) is missed by jax itself: see docs/reliability.md.
+A process that fails says so too, and the others end with it, within seconds. What cannot say anything
+(SIGKILL, a machine that is gone) is missed by the next collective where it can (gloo, on CPUs: at once), and
+by jax after 100 s (`heartbeat_timeout_seconds`), or at once if it was the first process: then jax ends the
+others itself, exit code 134.
 """
 
 from __future__ import annotations

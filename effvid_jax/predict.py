@@ -22,6 +22,7 @@ from data_pipelines import ClipReader, VideoError
 from effvid_jax import console, evaluate, runs
 from effvid_jax.errors import NotFiniteError
 from effvid_jax.exits import executor
+from effvid_jax.signals import Signals
 
 
 class Predictor:
@@ -179,6 +180,7 @@ def _read_ahead(predictor: Predictor, paths: list[str]):
 
 
 def _show(task, path: str, result: dict, as_json: bool) -> None:
-    if not as_json:
-        print(f"{path}: {task.words(result)} ({result['gmacs']:.3g} GMACs)")
-    print(json.dumps({"video": path, **result}, allow_nan=False), flush=True)
+    with Signals.held():  # whole lines only
+        if not as_json:
+            print(f"{path}: {task.words(result)} ({result['gmacs']:.3g} GMACs)")
+        print(json.dumps({"video": path, **result}, allow_nan=False), flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from effvid_jax import checkpoint, console
 from effvid_jax.errors import Interrupted, UserError
+from effvid_jax.signals import Signals
 
 
 class Saver:
@@ -77,4 +78,5 @@ class Saver:
 
     def again(self, state) -> None:
         """Saves the state after the last step in place of the one that is there."""
-        self._checkpoints.replace(self._num_steps, state.saved(), self._config, self._class_names)
+        with Signals.held():
+            self._checkpoints.replace(self._num_steps, state.saved(), self._config, self._class_names)

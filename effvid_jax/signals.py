@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from effvid_jax import peers
@@ -27,6 +29,7 @@ class Signals:
     """
 
     _of_process: Signals | None = None  # whose turn it is
+    _holds = 0  # blocks of `held` that the main thread is in
 
     def __init__(self, left: str = "what was trained is saved. Start the same command again to continue."):
         self._left = left
@@ -93,6 +96,23 @@ class Signals:
         if name:
             signals._raise(name)
 
+    @classmethod
+    @contextlib.contextmanager
+    def held(cls):
+        """A block of a moment that a signal does not cut in two, such as files that belong together.
+
+        Raises:
+            Interrupted: at its end, for a signal that came in it.
+        """
+        cls._holds += 1
+        try:
+            yield
+        finally:
+            cls._holds -= 1
+        signals = cls._of_process
+        if signals is not None and not cls._holds and not signals._saves and not peers.several():
+            signals._raise(signals.caught)
+
     def next(self, batches):
         """`next(batches)`; None where a signal ends the wait for it.
 
@@ -116,7 +136,7 @@ class Signals:
         self.caught = signal.Signals(number).name
         if peers.several():
             return
-        if not self._saves:
+        if not self._saves and not Signals._holds:
             self._raise(self.caught)
         if self._waits:
             raise _Woken
@@ -153,6 +173,16 @@ def _in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_child)
+
+
+def told(main: Callable[[], int | None]) -> int | None:
+    """The exit code of a command; of one that is stopped 130, after one line."""
+    try:
+        with Signals("start the same command again."):
+            return main()
+    except Interrupted as error:
+        print(f"\ninterrupted: {error}", file=sys.stderr)
+        return 130
 
 
 class Abandoned(BaseException):

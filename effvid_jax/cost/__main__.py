@@ -1,5 +1,8 @@
 """`python -m effvid_jax.cost --backbone NAME --input TxHxW`; see `counting.py`."""
 
-from effvid_jax.cost.counting import main
+import sys
 
-main()
+from effvid_jax.cost.counting import main
+from effvid_jax.signals import told
+
+sys.exit(told(main))

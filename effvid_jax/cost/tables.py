@@ -23,6 +23,7 @@ import tabulate
 from effvid_jax import cost
 from effvid_jax.backbones import blocks, make_backbone
 from effvid_jax.exits import network, routes
+from effvid_jax.signals import told
 
 TOLERANCE = 0.01  # of a figure that counts as met
 
@@ -231,4 +232,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(told(main))

@@ -8,7 +8,7 @@ import os
 import numpy as np
 import tabulate
 
-from effvid_jax import console, plots
+from effvid_jax import console, plots, writers
 from effvid_jax.exits import stopping
 
 
@@ -58,11 +58,11 @@ def write(workdir: str, split: str, task, curves, marks) -> None:
         marks: {name: single points}.
     """
     path = os.path.join(workdir, f"exits_{split}")
-    with open(path + ".csv", "w", newline="") as f:
+    with writers.whole(path + ".csv") as part, open(part, "w", newline="") as f:
         rows = csv.writer(f)
         rows.writerow(["what", "parameter", "gmacs", task.watched])
         for name, points in {**curves, **marks}.items():
             rows.writerows([name, f"{p.parameter:.4g}", f"{p.gmacs:.6g}", f"{p.accuracy:.4f}"]
                            for p in points)
-    with open(path + ".png", "wb") as f:
+    with writers.whole(path + ".png") as part, open(part, "wb") as f:
         f.write(plots.exit_curve(curves, marks, f"{task.watched_title} (%)"))

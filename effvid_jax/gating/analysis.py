@@ -7,7 +7,7 @@ import os
 
 import numpy as np
 
-from effvid_jax import console, plots
+from effvid_jax import console, plots, writers
 from effvid_jax.errors import UserError
 
 
@@ -61,17 +61,17 @@ def _spread(name: str, gmacs) -> dict[str, float]:
 
 def _write_ratios(path: str, names, rows, groups) -> None:
     means_KL = np.stack([rows["ratios"][mine].mean(axis=0) for _, mine in groups])
-    with open(path + ".csv", "w", newline="") as f:
+    with writers.whole(path + ".csv") as part, open(part, "w", newline="") as f:
         table = csv.writer(f)
         table.writerow(["class", *names])
         table.writerows([group, *(f"{x:.4f}" for x in means)] for (group, _), means in zip(groups, means_KL))
-    with open(path + ".png", "wb") as f:
+    with writers.whole(path + ".png") as part, open(part, "wb") as f:
         f.write(plots.heat_map(means_KL, [group for group, _ in groups], names,
                                "share of the convolution that is computed"))
 
 
 def _write_clips(path: str, rows, groups) -> None:
-    with open(path, "w", newline="") as f:
+    with writers.whole(path) as part, open(part, "w", newline="") as f:
         table = csv.writer(f)
         table.writerow(["class", "most", "gmacs_most", "least", "gmacs_least"])
         for group, mine in groups:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from effvid_jax import writers
 from effvid_jax.errors import UserError
+from effvid_jax.signals import told
 
 
 def read(workdirs: Sequence[str]) -> list[dict]:
@@ -59,4 +60,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(told(main))

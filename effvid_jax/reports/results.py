@@ -33,6 +33,7 @@ import tabulate
 
 from effvid_jax import writers
 from effvid_jax.errors import UserError
+from effvid_jax.signals import told
 
 COLUMNS = ("what", "dataset", "config", "command", "seeds", "value", "spread", "paper", "hardware",
            "versions", "commit")
@@ -200,4 +201,4 @@ def main(argv=None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(told(main))

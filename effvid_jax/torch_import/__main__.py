@@ -2,6 +2,7 @@
 
 import sys
 
+from effvid_jax.signals import told
 from effvid_jax.torch_import.conversion import main
 
-sys.exit(main())
+sys.exit(told(main))

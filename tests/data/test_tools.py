@@ -332,8 +332,9 @@ def test_mistakes_end_with_one_line(tmp_path, module, arguments, message):
     assert done.stderr.count("\n") == 1 and done.stdout == ""
 
 
-def test_an_interrupted_tool_says_so(tmp_path):
-    """Ctrl-C: exit code 130, one line, and what is finished stays."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_tool_says_so(tmp_path, number):
+    """Ctrl-C, and whoever stops a job: exit code 130, one line, and what is finished stays."""
     process = subprocess.Popen(
         [sys.executable, "-m", "data_pipelines.synthetic", f"--out={tmp_path}"], cwd=ROOT,
         stderr=subprocess.PIPE, text=True,
@@ -341,7 +342,7 @@ def test_an_interrupted_tool_says_so(tmp_path):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     while not list(tmp_path.rglob("*.mp4")):
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and "the same command continues" in errors
     assert "Traceback" not in errors and not list(tmp_path.rglob("*.part"))

@@ -3,16 +3,20 @@
 import os
 import pathlib
 import queue
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 
+from effvid_jax import checkpoint, cli, evaluate, export, predict
 from effvid_jax.errors import Interrupted
-from effvid_jax.signals import Signals
+from effvid_jax.reports import report
+from effvid_jax.signals import Signals, told
 
 ROOT = pathlib.Path(__file__).parents[2]
 BUSY = ("import hashlib; from effvid_jax.signals import Signals\n"
@@ -103,3 +107,77 @@ def test_a_forked_child_dies_as_usual_and_tells_nobody(capfd):
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
         time.sleep(0.1)
         assert not signals.caught and not capfd.readouterr().err
+
+
+# --------------------------------------------------------------------------------- the other modes
+def test_a_signal_waits_for_what_is_held_and_ends_a_command_with_one_line(capfd):
+    done = []
+
+    def main():
+        with Signals.held(), Signals.held():
+            signal.raise_signal(signal.SIGTERM)
+            done.append(1)
+        done.append(2)
+
+    assert told(main) == 130 and done == [1] and told(lambda: 3) == 3
+    assert "\ninterrupted: stopped by SIGTERM; start the same command again.\n" in capfd.readouterr().err
+
+
+def content(folder):
+    """{path: bytes} of every file below."""
+    return {path: path.read_bytes() for path in sorted(pathlib.Path(folder).rglob("*")) if path.is_file()}
+
+
+def stop(start):
+    """A function that does the same after a SIGTERM has come."""
+    def stopped(*arguments, **named):
+        signal.raise_signal(signal.SIGTERM)
+        return start(*arguments, **named)
+    return stopped
+
+
+def command(mode, tiny_run, val_videos):
+    folder = os.path.dirname(next(iter(val_videos.values())))
+    return {"eval": lambda: cli.eval(None, tiny_run), "report": lambda: cli.report(None, tiny_run),
+            "predict": lambda: cli.predict(None, tiny_run, folder, True),
+            "export": lambda: cli.export(None, tiny_run)}[mode]
+
+
+@pytest.mark.parametrize(("mode", "where"), [
+    ("eval", (evaluate.Evaluator, "_whole")), ("eval", (checkpoint, "read")),
+    ("eval", (evaluate, "write_result")), ("report", (report, "page")),
+    ("predict", (predict.Predictor, "classify")),
+    ("export", (evaluate, "restore_for_inference"))], ids=lambda x: x if isinstance(x, str) else x[1])
+def test_every_mode_ends_with_one_line_and_nothing_half_written(
+        mode, where, tiny_run, val_videos, monkeypatch, capfd):
+    start, before = command(mode, tiny_run, val_videos), content(tiny_run)
+    monkeypatch.setattr(*where, stop(getattr(*where)))
+    assert cli.run(start) == 130
+    said = capfd.readouterr().err
+    assert said.count("\ninterrupted: stopped by SIGTERM; start the same command again.") == 1, said
+    assert "Traceback" not in said and "damaged" not in said
+    after = content(tiny_run)
+    if where[1] != "write_result":  # the predictions are those that were there, told again
+        assert after == before
+    assert after.keys() == before.keys()
+
+
+def test_files_that_belong_together_are_all_written_or_none(tiny_run, val_videos, monkeypatch, capfd):
+    """A signal waits for them; a disk that is full leaves those that were there."""
+    start = command("export", tiny_run, val_videos)
+    folder = os.path.join(tiny_run, "export")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(np, "savez", stop(np.savez))
+            assert cli.run(start) == 130 and "Traceback" not in capfd.readouterr().err
+        assert export.load(folder).info["step"] == 6
+        before = content(folder)
+        assert len(before) == 3
+        monkeypatch.setattr(np, "savez", full)
+        assert cli.run(start) == 1 and content(folder) == before
+    finally:
+        shutil.rmtree(folder)
