@@ -45,7 +45,7 @@ sys.path.insert(0, ROOT)
 
 import tabulate
 
-from effvid_jax import checkpoint, console
+from effvid_jax import console, recovery, stored
 from effvid_jax.reports import results
 
 FILE = "faults.jsonl"
@@ -325,7 +325,7 @@ def _promised(workdir: str, said: str) -> int:
     the last that was due is there, whatever happens, and what a stopped run says that it has saved.
     """
     due = ((steps_logged(workdir) - 1) // EVERY - 1) * EVERY
-    whole = checkpoint.steps_in(os.path.join(workdir, "checkpoints"))
+    whole = recovery.steps_in(os.path.join(workdir, "checkpoints"))
     stopped = re.search(r"after step (\d+) of \d+; the state is saved", said)
     return max([due, *whole, int(stopped[1]) if stopped else -1])
 
@@ -367,13 +367,13 @@ def differences(workdir: str, reference: str, changed: tuple[str, ...] = ()) -> 
     """
     different = []
     mine, theirs = (os.path.join(folder, "checkpoints") for folder in (workdir, reference))
-    step = checkpoint.steps_in(theirs)[-1]
+    step = recovery.steps_in(theirs)[-1]
     try:
-        _, meta = checkpoint.read(mine, step)  # looks at every array's CRC-32
-        wanted = checkpoint.read_meta(os.path.join(theirs, str(step)))["arrays"]
+        _, meta = stored.read(mine, step)  # looks at every array's CRC-32
+        wanted = stored.read_meta(os.path.join(theirs, str(step)))["arrays"]
         different += [f"array {name}" for name in sorted({*wanted, *meta["arrays"]})
                       if wanted.get(name) != meta["arrays"].get(name)]
-    except checkpoint.CheckpointError as error:
+    except stored.CheckpointError as error:
         different.append(str(error))
     for name in ("metrics.json", "predictions_val.csv", "classes.txt", "exits_val.csv", "parameters.txt"):
         if _text(workdir, name) != _text(reference, name):
@@ -411,7 +411,7 @@ def _config(workdir: str, changed) -> dict:
 def _files(workdir: str) -> set[str]:
     """Names of what is there. Which step is kept beside the last depends on when a run was stopped."""
     folder = os.path.join(workdir, "checkpoints")
-    steps = checkpoint.steps_in(folder)
+    steps = recovery.steps_in(folder)
     others = {f"checkpoints/{name}" for name in os.listdir(folder) if name not in map(str, steps)}
     return {*os.listdir(workdir), *others, f"{len(steps)} checkpoints, the last of step {steps[-1]}"}
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks import faults
-from effvid_jax import checkpoint
+from effvid_jax import checkpoint, stored
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 STEPS = 16
@@ -66,7 +66,7 @@ def finish(process):
 
 
 def arrays(workdir):
-    return checkpoint.read(os.path.join(workdir, "checkpoints"), STEPS)[0]
+    return stored.read(os.path.join(workdir, "checkpoints"), STEPS)[0]
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def whole_run(tmp_path_factory, benchmark_root):
 
 
 def assert_equal(a, b, exactly=True):
-    a, b = checkpoint._flatten(a), checkpoint._flatten(b)
+    a, b = stored.flatten(a), stored.flatten(b)
     assert a.keys() == b.keys()
     worst = max(float(np.abs(a[k].astype(np.float64) - b[k]).max(initial=0)) for k in a)
     print(f"largest difference over {len(a)} arrays: {worst}")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from configs import reskd_minik, supervised_minik
-from effvid_jax import checkpoint, cli, evaluate, sharding, workdirs
+from effvid_jax import checkpoint, cli, evaluate, sharding, stored, workdirs
 from effvid_jax.errors import Interrupted, TrainingError, UserError
 from effvid_jax.train import train
 
@@ -42,7 +42,7 @@ def student(root, teacher, **changes):
 def test_teacher_is_frozen_and_not_in_the_checkpoint(teacher, tmp_path, benchmark_root):
     before = checkpoint.load_variables(teacher)[1]
     metrics = train(student(benchmark_root, teacher), str(tmp_path))
-    nested, meta = checkpoint.read(str(tmp_path / "checkpoints"), 2)
+    nested, meta = stored.read(str(tmp_path / "checkpoints"), 2)
     assert set(nested) == {"params", "stats", "optimizer", "step"}
     after = checkpoint.load_variables(teacher)[1]
     jax.tree.map(np.testing.assert_array_equal, before, after)

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from effvid_jax import checkpoint, saver
+from effvid_jax import checkpoint, saver, stored
 from effvid_jax.errors import Interrupted, UserError
 from tests.made import full_disk
 
@@ -81,10 +81,10 @@ def test_a_flipped_bit_is_found(workdir):
         with open(data, "wb") as f:
             f.write(damaged)
         try:
-            nested, _ = checkpoint.read(str(workdir / "checkpoints"), 7)
+            nested, _ = stored.read(str(workdir / "checkpoints"), 7)
             np.testing.assert_array_equal(nested["params"]["conv1"]["kernel"],
                                           state()["params"]["conv1"]["kernel"])
-        except checkpoint.Damaged as error:
+        except stored.Damaged as error:
             found += 1
             assert "checkpoints/7 is damaged" in str(error)
     print(f"{found} of the flipped bits were in used bytes and found")
@@ -184,7 +184,7 @@ def test_what_may_not_be_read_is_not_damaged(workdir, monkeypatch):
     def refuse(path, *args):
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(checkpoint, "open", refuse, raising=False)
+    monkeypatch.setattr(stored, "open", refuse, raising=False)
     with pytest.raises(checkpoint.CheckpointError, match="checkpoints/7/.*Permission denied"):
         checkpoint.Checkpointer(str(workdir)).resume(state())
     assert names(workdir) == ["3", "7"]
