@@ -88,13 +88,17 @@ def check_resume(config, workdir: str, anyway: bool = False) -> list[str]:
                 (refused if kind else free).append(found)
             continue
         (free if _matches(found.field, _RESUME) else refused).append(found)
+    old, new = _groups(workdir, 0), jax.device_count()
+    regrouped = old != new and not config.model.bn_groups and not saved.get("model", {}).get("bn_groups")
+    if regrouped and _batch_statistics(workdir):
+        refused.append(Difference("model.bn_groups", f"0, a part of a batch on each of {old} devices",
+                                  f"0 on {new}; --config.model.bn_groups={old} keeps the batch statistics"))
     _refuse(refused, workdir, f"is trained up to step {step} with another config", anyway)
     lines = [f"{workdir}: going on {what}: {'; '.join(map(str, found))}" for what, found in (
         ("with other settings", free), ("as --resume_anyway says, with other numbers", refused)) if found]
-    old, new = _groups(workdir, 0), jax.device_count()
-    if not config.model.bn_groups and old != new and not any("bn_groups" in line for line in lines):
-        lines.append(f"{workdir}: batch statistics are taken per device (config.model.bn_groups=0), of "
-                     f"which there were {old} and are {new}: --config.model.bn_groups={old} keeps them")
+    if old != new and not any(found.field == "model.bn_groups" for found in refused):
+        lines.append(f"{workdir}: computed on {old} devices before, on {new} now; batch "
+                     f"statistics are taken as before")
     return lines
 
 
@@ -157,6 +161,12 @@ def _length(saved: dict, given: dict, field: str) -> bool | None:
     if field != steps:
         return None if old or new else _flat(given)[field] < _flat(saved)[field]
     return bool(old and new and new < old)
+
+
+def _batch_statistics(workdir: str) -> bool:
+    """Whether the network here has any."""
+    arrays = (_newest_meta(workdir) or {}).get("arrays")
+    return not isinstance(arrays, dict) or any(name.startswith("stats/") for name in arrays)
 
 
 def _groups(workdir: str | None, groups: int) -> int:

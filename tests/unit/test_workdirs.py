@@ -161,9 +161,30 @@ def test_groups_of_batch_statistics_count_not_devices(tmp_path):
     with pytest.raises(UserError, match="config.model.bn_groups was 0, now 4"):
         workdirs.check_resume(config, workdir)
     workdir = used(tmp_path / "four", plain(), run={"devices": ["0"] * 4})
-    assert workdirs.check_resume(config, workdir) == []
-    line, = workdirs.check_resume(plain(), workdir)
-    assert "there were 4 and are 2: --config.model.bn_groups=4" in line
+    told = "computed on 4 devices before, on 2 now; batch statistics are taken as before"
+    line, = workdirs.check_resume(config, workdir)
+    assert told in line
+    config = plain()
+    with pytest.raises(UserError, match='bn_groups was "0, a part of a batch on each of 4 devices", '
+                                        'now "0 on 2; --config.model.bn_groups=4 keeps') as error:
+        workdirs.check_resume(config, workdir)
+    assert "--resume_anyway" in str(error.value) and "\n" not in str(error.value)
+    line, = workdirs.check_resume(config, workdir, anyway=True)
+    assert "as --resume_anyway says" in line and "each of 4 devices" in line
+
+
+@pytest.mark.parametrize("arrays, statistics", [
+    ({"params/fc/bias": {}}, False), ({"params/fc/bias": {}, "stats/bn1/mean": {}}, True)])
+def test_devices_mean_nothing_without_batch_statistics(tmp_path, arrays, statistics):
+    workdir = used(tmp_path, plain(), run={"devices": ["0"] * 4})
+    path = tmp_path / "checkpoints" / "6" / "meta" / "metadata"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"arrays": arrays}))
+    if statistics:
+        with pytest.raises(UserError, match="config.model.bn_groups was"):
+            workdirs.check_resume(plain(), workdir)
+    else:
+        line, = workdirs.check_resume(plain(), workdir)
+        assert "computed on 4 devices before, on 2 now" in line
 
 
 def test_a_workdir_that_has_moved_is_the_same(tmp_path):
