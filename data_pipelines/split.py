@@ -97,7 +97,7 @@ class Split:
         return max(1, len(self) // self._options.batch_size)
 
     def batches(self, start_step: int = 0, process_index: int = 0, process_count: int = 1,
-                training: bool | None = None):
+                training: bool | None = None, skip: int = 0):
         """Batches of numpy arrays, read ahead in threads or processes: a `Batches`, to be closed.
 
         'train' goes on for ever, shuffled and augmented; every other split is read once, in order, all
@@ -108,6 +108,7 @@ class Split:
             process_index, process_count: this process gets its contiguous share of the rows of every
                 global batch.
             training: False reads 'train' as any other split is read; by default only 'train' trains.
+            skip: batch k of 'train' begins so many clips after k times the batch size, see `Batches`.
 
         Raises:
             DataError: batches that cannot be divided among the processes.
@@ -116,7 +117,7 @@ class Split:
 
         check_options(self._options, process_count)
         return Batches(self._source, self._options, self.name, self.targets, start_step, process_index,
-                       process_count, training)
+                       process_count, training, skip)
 
     def views(self, index: int) -> np.ndarray:
         """All views of a video in evaluation, uint8 (V, T, side, side, 3).

@@ -17,7 +17,7 @@ import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 
-from effvid_jax import recovery, stored, writers
+from effvid_jax import course, recovery, stored, writers
 from effvid_jax.errors import UserError
 from effvid_jax.stored import CheckpointError
 
@@ -52,6 +52,7 @@ class Checkpointer:
             self._manager = self._make_manager(self.directory, keep)
         self._due: int | None = None  # a save that has not been looked at
         self._from_step = 0  # what a user wanted this run to go back to
+        self.position: course.Position | None = None  # where `resume` found the run
 
     def _make_manager(self, directory: str, keep: int):
         return ocp.CheckpointManager(
@@ -116,7 +117,8 @@ class Checkpointer:
                                            f"process says why.")
         state = None
         if chosen >= 0:
-            nested = found.nested if found is not None else stored.read(self.directory, chosen)[0]
+            nested, meta = (found.nested, found.meta) if found else stored.read(self.directory, chosen)
+            self.position = stored.position_of(meta)
             state = stored.from_nested(nested, template, os.path.join(self.directory, str(chosen)))
         if jax.process_index() == 0:
             recovery.clear_the_way(self.directory, chosen, damaged)
@@ -169,6 +171,9 @@ class Checkpointer:
         meta = {"step": step, "config": to_save(config), "class_names": list(class_names),
                 "num_classes": len(class_names), "versions": writers.versions(),
                 "from_step": self._from_step, "arrays": stored.describe(nested)}
+        if size := meta["config"].get("data", {}).get("batch_size"):
+            seen = (self.position or course.begin(size)).at(step, size)
+            meta["seen"] = {"clips": seen.clips, "first_batch_size": seen.first_batch_size}
         return ocp.args.Composite(state=ocp.args.StandardSave(nested), meta=ocp.args.JsonSave(meta))
 
     def _save(self, manager, step: int, args) -> None:

@@ -213,7 +213,7 @@ class Evaluations:
 
     def __init__(self, config, method: Method, mesh, workdir: str, steps_per_epoch: int, num_steps: int):
         self._config, self._method, self._mesh, self._workdir = config, method, mesh, workdir
-        self._num_steps = num_steps
+        self.num_steps = num_steps
         self._runner = method.runners()[method.runner]
         if self._runner.predict is None:  # a run is scored with everything computed
             self._runner = Runner(method.predict)
@@ -264,7 +264,7 @@ class Evaluations:
         """The variables with what the method chooses on the held-out split 'calib', such as thresholds."""
         if self._calibration is None:
             return variables
-        rows = self._calibration.rows(variables, self._runner, step=self._num_steps)
+        rows = self._calibration.rows(variables, self._runner, step=self.num_steps)
         found = self._method.calibrate(variables, rows.arrays)
         return found.replace(stats=sharding.replicate(found.stats, self._mesh))
 
@@ -282,7 +282,7 @@ class Evaluations:
             The signal that ended it before its time, or ''. The same command makes up for it.
         """
         for evaluator, every in self._evaluators:
-            if not every or step % every or not 0 < step < self._num_steps:
+            if not every or step % every or not 0 < step < self.num_steps:
                 continue
             if only_missing and log.has(step, f"{evaluator.split.name}/"):
                 continue
@@ -298,7 +298,7 @@ class Evaluations:
         """Scores everything and writes what is worth keeping into the workdir."""
         return {name: value for evaluator, _ in self._evaluators
                 for name, value in evaluator.evaluate(
-                    variables, self._runner, self._workdir, step=self._num_steps).items()}
+                    variables, self._runner, self._workdir, step=self.num_steps).items()}
 
 
 def evaluate_workdir(config, workdir: str, split: str = "val", what: str = "") -> dict[str, float]:

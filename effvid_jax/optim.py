@@ -47,7 +47,8 @@ GROUPS: dict[str, Callable[[str, tuple[str, ...]], tuple[float, float]]] = {
 }
 
 
-def make_optimizer(config, steps_per_epoch: int, num_steps: int) -> optax.GradientTransformation:
+def make_optimizer(config, steps_per_epoch: int, num_steps: int,
+                   seen: Callable[[Any], Any] | None = None) -> optax.GradientTransformation:
     """The optimizer of a `config.optim`.
 
     Args:
@@ -55,6 +56,7 @@ def make_optimizer(config, steps_per_epoch: int, num_steps: int) -> optax.Gradie
             (0 = off), `accumulate` (micro-steps per update), and those of `make_schedule`.
         steps_per_epoch: micro-steps in one pass over the training split.
         num_steps: micro-steps of the whole run.
+        seen: see `make_schedule`.
 
     Returns:
         A transformation whose updates are added to the parameters.
@@ -65,7 +67,7 @@ def make_optimizer(config, steps_per_epoch: int, num_steps: int) -> optax.Gradie
     for field, known in (("name", OPTIMIZERS), ("groups", tuple(GROUPS))):
         if config[field] not in known:
             raise UserError(f"config.optim.{field}={config[field]!r}: expected one of {list(known)}.")
-    schedule = make_schedule(config, steps_per_epoch, num_steps)
+    schedule = make_schedule(config, steps_per_epoch, num_steps, seen)
     every = config.accumulate
     # The reference counts micro-steps ("iterations"): update n happens at iteration (n + 1) * k - 1.
     rate = schedule if every == 1 else lambda n: schedule((n + 1) * every - 1)
@@ -80,7 +82,8 @@ def make_optimizer(config, steps_per_epoch: int, num_steps: int) -> optax.Gradie
     return tx if every == 1 else optax.MultiSteps(tx, every).gradient_transformation()
 
 
-def make_schedule(config, steps_per_epoch: int, num_steps: int) -> Callable[[Any], Any]:
+def make_schedule(config, steps_per_epoch: int, num_steps: int,
+                  seen: Callable[[Any], Any] | None = None) -> Callable[[Any], Any]:
     """Learning rate as a function of the step.
 
     Args:
@@ -88,6 +91,7 @@ def make_schedule(config, steps_per_epoch: int, num_steps: int) -> Callable[[Any
             by_epoch=True), 'cosine' (every step), 'step' (times 0.1 at each of `milestones`, in epochs)
             or 'constant'; `warmup_epochs`, linear per step from `warmup_ratio`.
         steps_per_epoch, num_steps: micro-steps.
+        seen: step -> micro-step that the schedule is read at, where that is another one (`course.py`).
 
     Raises:
         UserError: an unknown schedule; no step at all, or more than an array can count.
@@ -114,6 +118,7 @@ def make_schedule(config, steps_per_epoch: int, num_steps: int) -> Callable[[Any
     warmup_steps = config.warmup_epochs * steps_per_epoch
 
     def schedule(step):
+        step = step if seen is None else seen(step)
         value = regular(step)
         if warmup_steps:
             k = (1 - jnp.minimum(step / warmup_steps, 1.0)) * (1 - config.warmup_ratio)

@@ -22,7 +22,7 @@ class Saver:
     """
 
     def __init__(self, config, workdir: str, class_names, num_steps: int):
-        self._config, self._class_names, self._num_steps = config, class_names, num_steps
+        self._config, self._class_names, self.num_steps = config, class_names, num_steps
         self._every = config.train.checkpoint_every_steps
         self._checkpoints = checkpoint.Checkpointer(workdir, config.train.keep)
         self._there: int | None = None  # the step that was saved last, or that the run goes on from
@@ -50,6 +50,11 @@ class Saver:
         self._there = None if found is None else int(found["step"])
         return found
 
+    @property
+    def position(self):
+        """Where the run was saved that `newest` gave; None if there was none."""
+        return self._checkpoints.position
+
     def at(self, step: int, state, now: str = "", before=lambda: None) -> None:
         """Saves `state.saved()` if it is time; after the last step it is on disk when this returns.
 
@@ -65,18 +70,18 @@ class Saver:
         if now and not step:
             raise Interrupted(f"stopped by {now} before the first step: there is nothing to save. Start the "
                               f"same command again.")
-        if step != self._there and (now or step % self._every == 0 or step == self._num_steps):
+        if step != self._there and (now or step % self._every == 0 or step == self.num_steps):
             before()
             self._checkpoints.save(step, state.saved(), self._config, self._class_names)
             self._there = step
-        if now or step == self._num_steps:
+        if now or step == self.num_steps:
             self._checkpoints.wait()
         if now:
             raise Interrupted(
-                f"stopped by {now} after step {step} of {self._num_steps}; the state is saved. Start the "
+                f"stopped by {now} after step {step} of {self.num_steps}; the state is saved. Start the "
                 f"same command again to continue.")
 
     def again(self, state) -> None:
         """Saves the state after the last step in place of the one that is there."""
         with Signals.held():
-            self._checkpoints.replace(self._num_steps, state.saved(), self._config, self._class_names)
+            self._checkpoints.replace(self.num_steps, state.saved(), self._config, self._class_names)

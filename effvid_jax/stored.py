@@ -1,8 +1,8 @@
 """A saved checkpoint as it lies on disk: nested arrays, what it says of itself, and whether it still is that.
 
 Layout: `DIR/checkpoints/<step>/` holds `state` (params, stats, optimizer, step) and `meta` (json: step,
-config, class names, library versions, and shape, type and CRC-32 of every array). Orbax restores a
-flipped bit and casts types without a word, so every array is checked against `meta` here.
+config, class names, library versions, clips seen, and shape, type and CRC-32 of every array). Orbax
+restores a flipped bit and casts types without a word, so every array is checked against `meta` here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from effvid_jax import fit, writers
+from effvid_jax import course, fit, writers
 from effvid_jax.errors import UserError
 
 META = os.path.join("meta", "metadata")  # orbax's name for the json of `meta`
@@ -89,10 +89,29 @@ def read_meta(where: str) -> dict[str, Any]:
             raise Damaged(f"{where} is damaged: {META} has no {name!r} of type {kind.__name__}.")
     if type(meta["config"].get("model")) is not dict:
         raise Damaged(f"{where} is damaged: the config in {META} has no 'model'.")
+    if any(type(n) is not int or n < least for n, least in zip(_seen(meta), (0, 1), strict=False)):
+        raise Damaged(f"{where} is damaged: {META} has no numbers of clips in 'seen'.")
     if len(meta["class_names"]) != meta["num_classes"]:
         raise Damaged(f"{where} is damaged: {META} has {len(meta['class_names'])} names of "
                       f"{meta['num_classes']} classes.")
     return meta
+
+
+def position_of(meta: dict[str, Any]) -> course.Position | None:
+    """Where a run was saved; None for imported weights, which were not trained."""
+    data = meta["config"].get("data")
+    size = data.get("batch_size") if isinstance(data, dict) else None
+    if type(size) is not int:
+        return None
+    clips, first = _seen(meta) or (meta["step"] * size, size)  # older code could not change it
+    return course.Position(meta["step"], clips, size, first)
+
+
+def _seen(meta: dict[str, Any]) -> tuple:
+    if "seen" not in meta:
+        return ()
+    seen = meta["seen"]
+    return (seen.get("clips"), seen.get("first_batch_size")) if isinstance(seen, dict) else (None,)
 
 
 def describe(nested) -> dict[str, dict[str, Any]]:

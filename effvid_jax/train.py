@@ -23,10 +23,10 @@ import numpy as np
 
 import data_pipelines
 from effvid_jax import checkpoint, console, fit, sharding, workdirs, writers
+from effvid_jax.course import Course
 from effvid_jax.evaluate import Evaluations
 from effvid_jax.log import Log
 from effvid_jax.methods import Method, Variables, make_method
-from effvid_jax.optim import make_optimizer, make_schedule
 from effvid_jax.saver import Saver
 from effvid_jax.signals import Signals
 from effvid_jax.start import introduce
@@ -83,16 +83,19 @@ def _train(config, workdir: str, resume_anyway: bool, signals: Signals) -> dict[
     split = split.with_targets(task.targets)
     method = make_method(config, task)
     method.check_calibration()
-    num_steps = config.train.num_steps or round(config.train.num_epochs * split.steps_per_epoch)
-    tx = make_optimizer(config.optim, split.steps_per_epoch, num_steps)
-    rate = make_schedule(config.optim, split.steps_per_epoch, num_steps)
-    evaluations = Evaluations(config, method, mesh, workdir, split.steps_per_epoch, num_steps)
-    with Log(config, workdir, num_steps, lambda i: split.entry(i).name, task.watched, first_process) as log:
-        with Saver(config, workdir, task.class_names, num_steps) as saver:
-            state, resumed = start(config, method, tx, saver)
+    course = Course(config, len(split))
+    evaluations = Evaluations(config, method, mesh, workdir, course.steps_per_epoch, course.num_steps)
+    with Log(config, workdir, course.num_steps, lambda i: split.entry(i).name, task.watched,
+             first_process) as log:
+        with Saver(config, workdir, task.class_names, course.num_steps) as saver:
+            state, resumed = start(config, method, course.optimizer, saver)
+            course = Course(config, len(split), saver.position)
+            log.num_steps = saver.num_steps = evaluations.num_steps = num_steps = course.num_steps
             workdirs.check_length(first_step := int(state.step), num_steps, workdir)
             describe_run(config, workdir, task.class_names)  # not before all that can be refused
             log.begin(first_step)
+            if told := course.told():
+                console.say(f"{workdir}: {told}")
             if resumed:
                 console.say(f"continuing {workdir} at step {first_step} of {num_steps}")
             state = sharding.replicate(state, mesh)
@@ -102,11 +105,12 @@ def _train(config, workdir: str, resume_anyway: bool, signals: Signals) -> dict[
             else:
                 write_parameters(workdir, state.params)
                 log.write(0, evaluations.references(state.variables))
-            step_fn = jit_train_step(method, tx, config.seed, mesh)
-            with (split.batches(first_step, jax.process_index(), jax.process_count()) as batches,
+            step_fn = jit_train_step(method, course.optimizer, config.seed, mesh)
+            with (split.batches(first_step, jax.process_index(), jax.process_count(),
+                                skip=course.skip) as batches,
                   sharding.Prefetch(batches, mesh) as ahead, signals.steps(),
                   log.progress(lambda step: {
-                      "train/lr": float(rate(step - 1)), "train/wait_share": ahead.wait_share(),
+                      "train/lr": float(course.rate(step - 1)), "train/wait_share": ahead.wait_share(),
                       "data/broken_videos": len(batches.broken)})):
                 for step in range(first_step + 1, num_steps + 1):
                     if (item := signals.next(ahead)) is None:

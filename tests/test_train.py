@@ -120,6 +120,29 @@ def test_fine_tuning_from_a_checkpoint(teacher, tmp_path, benchmark_root):
         merge({"fc": {"kernel": jnp.zeros((4, 3))}}, {"fc": {"kernel": jnp.zeros((4, 2))}}, "", "x")
 
 
+def test_another_batch_size_on_the_way(tmp_path, benchmark_root, capsys):
+    """Two steps of 8 clips, then 4 at a time: the rest of the 24 clips, and the history goes on."""
+    config = tiny(supervised_minik.get_config, benchmark_root,
+                  **{"train.log_every_steps": 1, "model.bn_groups": 2, "optim.schedule": "cosine"})
+    with config.unlocked():
+        config.model.options.update(dict(width=8, stage_sizes=(1,), stage_strides=(2,)))
+    train(config, str(tmp_path))
+    config.train.num_steps, config.data.batch_size = 3, 4
+    with pytest.raises(UserError, match="config.data.batch_size was 8, now 4.*--resume_anyway"):
+        train(config, str(tmp_path))
+    assert train(config, str(tmp_path), resume_anyway=True)["step"] == 4
+    assert ("batch_size was 8 and is 4 after step 2: data and learning rate go on with clip 17 (epoch 0.3333)"
+            "; 2 steps remain, the last is step 4") in capsys.readouterr().err
+    with open(tmp_path / "metrics.jsonl") as f:
+        rows = [json.loads(line) for line in f]
+    rates = {row["step"]: row["train/lr"] for row in rows if "train/lr" in row}
+    wanted = [config.optim.lr * 0.5 * (1 + np.cos(np.pi * x / 3)) for x in (2, 2.5)]
+    assert list(rates) == [1, 2, 3, 4] and np.allclose([rates[3], rates[4]], wanted)
+    saved = stored.read_meta(str(tmp_path / "checkpoints" / "4"))
+    assert saved["seen"] == {"clips": 24, "first_batch_size": 8}
+    assert train(config, str(tmp_path))["step"] == 4, "the run is at its end, with nothing to refuse"
+
+
 def test_not_finite_stops_with_step_and_clips(tmp_path, benchmark_root):
     config = tiny(supervised_minik.get_config, benchmark_root, steps=6,
                   **{"optim.lr": 1e30, "optim.clip_norm": 0.0, "train.checkpoint_every_steps": 6})

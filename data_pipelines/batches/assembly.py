@@ -1,6 +1,7 @@
 """Batches of clips by number: the pure functions that the loader calls, in any thread or process.
 
-Global row q of training batch k is clip position k·B + q of an endless shuffled stream, and process
+Global row q of training batch k is clip position k·B + q (+ `skip`, after another batch size) of an endless
+shuffled stream, and process
 p of P builds the rows p·B/P to (p+1)·B/P - 1: the batches of all processes, one after the other,
 are the batch of a single process. The random numbers of a position come from (seed, position).
 """
@@ -25,9 +26,9 @@ class _Assembly:
     """
 
     def __init__(self, source: Source, options, targets: Targets, batch_size: int, process_index: int,
-                 process_count: int, threads: RowThreads | None = None):
+                 process_count: int, threads: RowThreads | None = None, skip: int = 0):
         self._source, self._options, self._targets = source, options, targets
-        self._batch_size, self._threads = batch_size, threads or RowThreads(0)
+        self._batch_size, self._threads, self._skip = batch_size, threads or RowThreads(0), skip
         rows = batch_size // process_count
         self._rows = range(process_index * rows, (process_index + 1) * rows)
 
@@ -82,7 +83,7 @@ class TrainAssembly(_Assembly):
 
         def fill(i: int) -> None:
             row = self._rows[i]
-            position = step * self._batch_size + row
+            position = step * self._batch_size + self._skip + row
             index, video, targets = self._read(position, int(indices_B[row]), broken, row)
             batch["video"][i], batch["id"][i] = video, index
             for name in fields:

@@ -48,6 +48,8 @@ class Batches:
         process_index, process_count: this process builds its contiguous share of the rows of every
             global batch.
         training: False reads 'train' as any other split.
+        skip: (train) batch k begins with clip k·B + skip of the stream, B its size: not 0 where a run goes on
+            that had another B.
 
     Attributes:
         source: the `Source`.
@@ -58,7 +60,8 @@ class Batches:
     """
 
     def __init__(self, source: Source, options, split: str, targets: Targets, start_step: int = 0,
-                 process_index: int = 0, process_count: int = 1, training: bool | None = None):
+                 process_index: int = 0, process_count: int = 1, training: bool | None = None,
+                 skip: int = 0):
         self.source = source
         self.num_examples = len(source)
         self.broken = BrokenFiles(source, split, options.max_broken_share)
@@ -75,13 +78,15 @@ class Batches:
         self._prefetch = max(1, options.prefetch // max(1, options.num_workers))
         self._threads = RowThreads(min(options.num_threads, self._prefetch))
         shard = source, options, targets, batch_size, process_index, process_count, self._threads
+        self._earlier = 0
         if train:
+            self._earlier, rest = divmod(skip, batch_size)
             self.steps_per_epoch = max(1, self.num_examples // batch_size)
             self.num_steps = None
             # The seed idiom is fixed: another one gives another order.
-            self._dataset = (
-                grain.MapDataset.range(self.num_examples).seed(options.seed).shuffle().repeat(None)
-                .batch(batch_size, drop_remainder=True).map_with_index(TrainAssembly(*shard)))
+            clips = grain.MapDataset.range(self.num_examples).seed(options.seed).shuffle().repeat(None)
+            self._dataset = ((clips[rest:] if rest else clips).batch(batch_size, drop_remainder=True)
+                             .map_with_index(TrainAssembly(*shard, skip=rest)))
         else:
             self.num_steps = -(-self.num_examples // batch_size)
             self._dataset = grain.MapDataset.range(self.num_steps).map(EvalAssembly(*shard))
@@ -155,7 +160,7 @@ class Batches:
         # A thread of grain's sees to a whole batch, so more of them than batches that are read ahead would
         # idle. The work is done by as many `RowThreads`, the rows of the next batch first.
         threads = min(options.num_threads, prefetch)
-        dataset = self._dataset[self._step:].to_iter_dataset(
+        dataset = self._dataset[self._step + self._earlier:].to_iter_dataset(
             grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch if threads else 0))
         if options.num_workers:
             if not flags.FLAGS.is_parsed():  # grain's workers read absl flags

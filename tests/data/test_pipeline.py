@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from data_pipelines import ClassLabels, DataError, make_pipeline
+from data_pipelines import ClassLabels, DataError, make_pipeline, open_split
 from data_pipelines.batches.assembly import EvalAssembly
 from data_pipelines.batches.cache import FRAMES
 from data_pipelines.batches.clips import eval_clip, train_clip
@@ -153,6 +153,33 @@ def test_restart_at_any_step(clips):
     other.set_state(pipeline.get_state())
     assert_equal([next(other)], expected[4:5])
     other.close()
+
+
+@pytest.mark.parametrize("size, processes", [(16, 1), (4, 1), (6, 1), (7, 1), (12, 2)])
+def test_another_batch_size_goes_on_with_the_next_clip(clips, size, processes):
+    """The stream of clips is that of one size, each with the pixels that it has there."""
+    config = data_config(root=clips)  # 8 clips a batch
+    wanted = take(9, config)
+    config.batch_size, batches = size, wanted[:3]
+    shards = [open_split(config, "train").batches(3, i, processes, skip=3 * 8 - 3 * size)
+              for i in range(processes)]
+    for _ in range(48 // size):
+        parts = [next(shard) for shard in shards]
+        batches.append({key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
+    if processes == 1:  # at any step of the new size
+        state = shards[0].get_state()
+        assert state == {"step": 3 + 48 // size}
+        shards[0].set_state({"step": 4})
+        assert_equal([next(shards[0])], batches[4:5])
+    for shard in shards:
+        shard.close()
+    ours, whole = ({key: np.concatenate([batch[key] for batch in some]) for key in wanted[0]}
+                   for some in (batches, wanted))
+    count = len(ours["id"])
+    assert count == 24 + 48 // size * size
+    assert_equal([ours], [{key: value[:count] for key, value in whole.items()}])
+    epochs = ours["id"][:count // 23 * 23].reshape(-1, 23)
+    assert (np.sort(epochs) == np.arange(23)).all(), "every clip once in every epoch, across the switch"
 
 
 def test_multi_label_training_draws_one_label(tmp_path):

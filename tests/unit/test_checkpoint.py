@@ -119,6 +119,8 @@ DAMAGES = {
     "meta has no model": change_meta(lambda meta: meta | {"config": {}}),
     "a checksum is wrong": change_meta(lambda meta: meta | {"arrays": meta["arrays"] | {
         "params/fc/bias": meta["arrays"]["params/fc/bias"] | {"crc32": 1}}}),
+    "meta counts no clips": change_meta(lambda meta: meta | {"seen": {"clips": "56"}}),
+    "meta counts in nothing": change_meta(lambda meta: meta | {"seen": [56, 0]}),
     "a copy of another step": lambda step: (
         shutil.rmtree(step), shutil.copytree(step.parent / "3", step)),
 }
@@ -240,6 +242,26 @@ class _State:
 
     def saved(self):
         return state(self.step)
+
+
+def test_the_clips_seen_are_saved_with_the_step(tmp_path):
+    """Whatever batch sizes a run had, and when it goes back."""
+    def command(step, size, init=0):
+        checkpointer = checkpoint.Checkpointer(str(tmp_path), 9)
+        checkpointer.resume(state(), init)
+        config = CONFIG | {"data": {"batch_size": size}}
+        checkpointer.save(step, state(step), config, ["a", "b", "c"])
+        checkpointer.close()
+        return checkpointer.position
+
+    assert command(3, 8) is None
+    assert command(5, 4) == (3, 24, 8, 8)
+    assert command(6, 4) == (5, 32, 4, 8)
+    assert command(7, 16) == (6, 36, 4, 8)
+    assert command(8, 8, init=3) == (3, 24, 8, 8)
+    assert command(9, 8) == (8, 64, 8, 8)
+    change_meta(lambda meta: {k: v for k, v in meta.items() if k != "seen"})(tmp_path / "checkpoints" / "9")
+    assert command(10, 8) == (9, 72, 8, 8), "saved by older code"
 
 
 # ------------------------------------------------------------------------------------ what is saved
