@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import tabulate
 
+from effvid_jax import writers
 from effvid_jax.backbones import BACKBONES, make_backbone
 
 CLASSES = 16
@@ -143,8 +144,7 @@ def main() -> None:
     page = (f"{HEADER}\nBound for every backbone: {BOUND}. Measured on: {jax.devices()[0].device_kind}, "
             f"jax {jax.__version__}.\n\n{table(names)}\n")
     if args.write:
-        with open(args.write, "w", encoding="utf-8") as f:
-            f.write(page)
+        writers.write_text(args.write, page)
     else:
         print(page)
 

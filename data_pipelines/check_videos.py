@@ -23,7 +23,7 @@ from data_pipelines.clip_lists import files_below, list_items, reason_of, write_
 from data_pipelines.errors import VideoError
 from data_pipelines.names import printable
 from data_pipelines.options import check_template
-from data_pipelines.tools import parallel, run_tool
+from data_pipelines.tools import atomic_write, parallel, run_tool
 from data_pipelines.video.container import ERRORS, open_container, text_of
 from data_pipelines.video.decode import FrameFolder, open_video
 from data_pipelines.video.reader import VideoReader
@@ -118,7 +118,8 @@ class _Journal:
             text = "\n".join(lines[:-1]) + "\n"
         else:
             text = json.dumps(task) + "\n"
-        path.write_text(text, encoding="utf-8")
+        with atomic_write(path) as part:
+            part.write_text(text, encoding="utf-8")
         self._file = open(path, "a", encoding="utf-8")
 
     def add(self, name, reason):

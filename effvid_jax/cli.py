@@ -199,9 +199,14 @@ def train(config, workdir: str, resume_anyway: bool = False) -> dict:
     names = stage_names(config)
     stages = {name: stage_config(config, name, workdir) for name in names}
     check_stages(stages or {"": config})
+    if config.init.step and len(names) > 1:
+        raise UserError(f"config.init.step={config.init.step}: which of the stages {', '.join(names)} is "
+                        f"to go back? Each has steps of its own; --config.run={names[-1]} trains one alone.")
     folders = [os.path.join(workdir, name) for name in names]
     with lock.hold(workdir, *folders):
         workdirs.check_run(config, workdir, resume_anyway)
+        if jax.process_index() == 0:
+            writers.clear_parts(workdir, *folders, os.path.join(workdir, "export"))
         if names:
             return _train_stages(config, workdir, stages, resume_anyway)
         from effvid_jax.train import train as train_one

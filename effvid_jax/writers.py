@@ -10,11 +10,12 @@ import csv
 import json
 import os
 import platform
+import re
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import metadata
 
 import jax
@@ -23,6 +24,8 @@ from effvid_jax import console
 from effvid_jax.errors import UserError
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "av")
+_HOST = re.sub(r"[^\w.-]", "_", socket.gethostname())[:40]
+_PART = re.compile(r"(.+)\.effvid-(.*)-([0-9]+)\.part", re.DOTALL)  # what `whole` writes to
 
 
 # --------------------------------------------------------------------------------------- single files
@@ -51,31 +54,47 @@ def whole(path: str) -> Iterator[str]:
     Raises:
         UserError: it cannot be written; what was there before still is.
     """
-    part = f"{path}.{socket.gethostname()}-{os.getpid()}.part"
+    part = f"{path}.effvid-{_HOST}-{os.getpid()}.part"
     try:
         with writing(path):
             yield part
             os.replace(part, path)
     finally:
-        for left in (part, *_parts_of_the_dead(path)):
-            with contextlib.suppress(OSError):
-                os.remove(left)
+        with contextlib.suppress(OSError):
+            os.remove(part)
+        clear_parts(os.path.dirname(path) or ".", of=os.path.basename(path))
 
 
-def _parts_of_the_dead(path: str) -> Iterator[str]:
-    """What processes of this host that are not there any more have left of `whole`."""
-    folder, name = os.path.split(path)
-    prefix = f"{name}.{socket.gethostname()}-"
-    with contextlib.suppress(OSError):
-        for other in os.listdir(folder or "."):
-            pid = other.removeprefix(prefix).removesuffix(".part")
-            if other == f"{prefix}{pid}.part" and pid.isdecimal():
-                try:
-                    os.kill(int(pid), 0)
-                except ProcessLookupError:
-                    yield os.path.join(folder, other)
-                except (OSError, OverflowError):
-                    continue
+def clear_parts(*folders: str, of: str = "") -> None:
+    """Removes what `whole` left in these folders, of the file `of` or of all, when its process was killed.
+
+    Of another host, whose processes cannot be seen from here, only what is an hour old.
+    """
+    for folder in filter(os.path.isdir, folders):
+        for name in os.listdir(folder):
+            if (match := _PART.fullmatch(name)) and of in ("", match[1]):
+                path = os.path.join(folder, name)
+                with contextlib.suppress(OSError):
+                    if (match[2] == _HOST and not _runs(int(match[3]))
+                            or time.time() - os.path.getmtime(path) > 3600):
+                        os.remove(path)
+
+
+def _runs(pid: int) -> bool:
+    """Whether another process of this number is there."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return pid != os.getpid()
+
+
+def write_bytes(path: str, content: bytes) -> None:
+    """A file, such as a picture."""
+    with whole(path) as part, open(part, "wb") as f:
+        f.write(content)
 
 
 def write_text(path: str, text: str) -> None:
@@ -119,6 +138,12 @@ def write_csv(path: str, rows: list[dict]) -> None:
         table = csv.DictWriter(f, list(columns))
         table.writeheader()
         table.writerows(rows)
+
+
+def write_lines(path: str, lines: Iterable[Sequence]) -> None:
+    """A table of which every line, the one with the columns' names as well, is given as its values."""
+    with whole(path) as part, open(part, "w", newline="", encoding="utf-8", errors="backslashreplace") as f:
+        csv.writer(f).writerows(lines)
 
 
 def read_json(path: str, advice: str = "") -> dict:

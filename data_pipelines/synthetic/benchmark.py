@@ -278,8 +278,11 @@ def contact_sheet(benchmark: Benchmark, path, frames_per_clip: int = 6) -> None:
     height = len(rows) // columns
     sheet = np.concatenate([np.concatenate(rows[c * height:(c + 1) * height])
                             for c in range(columns)], axis=1)
-    if not cv2.imwrite(str(path), sheet[..., ::-1]):
-        raise DataError(f"cannot write {path}: not a folder that exists, or no name of a PNG file")
+    done, picture = cv2.imencode(".png", sheet[..., ::-1])
+    if not done or not Path(path).parent.is_dir():
+        raise DataError(f"cannot write {path}: not a folder that exists")
+    with atomic_write(path) as part:
+        part.write_bytes(picture)
 
 
 def make_odd_files(folder) -> dict[str, bool]:

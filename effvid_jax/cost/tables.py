@@ -20,7 +20,7 @@ import flax.linen as nn
 import jax
 import tabulate
 
-from effvid_jax import cost
+from effvid_jax import cost, writers
 from effvid_jax.backbones import blocks, make_backbone
 from effvid_jax.exits import network, routes
 from effvid_jax.signals import told
@@ -227,8 +227,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not args.write:
         sys.stdout.write(text)
         return
-    with open(args.write, "w", encoding="utf-8") as f:
-        f.write(text)
+    writers.write_text(args.write, text)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 
 import numpy as np
@@ -58,11 +57,8 @@ def write(workdir: str, split: str, task, curves, marks) -> None:
         marks: {name: single points}.
     """
     path = os.path.join(workdir, f"exits_{split}")
-    with writers.whole(path + ".csv") as part, open(part, "w", newline="") as f:
-        rows = csv.writer(f)
-        rows.writerow(["what", "parameter", "gmacs", task.watched])
-        for name, points in {**curves, **marks}.items():
-            rows.writerows([name, f"{p.parameter:.4g}", f"{p.gmacs:.6g}", f"{p.accuracy:.4f}"]
-                           for p in points)
-    with writers.whole(path + ".png") as part, open(part, "wb") as f:
-        f.write(plots.exit_curve(curves, marks, f"{task.watched_title} (%)"))
+    writers.write_lines(path + ".csv", [
+        ["what", "parameter", "gmacs", task.watched],
+        *([name, f"{p.parameter:.4g}", f"{p.gmacs:.6g}", f"{p.accuracy:.4f}"]
+          for name, points in {**curves, **marks}.items() for p in points)])
+    writers.write_bytes(path + ".png", plots.exit_curve(curves, marks, f"{task.watched_title} (%)"))

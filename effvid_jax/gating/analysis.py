@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 
 import numpy as np
@@ -61,20 +60,17 @@ def _spread(name: str, gmacs) -> dict[str, float]:
 
 def _write_ratios(path: str, names, rows, groups) -> None:
     means_KL = np.stack([rows["ratios"][mine].mean(axis=0) for _, mine in groups])
-    with writers.whole(path + ".csv") as part, open(part, "w", newline="") as f:
-        table = csv.writer(f)
-        table.writerow(["class", *names])
-        table.writerows([group, *(f"{x:.4f}" for x in means)] for (group, _), means in zip(groups, means_KL))
-    with writers.whole(path + ".png") as part, open(part, "wb") as f:
-        f.write(plots.heat_map(means_KL, [group for group, _ in groups], names,
-                               "share of the convolution that is computed"))
+    writers.write_lines(path + ".csv", [
+        ["class", *names],
+        *([group, *(f"{x:.4f}" for x in means)] for (group, _), means in zip(groups, means_KL))])
+    writers.write_bytes(path + ".png", plots.heat_map(
+        means_KL, [group for group, _ in groups], names, "share of the convolution that is computed"))
 
 
 def _write_clips(path: str, rows, groups) -> None:
-    with writers.whole(path) as part, open(part, "w", newline="") as f:
-        table = csv.writer(f)
-        table.writerow(["class", "most", "gmacs_most", "least", "gmacs_least"])
-        for group, mine in groups:
-            most, least = (mine[pick(rows["gmacs"][mine])] for pick in (np.argmax, np.argmin))
-            table.writerow([group, rows["name"][most], f"{rows['gmacs'][most]:.6g}",
-                            rows["name"][least], f"{rows['gmacs'][least]:.6g}"])
+    lines = [["class", "most", "gmacs_most", "least", "gmacs_least"]]
+    for group, mine in groups:
+        most, least = (mine[pick(rows["gmacs"][mine])] for pick in (np.argmax, np.argmin))
+        lines.append([group, rows["name"][most], f"{rows['gmacs'][most]:.6g}",
+                      rows["name"][least], f"{rows['gmacs'][least]:.6g}"])
+    writers.write_lines(path, lines)

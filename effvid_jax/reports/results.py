@@ -81,7 +81,7 @@ def make_row(what: str, value: str, *, dataset: str, config: str, command: str, 
 def replace_rows(path: str, rows: Sequence[dict[str, str]], old: Callable[[dict[str, str]], bool]) -> None:
     """Appends rows to a results file, which need not exist, in place of those that `old` is true for."""
     kept = [row for row in (read_rows(path) if os.path.exists(path) else []) if not old(row)]
-    with open(path, "w", newline="") as f:
+    with writers.whole(path) as part, open(part, "w", newline="", encoding="utf-8") as f:
         table = csv.DictWriter(f, COLUMNS)
         table.writeheader()
         table.writerows([*kept, *rows])
@@ -178,8 +178,7 @@ def update(root: str = ROOT, check: bool = False) -> list[str]:
         if filled != text:
             changed.append(path)
             if not check:
-                with open(path, "w") as f:
-                    f.write(filled)
+                writers.write_text(path, filled)
     return changed
 
 

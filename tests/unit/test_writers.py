@@ -3,15 +3,16 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 
+from configs import reskd_minik
 from configs.recipes import base
-from effvid_jax import checkpoint, runs, writers
+from effvid_jax import checkpoint, cli, runs, writers
 from effvid_jax.errors import UserError
 from effvid_jax.reports import mean_of_splits, report
 from tests.made import full_disk
@@ -32,6 +33,8 @@ def save_arrays(path):
 
 
 WAYS = {
+    "bytes": lambda path: writers.write_bytes(path, bytes(100)),
+    "lines": lambda path: writers.write_lines(path, [["step", "loss"]] * 9),
     "text": lambda path: writers.write_text(path, "some text that is long enough"),
     "json": lambda path: writers.write_json(path, {"val/top1": 0.123456789}),
     "update": lambda path: writers.update_json(path, {"val/top1": 0.123456789}),
@@ -69,8 +72,9 @@ def test_killed_before_it_is_whole(tmp_path, write, monkeypatch):
 def test_what_a_killed_process_had_begun_is_removed(tmp_path):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    dead, living = (f"result.json.{socket.gethostname()}-{pid}.part" for pid in (gone.pid, os.getppid()))
-    others = {living, "result.json.elsewhere-7.part", f"other.json.{socket.gethostname()}-{gone.pid}.part"}
+    dead, living = (f"result.json.effvid-{writers._HOST}-{pid}.part" for pid in (gone.pid, os.getppid()))
+    others = {living, "result.json.effvid-elsewhere-7.part",
+              f"other.json.effvid-{writers._HOST}-{gone.pid}.part"}
     for name in (dead, *others):
         (tmp_path / name).write_text("{")
     writers.write_json(str(tmp_path / "result.json"), {"a": 1})
@@ -84,6 +88,50 @@ def test_where_nothing_can_be_written(tmp_path, write):
     with pytest.raises(UserError) as error:
         write(str(path))
     one_line(error, tmp_path / "file", "cannot be written")
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    """Only what `whole` began, and nobody can be writing any more."""
+    def left(name, pid, host=None, age=0):
+        path = tmp_path / f"{name}.effvid-{host or writers._HOST}-{pid}.part"
+        path.write_text("cut")
+        os.utime(path, (time.time() - age,) * 2)
+        return path.name
+
+    killed = subprocess.run([sys.executable, "-c", f"""
+import os
+from effvid_jax import writers
+with writers.whole({str(tmp_path / "metrics.json")!r}) as part, open(part, "w") as f:
+    f.write("cut")
+    f.flush()
+    os.kill(os.getpid(), 9)
+"""], cwd=os.path.dirname(os.path.dirname(os.path.dirname(__file__))))
+    assert killed.returncode == -9 and len(os.listdir(tmp_path)) == 1, "a kill leaves one"
+    old = {left("a.csv", os.getpid()), left("report.html", 2**22 + 1), left("c", 1, "far-away", 4000)}
+    theirs = ("clip.7.part", "metrics.json")
+    stay = {left("predictions.npz", os.getppid()), left("d", 1, "far-away", 60), *theirs}
+    for name in theirs:
+        (tmp_path / name).write_text("a user's")
+    assert old < set(os.listdir(tmp_path))
+    writers.clear_parts(str(tmp_path), str(tmp_path / "export"))
+    assert set(os.listdir(tmp_path)) == stay
+
+
+def test_a_run_that_starts_clears_its_folders(tmp_path, monkeypatch):
+    """Under the lock, those of its stages as well, and only after nothing is refused."""
+    cleared, config = [], reskd_minik.get_config("tiny")
+    monkeypatch.setattr(writers, "clear_parts", lambda *folders: cleared.extend(folders))
+    monkeypatch.setattr(cli, "_train_stages", lambda *_: os.listdir(tmp_path))
+    assert "run.lock" in cli.train(config, str(tmp_path))
+    assert cleared == [str(tmp_path), *(
+        str(tmp_path / name) for name in ("teacher", "baseline", "student", "export"))]
+    config.init.step = 3
+    with pytest.raises(UserError) as error:
+        cli.train(config, str(tmp_path))
+    one_line(error, "config.init.step=3: which of the stages teacher, baseline, student",
+             "--config.run=student trains one alone")
+    config.run = "student"
+    assert cli.train(config, str(tmp_path))
 
 
 def test_metrics_on_a_full_disk(tmp_path):
