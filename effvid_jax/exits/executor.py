@@ -11,8 +11,8 @@ Two policies decide when survivors run on:
 
     'compact'   at once, in pieces of the fixed sizes that cover their number (29 of 64 = 16 + 8 + 4 + 1)
     'pool'      they wait before the next step until a full batch of them, from several batches, has
-                gathered, but only until `max_wait` further batches have come: then, and at the end of the
-                input, they run on in pieces. At most one batch waits before each step.
+                gathered, but only until `max_wait` further batches have come or `max_seconds` are over: then,
+                and at the end of the input, they run on in pieces. At most one batch waits before each step.
 
 What is promised:
 
@@ -24,7 +24,9 @@ What is promised:
                 first row of the run is answered with its error; the others are not touched by it.
     delay       'compact' answers a batch before it starts the next one; 'pool' when it has started at most
                 `max_wait` more. Where frames are loaded, two batches are read ahead of the one that starts.
-                Time that the source takes for its next batch comes on top.
+                Time that the source takes for its next batch comes on top, unless there are `max_seconds`:
+                then the source is read in a thread of its own, and a row goes on to the end that many
+                seconds after it was read, whether or not the next batch has come.
     order       That of the input, or with `ordered=False` as rows are done.
     memory      A batch before each step, the batches read ahead, and answers that wait for their turn: those
                 of at most `max_wait` + 1 batches.
@@ -38,6 +40,9 @@ need them are known (`Rows.load`).
 from __future__ import annotations
 
 import collections
+import math
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -48,6 +53,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from effvid_jax.errors import UserError
+from effvid_jax.exits.in_time import in_time
 
 POLICIES = ("compact", "pool")
 
@@ -106,10 +112,11 @@ class Answer(NamedTuple):
 
 
 class _Row(NamedTuple):
-    """A row under way: place in the order of the input, its batch's, and frames being loaded for it."""
+    """A row under way: place in the order of the input, its batch's, when it was read, frames to come."""
 
     number: int
     batch: int
+    since: float
     id: Any
     load: Callable | None
     frames: Future | None
@@ -130,6 +137,8 @@ class Executor:
         threads: that load frames.
         max_wait: of 'pool': batches that may start after a row's own before it is answered; 0: none. More
             fill batches better, fewer answer sooner.
+        max_seconds: that a row waits at most, before any step and for any batch, before it goes on to be
+            answered; None: as long as `max_wait` allows. For a source whose batches come slowly.
 
     Attributes:
         runs: how often each (step, size) ran since it was made: what was really computed.
@@ -140,7 +149,7 @@ class Executor:
 
     def __init__(self, steps: Sequence[Step], score: Callable, batch_size: int,
                  sizes: Sequence[int] = (), policy: str = "pool", mesh=None, threads: int = 8,
-                 max_wait: int = 16):
+                 max_wait: int = 16, max_seconds: float | None = None):
         if policy not in POLICIES:
             raise UserError(f"policy={policy!r}: expected one of {list(POLICIES)}.")
         devices = mesh.size if mesh is not None else 1
@@ -153,9 +162,11 @@ class Executor:
                              f"{devices}, between 1 and batch_size={batch_size}.")
         if max_wait < 0:
             raise UserError(f"max_wait={max_wait}: expected a number of batches, 0 or more.")
+        if max_seconds is not None and not 0 <= max_seconds < threading.TIMEOUT_MAX:
+            raise UserError(f"max_seconds={max_seconds}: expected a number of seconds, 0 or more, or None.")
         default = {batch_size // part // devices * devices for part in (2, 4, 8, 32)} - {0}
         self.steps, self.batch_size, self.policy, self.threads = steps, batch_size, policy, threads
-        self.max_wait = max_wait
+        self.max_wait, self.max_seconds = max_wait, max_seconds
         self.sizes = tuple(sorted({*(sizes or default), batch_size}, reverse=True))
         self.runs: collections.Counter = collections.Counter()
         self.cut = None
@@ -202,8 +213,10 @@ class Executor:
         loaders = ThreadPoolExecutor(self.threads)
         try:
             run = _Run(self, variables, thresholds, loaders, ordered)
-            for rows, frames in run.read(batches):
-                run.start(rows, frames)
+            for new in run.read(batches):
+                if new is not None:
+                    run.start(*new)
+                run.hurry()
                 yield from run.answered()
             for k in range(1, len(self.steps)):
                 run.go_on(k)
@@ -211,6 +224,7 @@ class Executor:
             if run.failure is not None:
                 raise run.failure
         finally:  # whoever stops listening does not wait for frames that nobody needs
+            run.stop.set()
             loaders.shutdown(cancel_futures=True)
 
     def warm_up(self, variables, frames, load: bool = False) -> None:
@@ -258,18 +272,40 @@ class _Run:
         self.how = ""  # frames of the first batch: given or loaded
         self.first: tuple[Any, str] | None = None  # the first row's id, and what its frames are
         self.failure: Exception | None = None
+        self.ahead: collections.deque = collections.deque()  # batches whose frames are being loaded
+        self.stop = threading.Event()  # nobody listens any more
 
     def read(self, batches: Iterable[Rows]):
-        """(rows, frames or None) of each batch, while the next two are being loaded."""
-        ahead: collections.deque = collections.deque()
+        """(rows, frames or None) of each batch, while the next two are being loaded; None: time is over."""
+        ahead = self.ahead
         try:
+            if self.executor.max_seconds is not None:
+                batches = in_time(batches, self._seconds_left, self.stop)
             for batch in batches:
-                ahead.append(self._taken(batch))
-                if batch.frames is not None or len(ahead) > 2:
+                if batch is not None:
+                    ahead.append(self._taken(batch))
+                while ahead:
+                    rows, frames = ahead[0]
+                    if rows and frames is None and len(ahead) <= 2 and not self._is_late(rows):
+                        break
                     yield ahead.popleft()
+                if batch is None:
+                    yield None
         except Exception as error:  # the source's: what it gave before is answered first
             self.failure = error
         yield from ahead
+
+    def _seconds_left(self) -> float | None:
+        """Until the first row that waits has done so for `max_seconds`; None: no row waits."""
+        waiting = [rows for _, rows in self.waiting.values()] + [rows for rows, _ in self.ahead]
+        since = min((row.since for rows in waiting for row in rows), default=None)
+        return None if since is None else max(since + self.executor.max_seconds - time.monotonic(), 0)
+
+    def _is_late(self, rows: list[_Row]) -> bool:
+        """Whether a row of these has waited long enough, in batches or in seconds."""
+        batch, seconds = self.batches_started - self.executor.max_wait, self.executor.max_seconds
+        since = -math.inf if seconds is None else time.monotonic() - seconds
+        return any(row.batch < batch or row.since <= since for row in rows)
 
     def _taken(self, batch: Rows):
         """(rows, frames or None) of a batch, without rows that are no good: those are answered."""
@@ -277,7 +313,8 @@ class _Run:
             raise ValueError(f"{len(batch.ids)} rows in a batch: at most batch_size="
                              f"{self.executor.batch_size}.")
         how = "given" if batch.frames is not None else "loaded" if batch.load is not None else "missing"
-        rows = [_Row(self.next_number + i, self.batches_read, row_id, batch.load, None)
+        now = time.monotonic()
+        rows = [_Row(self.next_number + i, self.batches_read, now, row_id, batch.load, None)
                 for i, row_id in enumerate(batch.ids)]
         self.next_number += len(rows)
         self.batches_read += 1
@@ -293,7 +330,7 @@ class _Run:
         return [self._load(0, row) for row in rows], None
 
     def start(self, rows: list[_Row], frames) -> None:
-        """Runs the first step on a new batch, and whatever has waited long enough on."""
+        """Runs the first step on a new batch."""
         size = self.executor.batch_size
         self.batches_started += 1
         if rows:
@@ -305,9 +342,11 @@ class _Run:
                                                               frames.dtype)])
                 state["frames"] = self._place(frames)
             self._step(0, state, rows)
+
+    def hurry(self) -> None:
+        """Runs on whatever has waited long enough."""
         for k in range(1, len(self.executor.steps)):
-            _, waiting = self.waiting.get(k, (None, ()))
-            if any(row.batch < self.batches_started - self.executor.max_wait for row in waiting):
+            if self._is_late(self.waiting.get(k, (None, []))[1]):
                 self.go_on(k)
 
     def answered(self) -> Iterator[Answer]:

@@ -3,6 +3,7 @@
 import functools
 import itertools
 import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -173,6 +174,8 @@ def test_pieces_cover_the_rows_with_little_waste():
     (lambda: executor.Executor(make_steps(), score, 4, sizes=(8,)), "between 1 and"),
     (lambda: executor.Executor(make_steps(), score, 0), "positive multiple"),
     (lambda: executor.Executor(make_steps(), score, 4, max_wait=-1), "max_wait=-1"),
+    (lambda: executor.Executor(make_steps(), score, 4, max_seconds=-1), "max_seconds=-1"),
+    (lambda: executor.Executor(make_steps(), score, 4, max_seconds=float("nan")), "max_seconds=nan"),
     (lambda: list(executor.Executor(make_steps(), score, 4).run(None, [0.5] * 3, [])),
      "another network or route"),
     (lambda: list(executor.Executor(make_steps(), score, 4).run(
@@ -336,6 +339,83 @@ def test_one_hard_row_does_not_hold_an_endless_stream(network, executors, how, m
     read.clear()
     first = next(run.run(variables, thresholds, endless(), ordered=False))
     assert first.id == 1 and len(read) == 1 + ahead
+
+
+@pytest.mark.parametrize("how", ["host", "load"])
+@pytest.mark.parametrize("policy", executor.POLICIES)
+def test_a_slow_source_holds_no_row_longer_than_max_seconds(network, executors, monkeypatch, how, policy):
+    """The second batch does not come before everything of the first one is answered."""
+    _, variables, clips = network
+    run, go = executors(7, policy), threading.Event()
+    monkeypatch.setattr(run, "max_seconds", 0.05)
+
+    def source():
+        for number, batch in enumerate(batches(clips[:21], 7, how)):
+            if number:
+                assert go.wait(20), "nothing came for want of the next batch"
+            go.clear()
+            yield batch
+        go.wait(20)
+
+    for thresholds in (HARD, THRESHOLDS["random 1"]):
+        found, times = [], []
+        for a in run.run(variables, thresholds, source()):
+            found.append(a)
+            times.append(time.monotonic())
+            if len(found) % 7 == 0:
+                go.set()
+        assert [a.id for a in found] == list(range(21)) and not any(a.error for a in found)
+        taken, logits = simulate(*network[:2], clips[:21], thresholds)
+        assert [a.checkpoint for a in found] == taken.tolist()
+        np.testing.assert_allclose([a.logits for a in found], logits, rtol=1e-5, atol=1e-5)
+        assert times[-1] - times[0] < 15
+
+
+def test_max_seconds_changes_no_promise(network, executors, monkeypatch):
+    """Errors of the source, its end, and a source that nobody listens to any more."""
+    _, variables, clips = network
+    run, read = executors(16, "pool"), []
+    monkeypatch.setattr(run, "max_seconds", 1e-3)
+
+    def source(error=None):
+        for batch in batches(clips[:40], 16, "host"):
+            read.append(batch)
+            yield batch
+        if error is not None:
+            raise error
+
+    assert [a.id for a in run.run(variables, HARD, source())] == list(range(40))
+    found = []
+    with pytest.raises(OSError, match="the disk is gone"):
+        found.extend(run.run(variables, HARD, source(OSError("the disk is gone"))))
+    assert [a.id for a in found] == list(range(40))
+    before, read[:] = threading.active_count(), []
+    endless = itertools.chain.from_iterable(source() for _ in itertools.count())
+    answers = run.run(variables, [0.0] * 4, endless)
+    assert next(answers).id == 0
+    answers.close()
+    end = time.monotonic() + 5
+    while threading.active_count() > before and time.monotonic() < end:
+        time.sleep(0.01)
+    assert threading.active_count() <= before and len(read) <= 4, "the reading ends, one batch ahead"
+
+
+@pytest.mark.parametrize("how", ["host", "load"])
+def test_a_batch_of_bad_rows_alone_delays_nobody(network, executors, how):
+    """Their answers, and the batches after them, come as they would without."""
+    _, variables, clips = network
+    read = []
+
+    def source():
+        yield executor.Rows([-1, -2])  # no frames, no way to load any
+        for batch in batches(clips, 7, how):
+            read.append(batch)
+            yield batch
+
+    answers = executors(7, "pool").run(variables, [0.0] * 4, source())
+    assert [next(answers).id for _ in range(2)] == [-1, -2] and not read
+    assert next(answers).id == 0 and len(read) == (1 if how == "host" else 3)
+    answers.close()
 
 
 @pytest.mark.parametrize("ordered", [True, False])
