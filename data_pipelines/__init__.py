@@ -26,8 +26,8 @@ from data_pipelines.options import check_config, check_fields
 from data_pipelines.tools import memory_bytes
 
 __all__ = ["ClassLabels", "ClipReader", "DataError", "Entry", "Field", "Split", "Targets", "VideoError",
-           "check_config", "check_fields", "data_fields", "make_pipeline", "memory_bytes", "open_split",
-           "shown"]
+           "check_config", "check_fields", "data_fields", "make_pipeline", "memory_bytes", "num_views",
+           "open_split", "shown"]
 
 
 def __getattr__(name: str):
@@ -35,7 +35,7 @@ def __getattr__(name: str):
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from data_pipelines.clip_reader import ClipReader
-    from data_pipelines.split import Split, make_pipeline, open_split
+    from data_pipelines.split import Split, make_pipeline, num_views, open_split
 
     return {"ClipReader": ClipReader, "Split": Split, "make_pipeline": make_pipeline,
-            "open_split": open_split}[name]
+            "num_views": num_views, "open_split": open_split}[name]

@@ -45,6 +45,15 @@ def make_pipeline(data_config, split: str, *, start_step: int = 0, process_index
         start_step, process_index, process_count)
 
 
+def num_views(data_config) -> int:
+    """V, of every video in evaluation, as `config.data` says.
+
+    Raises:
+        DataError: a field is missing.
+    """
+    return clips.num_views(plain_options(data_config))
+
+
 class Split:
     """The videos of a split, by number; made by `open_split`.
 

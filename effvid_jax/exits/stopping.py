@@ -37,7 +37,9 @@ RATIOS = tuple(s / 20 for s in range(1, 40))  # the reference's sweep
 
 
 class Point(NamedTuple):
-    """One operating point: mean cost in GMACs per video and accuracy, both over a set of videos.
+    """One operating point: mean cost and accuracy over a set of videos.
+
+    GMACs are those of the costs that were given: of a view, or of a video with all of them.
 
     `parameter` is the number of its family: r or lambda.
     """
@@ -159,23 +161,25 @@ def best_thresholds(scores_Nm, hits_Nm, costs_m, price: float, rounds: int = 4) 
     return thresholds
 
 
-def check_budget(costs_m: Sequence[float], budget: float, full: float = 0.0) -> None:
+def check_budget(costs_m: Sequence[float], budget: float, full: float = 0.0, views: int = 1) -> None:
     """Refuses a budget that no thresholds keep.
 
     Args:
-        costs_m: cumulative cost of stopping at each checkpoint, in GMACs.
-        budget: mean GMACs per video.
-        full: of full inference, whose share `config.method.budget` is; 0 if unknown.
+        costs_m: cumulative cost of stopping at each checkpoint, in GMACs of a view.
+        budget: mean GMACs of a view.
+        full: of full inference with a view, whose share `config.method.budget` is; 0 for a budget in GMACs.
+        views: of a video, for the message.
 
     Raises:
         UserError: less than the first checkpoint costs.
     """
     if not budget >= costs_m[0]:
-        share = f" Expected: {np.ceil(1e3 * costs_m[0] / full) / 1e3:g} or more." if full else ""
+        least = costs_m[0] / full if full else views * costs_m[0]
+        field, unit = "budget" if full else "budget_gmacs", f"with its {views} views " if views > 1 else ""
         raise UserError(
-            f"config.method.budget allows {budget:.4g} GMACs per video on average, less than stopping "
-            f"every video at the first checkpoint costs ({costs_m[0]:.4g}); the last one costs "
-            f"{costs_m[-1]:.4g}.{share}")
+            f"config.method.{field} allows {views * budget:.4g} GMACs per video {unit}on average, less than "
+            f"stopping every video at the first checkpoint costs ({views * costs_m[0]:.4g}); the last one "
+            f"costs {views * costs_m[-1]:.4g}. Expected: {np.ceil(1e3 * least) / 1e3:g} or more.")
 
 
 def thresholds_for_budget(scores_Nm, hits_Nm, costs_m: Sequence[float], budget: float,
@@ -184,8 +188,8 @@ def thresholds_for_budget(scores_Nm, hits_Nm, costs_m: Sequence[float], budget: 
 
     Args:
         scores_Nm, hits_Nm: of the calibration videos.
-        costs_m: cumulative cost of stopping at each checkpoint, in GMACs.
-        budget: mean GMACs per video.
+        costs_m: cumulative cost of stopping at each checkpoint, in GMACs of a view.
+        budget: mean GMACs of a view.
         search: one of `SEARCHES`.
 
     Raises:

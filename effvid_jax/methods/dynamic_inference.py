@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import data_pipelines
 from data_pipelines import Field
 from effvid_jax.cost.exits import all_heads_cost, route_costs
 from effvid_jax.errors import UserError
@@ -60,7 +61,7 @@ class DynamicInference(base.Method):
         rule: str = "confidence"  # the paper | margin | entropy (ours)
         search: str = "accuracy"  # of thresholds: accuracy (ours) | msdnet, see effvid_jax/exits/stopping.py
         budget: float = 0.5  # mean cost as a share of full inference, for the thresholds
-        budget_gmacs: float = 0.0  # the same in GMACs per video; 0: `budget` counts
+        budget_gmacs: float = 0.0  # the same in GMACs per video with all its views; 0: `budget` counts
         thresholds: tuple[float, ...] = ()  # by hand, one a checkpoint; (): from the calibration videos
         calibration_videos: int = 5000  # at most; their scores are saved with the checkpoint
         executor: str = "simulate"  # evaluation: compute everything | compact | pool: really stop
@@ -110,7 +111,8 @@ class DynamicInference(base.Method):
         self.rule = stopping.RULES.index(self.settings.rule)
         side = self.resolution or config.data.test_crop_size
         self.clip_shape = (config.model.exits.frames, side, side, 3)  # that the network sees
-        self.costs, self.full_gmacs = route_costs(self.model, self.clip_shape)
+        self.costs, self.full_gmacs = route_costs(self.model, self.clip_shape)  # of a view
+        self._views = data_pipelines.num_views(config.data) if self.settings.budget_gmacs else 1
 
     def init(self, rng, clip_shape):
         """See `Method.init`; until it is calibrated nothing stops early."""
@@ -157,7 +159,8 @@ class DynamicInference(base.Method):
     def check_calibration(self):
         """See `Method.check_calibration`: a budget that no thresholds keep."""
         if not self.settings.thresholds:
-            stopping.check_budget(self.costs, self._budget, self.full_gmacs)
+            share = 0.0 if self.settings.budget_gmacs else self.full_gmacs
+            stopping.check_budget(self.costs, self._budget, share, self._views)
 
     def calibrated(self, variables):
         """See `Method.calibrated`."""
@@ -165,8 +168,8 @@ class DynamicInference(base.Method):
 
     @property
     def _budget(self) -> float:
-        """Mean GMACs per video that thresholds are to keep."""
-        return self.settings.budget_gmacs or self.settings.budget * self.full_gmacs
+        """Mean GMACs of a view that thresholds are to keep: `costs` are of a view as well."""
+        return self.settings.budget_gmacs / self._views or self.settings.budget * self.full_gmacs
 
     def calibrate(self, variables, rows):
         """See `Method.calibrate`: records what the calibration videos score, and sets the thresholds."""

@@ -85,7 +85,7 @@ def test_the_calibration_is_saved_with_the_last_step(run, monkeypatch):
 
 @pytest.mark.parametrize(("changes", "message"), [
     ({"method.budget": 0.01}, "config.method.budget .*less than stopping every video.*Expected: 0.*or more"),
-    ({"method.budget_gmacs": 1e-6}, "less than stopping every video"),
+    ({"method.budget_gmacs": 1e-6}, "config.method.budget_gmacs .*less than stopping every video.*Expected"),
     ({"method.budget_gmacs": -1.0}, "config.method.budget_gmacs=-1.0: expected at least 0"),
     ({"method.budget": float("nan")}, "config.method.budget=nan"),
     ({"method.calibration_videos": 0}, "config.method.calibration_videos=0: expected at least 1"),
@@ -344,6 +344,30 @@ def test_costs_in_the_metrics_are_of_whole_videos():
         assert found["full_gmacs"] == pytest.approx(views * method.full_gmacs)
         assert [found[f"exit{k}_gmacs"] for k in (1, 2, 3, 4)] == pytest.approx(list(views * method.costs))
         assert found["full_gmacs"] < found["exit4_gmacs"] <= found["full_gmacs_all_heads"] + 1e-9
+
+
+@pytest.mark.parametrize("clips, twice", [(1, False), (1, True), (5, True)])
+def test_a_budget_in_gmacs_is_of_a_video_as_its_cost_is(clips, twice):
+    """With ten views, one was allowed what all of them may cost: ten times the budget."""
+    views, config = clips * (1 + twice), tiny(search="msdnet")
+    config.data.update(dict(sampling="dense", test_clips=clips, twice_sample=twice))
+    method = made(config, CLASSES)
+    budget = views * float(method.costs[:2].mean())
+    config.method.budget_gmacs = budget
+    method, rng = made(config, CLASSES), np.random.default_rng(0)
+    variables = method.init(jax.random.key(0), (1, 4, 64, 64, 3))
+    rows = {"exit": np.zeros(50, int), "label": rng.integers(0, 16, 50),
+            "answers": rng.integers(0, 16, (50, 4)), "stop_scores": rng.random((50, 4, 3), np.float32)}
+    found = method.calibrate(variables, rows).stats["stopping"]["thresholds"]
+    taken = np.asarray(stopping.exits_taken(rows["stop_scores"][..., 0], found))
+    gmacs = views * method.costs[taken].mean()  # as `predict` counts them
+    print(f"{views} views: {gmacs:.4f} of {budget:.4f} GMACs per video")
+    assert 0.8 * budget < gmacs <= budget
+    config.method.budget_gmacs = 0.5 * views * float(method.costs[0])
+    with pytest.raises(UserError, match="config.method.budget_gmacs allows") as error:
+        made(config, CLASSES).check_calibration()
+    assert f"first checkpoint costs ({views * method.costs[0]:.4g})" in str(error.value)
+    assert ("with its" in str(error.value)) == (views > 1)
 
 
 def test_predict_and_export_tell_the_cost_of_what_they_compute(run, tmp_path):
