@@ -1,8 +1,10 @@
 """Videos in ArrayRecord shards, and TFDS data sets stored as ArrayRecord; without TensorFlow."""
 
 import bisect
+import contextlib
 import glob
 import os
+import time
 
 import numpy as np
 
@@ -12,6 +14,9 @@ from data_pipelines.sources.base import Entry, Source, check_command, shorten
 from data_pipelines.sources.files import missing_file_error, warn_of_labels
 from data_pipelines.video import records
 from data_pipelines.video.decode import ArrayFrames, JpegRecord, open_record, open_video
+
+_SECONDS = 20.0  # for which the labels of a TFDS data set are looked at
+_LOOKED_AT: set[tuple[str, str, str]] = set()  # splits are opened more than once
 
 
 class ArrayRecordSource(Source):
@@ -122,6 +127,37 @@ class TfdsSource(Source):
                             f"number of classes is not known. Build the data set with ClassLabel.")
         self.class_names = list(label.names)
         _check_num_classes(self, config)
+        if split == "train":
+            self._look_at_labels(split)
+
+    def _look_at_labels(self, split):
+        """Warns as for lists of labels that never occur. TFDS gives a label with its whole video only.
+
+        So clips are read in random order until every label was seen, which those of a sound data set are
+        soon, or for `_SECONDS`; what is missing then is told if every label should have come often.
+        """
+        if (what := (os.path.abspath(self._root), self._name, self._split)) in _LOOKED_AT:
+            return
+        _LOOKED_AT.add(what)
+        count, end, found, seen = len(self.class_names), time.monotonic() + _SECONDS, [], set()
+        for index in np.random.default_rng(0).permutation(len(self)):
+            if len(seen) == count or time.monotonic() > end:
+                break
+            with contextlib.suppress(RuntimeError, OSError):  # a damaged record: told when it is its turn
+                found.append(entry := self.entry(int(index)))
+                if not self._is_labelled(entry):
+                    raise DataError(f"{self.description}: clip {entry.name} has labels {list(entry.labels)}, "
+                                    f"not all within its {count} classes. Leave such clips out of the split, "
+                                    f"or build the data set again.")
+                seen.update(entry.labels)
+        if len(found) == len(self):
+            warn_of_labels(found, self.class_names, self.description, split)
+        elif len(found) >= 20 * count:
+            where = f"{self.description}, {len(found):,} of {len(self):,} clips in random order"
+            warn_of_labels(found, self.class_names, where, split)
+
+    def _is_labelled(self, entry):
+        return bool(entry.labels) and all(0 <= label < len(self.class_names) for label in entry.labels)
 
     def __len__(self):
         return len(self._data)
@@ -138,6 +174,9 @@ class TfdsSource(Source):
         except (RuntimeError, OSError) as error:
             raise VideoError(f"{self._name}[{index}]", f"record is damaged ({error})") from None
         entry = self._entry(index, example)
+        if not self._is_labelled(entry):
+            raise VideoError(entry.name, f"labels {list(entry.labels)}, not within the "
+                                         f"{len(self.class_names)} classes of the data set")
         video, fps = example[self._video], float(example.get("fps", 0.0))
         if isinstance(video, bytes):
             return entry, open_video(video, entry.name)

@@ -1,5 +1,6 @@
 import os
 import pickle
+import re
 
 import cv2
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from data_pipelines import DataError, VideoError
 from data_pipelines.options import plain_options
-from data_pipelines.sources import make_source
+from data_pipelines.sources import make_source, shards
 from data_pipelines.sources.class_names import read_class_names
 from data_pipelines.sources.lists import ListItem, read_list
 from data_pipelines.video.records import Record, ShardWriter
@@ -315,6 +316,12 @@ def tfds_folder(tmp_path_factory):
     build("clips_mp4", feature.FeaturesDict({
         "video": feature.Text(), "labels": feature.Sequence(feature.ClassLabel(num_classes=3)),
         "fps": np.float32}), lambda i: {"video": video, "labels": [0, 2], "fps": 25.0})
+    build("shifted", feature.FeaturesDict({
+        "video": feature.Text(), "label": feature.ClassLabel(num_classes=3)}),
+        lambda i: {"video": video, "label": 1 + i % 2})
+    build("unlabelled", feature.FeaturesDict({
+        "video": feature.Text(), "label": feature.ClassLabel(num_classes=2)}),
+        lambda i: {"video": video, "label": -1 if i == 1 else 0})
     build("no_video", feature.FeaturesDict({"label": feature.ClassLabel(num_classes=2)}),
           lambda i: {"label": 0})
     return str(folder)
@@ -331,6 +338,34 @@ def test_tfds_source(tfds_folder):
     ours = source(source="tfds", tfds_name="clips_mp4", root=tfds_folder, train_list="train")
     assert ours.entry(2) == ("clips_mp4[2]", (0, 2)) and len(ours.class_names) == 3
     assert read_numbers(ours.open(2).get([8, 3])) == [8, 3]
+
+
+@pytest.mark.parametrize("name, seconds, told", [
+    ("clips_mp4", 20, "1 of the 3 labels never occur: 1 "), ("clips_frames", 20, ""),
+    ("shifted", 20, "the labels look shifted by one: 0 .*never occurs"), ("clips_mp4", -1, "")])
+def test_labels_of_tfds_that_never_occur_are_told(tfds_folder, caplog, monkeypatch, name, seconds, told):
+    """As those of lists; what cannot be looked at in time is not called missing."""
+    monkeypatch.setattr(shards, "_SECONDS", seconds)
+    monkeypatch.setattr(shards, "_LOOKED_AT", set())
+    for _ in range(2):
+        source(source="tfds", tfds_name=name, root=tfds_folder, train_list="train")
+    source("val", source="tfds", tfds_name=name, root=tfds_folder, val_list="validation")  # it may lack some
+    found = [record.getMessage() for record in caplog.records if "labels" in record.getMessage()]
+    assert len(found) == bool(told) and all(re.search(told, text) for text in found), found
+
+
+def test_labels_of_tfds_that_are_no_classes(tfds_folder, monkeypatch):
+    config = dict(source="tfds", tfds_name="unlabelled", root=tfds_folder)
+    monkeypatch.setattr(shards, "_LOOKED_AT", set())
+    with pytest.raises(DataError, match=r"clip unlabelled\[.\] has labels \[-1\], not all within its 2 cl"):
+        source(**config, train_list="train")
+    ours = source("val", **config, val_list="validation")
+    for i in range(3):
+        if ours.entry(i).labels == (0,):
+            assert len(ours.read(i)[1].get([8, 3])) == 2
+            continue
+        with pytest.raises(VideoError, match=r"labels \[-1\], not within the 2 classes"):
+            ours.read(i)
 
 
 def test_tfds_errors(tfds_folder):
