@@ -16,12 +16,14 @@ import traceback
 import jax
 from absl import flags
 
+import data_pipelines
 from data_pipelines import DataError, VideoError
 from effvid_jax import bounds, checkpoint, console, lock, peers, saved_config, workdirs, writers
 from effvid_jax.errors import Interrupted, TrainingError, UserError
 from effvid_jax.methods import find_method
 from effvid_jax.runs import known_configs, prepare, stage_config, stage_names, trained
 from effvid_jax.signals import Signals
+from effvid_jax.tasks import make_task
 
 # What jax says when another process does not answer: of its collectives, and of its coordination service.
 _PEER_IS_GONE = "Gloo|NCCL|[Cc]oordination ?[Ss]ervice|Connection (reset|closed) by peer|heartbeat"
@@ -222,7 +224,11 @@ def _train_stages(config, workdir: str, stages, resume_anyway: bool) -> dict:
 
     names = list(stages)
     for name, stage in stages.items():  # before anything is written, and before the first one trains
-        workdirs.check_resume(stage, os.path.join(workdir, name), resume_anyway)
+        folder = os.path.join(workdir, name)
+        workdirs.check_resume(stage, folder, resume_anyway)
+        if workdirs.trained_step(folder) is not None:
+            names_of_data = data_pipelines.open_split(stage.data, "train").class_names
+            workdirs.check_classes(make_task(stage, names_of_data).class_names, folder, resume_anyway)
     checkpoint.save_config(config, workdir)
     start, results = time.monotonic(), {}
     for i, (name, stage) in enumerate(stages.items()):

@@ -230,6 +230,21 @@ def test_training_compares_before_it_writes(tmp_path, stage):
     assert contents(tmp_path) == before
 
 
+def test_classes_of_every_stage_are_compared_before_anything_is_written(tmp_path, benchmark_root):
+    """Those of the last stage were, when the stages before it had been trained and `config.json` replaced."""
+    config, workdir = reskd_minik.get_config("tiny"), str(tmp_path)
+    config.data.root = benchmark_root
+    whole = runs.prepare(config, workdir)
+    used(tmp_path / "student", runs.stage_config(whole, "student", workdir), step=2)
+    (tmp_path / "config.json").write_text(config.to_json_best_effort())
+    before = contents(tmp_path)
+    config.train.log_every_steps += 1
+    for anyway in (False, True):
+        with pytest.raises(UserError, match="student is trained with 2 classes, the data has 16"):
+            cli.train(config, workdir, anyway)
+    assert contents(tmp_path) == before
+
+
 def test_imported_weights_are_no_run(tmp_path):
     workdir = used(tmp_path, {"model": plain().model.to_dict()}, step=0)
     with pytest.raises(UserError, match=f"imported weights.*--config.init.checkpoint={workdir}"):
