@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import jax
 
@@ -154,6 +155,9 @@ def check_run(config) -> None:
     if 0 < train.num_steps < optim.accumulate:
         raise UserError(f"config.optim.accumulate={optim.accumulate}: one update takes that many steps, more "
                         f"than config.train.num_steps={train.num_steps}: nothing would be trained.")
+    if match := re.fullmatch("<(.*)>", config.init.checkpoint):  # a recipe's word for what it cannot know
+        raise UserError(f"config.init.checkpoint is not given: this config starts from {match[1]}. Give it "
+                        f"with --config.init.checkpoint=DIR.")
     devices = jax.device_count()
     for field in ("batch_size", "eval_batch_size"):
         _check_divides(f"config.data.{field}", data[field], devices, f"the {devices} devices of this machine")

@@ -68,6 +68,8 @@ def recipe(dataset_name: str, arg: str):
     dynamic_name = args.baseline or "dynamic"
     if args.demo or args.tiny or args.from_static:
         from_static(config)
+    if args.from_static and not (args.demo or args.tiny):
+        config.init.checkpoint = "<the workdir of the static network, trained with :static>"
     dynamic = config.copy_and_resolve_references()
     if args.demo or args.tiny:  # from scratch the gates need more steps than a demo has
         config.run = f"static,{dynamic_name}"

@@ -10,7 +10,7 @@ from benchmarks.hostile_configs import Fuzz, paths, problem, put
 from configs import dynamic_k400, reskd_minik, supervised_minik, va_red2_minik
 from configs.recipes import base
 from data_pipelines import DataError, Field
-from effvid_jax import bounds, cli, console, lookup, train
+from effvid_jax import bounds, cli, console, lookup, runs, train
 from effvid_jax.errors import UserError
 from effvid_jax.methods import SHARED, find_method
 from effvid_jax.methods.reskd import Reskd
@@ -52,6 +52,23 @@ def test_every_field_is_described_once():
 def test_what_is_shipped_is_within_its_bounds(config):
     for form in ("", "tiny", "demo")[config is toy_config:]:
         bounds.check_values(config.get_config(form), complete=True)
+
+
+def test_a_start_that_only_the_user_knows_must_be_given(monkeypatch):
+    """`:from_static` trained from scratch with the settings of a start from a trained network."""
+    monkeypatch.setattr(bounds, "_check_network", lambda config: None)
+    for arg in ("from_static", "from_static,baseline=cgnet", "from_static,tiny", "from_static,demo"):
+        config = va_red2_minik.get_config(arg)
+        stages = {name: runs.stage_config(config, name, "w") for name in runs.stage_names(config)}
+        if stages:  # the embedded forms have a stage to start from
+            cli.check_stages(stages)
+            continue
+        with pytest.raises(UserError, match="config.init.checkpoint is not given: this config starts from "
+                                            "the workdir of the static network.*init.checkpoint=DIR") as e:
+            cli.check_stages({"": config})
+        assert "\n" not in str(e.value)
+        config.init.checkpoint = "runs/static"
+        cli.check_stages({"": config})
 
 
 @pytest.mark.parametrize(("path", "value", "words"), [
