@@ -227,8 +227,9 @@ def _train_stages(config, workdir: str, stages, resume_anyway: bool) -> dict:
         folder = os.path.join(workdir, name)
         workdirs.check_resume(stage, folder, resume_anyway)
         if workdirs.trained_step(folder) is not None:
-            names_of_data = data_pipelines.open_split(stage.data, "train").class_names
-            workdirs.check_classes(make_task(stage, names_of_data).class_names, folder, resume_anyway)
+            split = data_pipelines.open_split(stage.data, "train")
+            workdirs.check_classes(make_task(stage, split.class_names).class_names, folder, resume_anyway)
+            workdirs.check_devices(stage, folder, len(split), resume_anyway)
     checkpoint.save_config(config, workdir)
     start, results = time.monotonic(), {}
     for i, (name, stage) in enumerate(stages.items()):

@@ -80,6 +80,8 @@ def _train(config, workdir: str, resume_anyway: bool, signals: Signals) -> dict[
     split = data_pipelines.open_split(config.data, "train", process_count=jax.process_count())
     task = make_task(config, split.class_names)
     workdirs.check_classes(task.class_names, workdir, resume_anyway)
+    for line in workdirs.check_devices(config, workdir, len(split), resume_anyway):
+        console.say(line)
     split = split.with_targets(task.targets)
     method = make_method(config, task)
     method.check_calibration()

@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from effvid_jax import checkpoint
+from effvid_jax import checkpoint, stored
+from effvid_jax.course import Course
 from effvid_jax.errors import UserError
 from effvid_jax.methods import find_method
 
@@ -36,6 +37,7 @@ _RESUME = (*_READING, "run", "stages.*", "data.root", "data.*_list", "data.class
 _TRAINING = ("model.*", "optim.*", "train.*", "bench.*", "evaluations.*", "seed", "run", "stages.*",
              "init.checkpoint", "init.skip", "data.batch_size", "data.seed", "data.short_side",
              "data.train_crop", "data.crop", "data.flip")
+_ANYWAY = "as --resume_anyway says, with other numbers"
 # Which of the fields that say where videos are a source reads, for a split (S).
 _SOURCES = {
     "list": ("S_list", "list_format", "classes_file", "num_classes"),
@@ -88,18 +90,39 @@ def check_resume(config, workdir: str, anyway: bool = False) -> list[str]:
                 (refused if kind else free).append(found)
             continue
         (free if _matches(found.field, _RESUME) else refused).append(found)
-    old, new = _groups(workdir, 0), jax.device_count()
-    regrouped = old != new and not config.model.bn_groups and not saved.get("model", {}).get("bn_groups")
-    if regrouped and _batch_statistics(workdir):
-        refused.append(Difference("model.bn_groups", f"0, a part of a batch on each of {old} devices",
-                                  f"0 on {new}; --config.model.bn_groups={old} keeps the batch statistics"))
     _refuse(refused, workdir, f"is trained up to step {step} with another config", anyway)
-    lines = [f"{workdir}: going on {what}: {'; '.join(map(str, found))}" for what, found in (
-        ("with other settings", free), ("as --resume_anyway says, with other numbers", refused)) if found]
-    if old != new and not any(found.field == "model.bn_groups" for found in refused):
-        lines.append(f"{workdir}: computed on {old} devices before, on {new} now; batch "
-                     f"statistics are taken as before")
-    return lines
+    return [f"{workdir}: going on {what}: {'; '.join(map(str, found))}" for what, found in (
+        ("with other settings", free), (_ANYWAY, refused)) if found]
+
+
+def check_devices(config, workdir: str, num_clips: int, anyway: bool = False) -> list[str]:
+    """What is to be said when a run goes on with another number of devices; [] if there is nothing to train.
+
+    Args:
+        config, workdir, anyway: see `check_resume`.
+        num_clips: of the training split.
+
+    Raises:
+        UserError: batch statistics of other parts of a batch than before.
+    """
+    step, saved = config.init.step or trained_step(workdir), saved_config(workdir) or {}
+    old, new = _groups(workdir, 0), jax.device_count()
+    if step is None or old == new:
+        return []
+    with contextlib.suppress(UserError):  # one that cannot be read is passed by, later
+        position = stored.position_of(stored.read_meta(os.path.join(workdir, "checkpoints", str(step))))
+        if position is not None and position.step >= Course(config, num_clips, position).num_steps:
+            return []
+    groups, given = saved.get("model", {}).get("bn_groups", 0), config.model.bn_groups
+    if _groups(workdir, groups) == _groups(None, given) or not _batch_statistics(workdir):
+        return [f"{workdir}: computed on {old} devices before, on {new} now; batch statistics are taken as "
+                f"before"]
+    if groups or given:
+        return []  # `check_resume` has refused or told it
+    found = Difference("model.bn_groups", f"0, a part of a batch on each of {old} devices",
+                       f"0 on {new}; --config.model.bn_groups={old} keeps the batch statistics")
+    _refuse([found], workdir, f"is trained up to step {step} on other devices", anyway)
+    return [f"{workdir}: going on {_ANYWAY}: {found}"]
 
 
 def check_run(config, workdir: str, anyway: bool = False) -> None:

@@ -161,30 +161,34 @@ def test_groups_of_batch_statistics_count_not_devices(tmp_path):
     with pytest.raises(UserError, match="config.model.bn_groups was 0, now 4"):
         workdirs.check_resume(config, workdir)
     workdir = used(tmp_path / "four", plain(), run={"devices": ["0"] * 4})
-    told = "computed on 4 devices before, on 2 now; batch statistics are taken as before"
-    line, = workdirs.check_resume(config, workdir)
-    assert told in line
-    config = plain()
+    assert workdirs.check_resume(config, workdir) == []
+    line, = workdirs.check_devices(config, workdir, 100)
+    assert "computed on 4 devices before, on 2 now; batch statistics are taken as before" in line
+
+
+def test_other_devices_with_statistics_per_device(tmp_path):
+    workdir, config = used(tmp_path, plain(), run={"devices": ["0"] * 4}), plain()
+    config.train.num_steps = 7
     with pytest.raises(UserError, match='bn_groups was "0, a part of a batch on each of 4 devices", '
                                         'now "0 on 2; --config.model.bn_groups=4 keeps') as error:
-        workdirs.check_resume(config, workdir)
+        workdirs.check_devices(config, workdir, 100)
     assert "--resume_anyway" in str(error.value) and "\n" not in str(error.value)
-    line, = workdirs.check_resume(config, workdir, anyway=True)
+    line, = workdirs.check_devices(config, workdir, 100, anyway=True)
     assert "as --resume_anyway says" in line and "each of 4 devices" in line
+    add_meta(tmp_path, arrays={"params/fc/bias": {}})
+    line, = workdirs.check_devices(config, workdir, 100)  # nothing there depends on a batch
+    assert "computed on 4 devices before, on 2 now" in line
+    add_meta(tmp_path, arrays={"params/fc/bias": {}, "stats/bn1/mean": {}})
+    with pytest.raises(UserError, match="config.model.bn_groups was"):
+        workdirs.check_devices(config, workdir, 100)
+    config.train.num_steps = 6
+    add_meta(tmp_path, step=6, num_classes=2)
+    assert workdirs.check_devices(config, workdir, 100) == [], "nothing is left to train"
 
 
-@pytest.mark.parametrize("arrays, statistics", [
-    ({"params/fc/bias": {}}, False), ({"params/fc/bias": {}, "stats/bn1/mean": {}}, True)])
-def test_devices_mean_nothing_without_batch_statistics(tmp_path, arrays, statistics):
-    workdir = used(tmp_path, plain(), run={"devices": ["0"] * 4})
-    path = tmp_path / "checkpoints" / "6" / "meta" / "metadata"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"arrays": arrays}))
-    if statistics:
-        with pytest.raises(UserError, match="config.model.bn_groups was"):
-            workdirs.check_resume(plain(), workdir)
-    else:
-        line, = workdirs.check_resume(plain(), workdir)
-        assert "computed on 4 devices before, on 2 now" in line
+def add_meta(workdir, step=6, **entries):
+    path = workdir / "checkpoints" / str(step) / "meta" / "metadata"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"step": step} | entries))
 
 
 def test_a_workdir_that_has_moved_is_the_same(tmp_path):
