@@ -19,6 +19,7 @@ from absl import flags
 import data_pipelines
 from data_pipelines import DataError, VideoError
 from effvid_jax import bounds, checkpoint, console, lock, peers, saved_config, workdirs, writers
+from effvid_jax.course import Course
 from effvid_jax.errors import Interrupted, TrainingError, UserError
 from effvid_jax.methods import find_method
 from effvid_jax.runs import known_configs, prepare, stage_config, stage_names, trained
@@ -226,10 +227,12 @@ def _train_stages(config, workdir: str, stages, resume_anyway: bool) -> dict:
     for name, stage in stages.items():  # before anything is written, and before the first one trains
         folder = os.path.join(workdir, name)
         workdirs.check_resume(stage, folder, resume_anyway)
-        if workdirs.trained_step(folder) is not None:
+        if (step := stage.init.step or workdirs.trained_step(folder)) is not None:
             split = data_pipelines.open_split(stage.data, "train")
             workdirs.check_classes(make_task(stage, split.class_names).class_names, folder, resume_anyway)
             workdirs.check_devices(stage, folder, len(split), resume_anyway)
+            if position := workdirs.saved_position(folder, step):
+                workdirs.check_length(position.step, Course(stage, len(split), position).num_steps, folder)
     checkpoint.save_config(config, workdir)
     start, results = time.monotonic(), {}
     for i, (name, stage) in enumerate(stages.items()):

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import jax
 
 from effvid_jax import checkpoint, stored
-from effvid_jax.course import Course
+from effvid_jax.course import Course, Position
 from effvid_jax.errors import UserError
 from effvid_jax.methods import find_method
 
@@ -109,10 +109,9 @@ def check_devices(config, workdir: str, num_clips: int, anyway: bool = False) ->
     old, new = _groups(workdir, 0), jax.device_count()
     if step is None or old == new:
         return []
-    with contextlib.suppress(UserError):  # one that cannot be read is passed by, later
-        position = stored.position_of(stored.read_meta(os.path.join(workdir, "checkpoints", str(step))))
-        if position is not None and position.step >= Course(config, num_clips, position).num_steps:
-            return []
+    position = saved_position(workdir, step)
+    if position is not None and position.step >= Course(config, num_clips, position).num_steps:
+        return []
     groups, given = saved.get("model", {}).get("bn_groups", 0), config.model.bn_groups
     if _groups(workdir, groups) == _groups(None, given) or not _batch_statistics(workdir):
         return [f"{workdir}: computed on {old} devices before, on {new} now; batch statistics are taken as "
@@ -291,6 +290,13 @@ def _crc(text: str) -> str:
 def trained_step(workdir: str) -> int | None:
     """The newest step that is saved in a folder; None if there is none."""
     return max(_steps(workdir), default=None)
+
+
+def saved_position(workdir: str, step: int) -> Position | None:
+    """How far the run in a folder was when it saved a step; None if that cannot be told."""
+    with contextlib.suppress(UserError):  # what cannot be read is passed by when the run goes on
+        return stored.position_of(stored.read_meta(os.path.join(workdir, "checkpoints", str(step))))
+    return None
 
 
 def saved_config(workdir: str) -> dict | None:

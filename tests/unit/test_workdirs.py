@@ -6,6 +6,7 @@ import pathlib
 import ml_collections
 import pytest
 
+import data_pipelines
 from configs import dynamic_k400, reskd_minik, supervised_folder, supervised_minik
 from configs.recipes import base
 from effvid_jax import cli, evaluate, runs, workdirs
@@ -246,6 +247,20 @@ def test_classes_of_every_stage_are_compared_before_anything_is_written(tmp_path
     for anyway in (False, True):
         with pytest.raises(UserError, match="student is trained with 2 classes, the data has 16"):
             cli.train(config, workdir, anyway)
+    assert contents(tmp_path) == before
+
+
+def test_the_length_of_every_stage_is_compared_before_anything_is_written(tmp_path, benchmark_root):
+    config, workdir = reskd_minik.get_config("tiny"), str(tmp_path)
+    config.data.root = benchmark_root
+    whole = runs.prepare(config, workdir)
+    names = data_pipelines.open_split(whole.data, "train").class_names
+    used(tmp_path / "student", runs.stage_config(whole, "student", workdir), class_names=names)
+    add_meta(tmp_path / "student", arrays={}, num_classes=len(names))
+    (tmp_path / "config.json").write_text(config.to_json_best_effort())
+    before, config.train.num_steps = contents(tmp_path), 5
+    with pytest.raises(UserError, match="student is trained up to step 6, the config asks for 5"):
+        cli.train(config, workdir, resume_anyway=True)
     assert contents(tmp_path) == before
 
 
