@@ -9,9 +9,11 @@
 
 Reads files of mmaction2, ResKD, torchvision, PySlowFast, pytorch-i3d, MSDNet-PyTorch, TSM and the others
 of `naming.py` (`.pth` in each of its forms, safetensors); needs no PyTorch and executes nothing of
-the file (`files.py`). Every tensor must land somewhere: what is missing here, unused in the file, of
-another shape or not finite is listed in one `ImportMismatch`, unless a `skip` pattern waives it. A file
-with two sets of weights, such as the last ones and their average, is reported; `--weights NAME` chooses.
+the file (`files.py`). Several files are given as their folder or index (`NAME.index.json`, `shards.py`).
+Every tensor must land somewhere: what is missing here, unused in the file, of another shape or not finite
+is listed in one `ImportMismatch`, unless a `skip` pattern waives it. A file with two sets of weights, such
+as the last ones and their average, is reported; `--weights NAME` chooses. Wrappers' prefixes (`module.`,
+`model.`, ...) are recognised and reported (`loading.py`); `--strip_prefix=PREFIX` takes another one off.
 
 Layouts: convolution (O, I, *k) -> (*k, I, O), so depthwise (C, 1, h, w) -> (h, w, 1, C); linear
 (O, I) -> (I, O); norm weight, bias, running_mean, running_var -> scale, bias, mean, var, unchanged.
@@ -40,14 +42,8 @@ from effvid_jax.backbones import make_backbone
 from effvid_jax.backbones.swin3d import inflate_position_table
 from effvid_jax.bounds import FIELDS
 from effvid_jax.errors import UserError
-from effvid_jax.torch_import.files import TorchFileError, read_torch_file
+from effvid_jax.torch_import.loading import State, load_with_notes
 from effvid_jax.torch_import.naming import CLASSIFIER, DROPPED, NAMING, PARTS, best_naming, select_part
-
-State = Mapping[str, np.ndarray]
-CONTAINERS = ("state_dict", "model_state", "model_state_dict", "model")  # of training checkpoints
-AVERAGED = r"(?i)(^|_)(ema|swa|averaged?|avg|shadow)(_|$)"  # in the name of a container
-COUNTERS = ("steps", "n_averaged", "num_updates", "updates", "decay")  # of averaging, beside the weights
-_SWAPPED = {"ema_state_dict": " (mmengine swaps the two when it saves: there 'state_dict' is the average)"}
 
 
 class ImportMismatch(UserError):
@@ -73,61 +69,6 @@ class Report:
     left_out: list[str]
     dropped: int
     notes: list[str]
-
-
-def load_torch_state(path: str | os.PathLike, weights: str = "") -> dict[str, np.ndarray]:
-    """The state dict in a checkpoint: finds its container and strips data parallelism's `module.`.
-
-    Args:
-        path: see `torch_files.read_torch_file`.
-        weights: name of the container, for a file with several, such as 'state_dict_ema'; by default the
-            first of `CONTAINERS` that is there.
-
-    Returns:
-        Key -> array, in the file's order, layout and dtype.
-
-    Raises:
-        TorchFileError: unreadable or refused file, or no such state dict in it.
-    """
-    return load_with_notes(path, weights)[0]
-
-
-def load_with_notes(path: str | os.PathLike, weights: str = "") -> tuple[dict[str, np.ndarray], list[str]]:
-    """As `load_torch_state`, and sentences about the other weights that the file has."""
-    state = read_torch_file(path)
-    sets = _weight_sets(state) if isinstance(state, dict) else {}
-    if weights and weights not in sets:
-        raise TorchFileError(f"{path}: holds no weights called {weights!r}. Those that it has: "
-                             f"{', '.join(sets) or 'none with a name'}.")
-    if isinstance(state, dict):
-        found = [name for name in CONTAINERS if isinstance(state.get(name), dict)]
-        weights = weights or (found[0] if found else "")
-        state = state[weights] if weights else state
-    if not isinstance(state, dict) or not state:
-        raise TorchFileError(f"{path}: holds a {type(state).__name__}, not tensors by name.")
-    if re.search(AVERAGED, weights):
-        state = {key: value for key, value in state.items() if key not in COUNTERS}
-    others = [str(key) for key, value in state.items()
-              if not (isinstance(key, str) and isinstance(value, np.ndarray))]
-    if others:
-        advice = f" It has weights under {', '.join(sets)}: --weights NAME takes them." if sets else ""
-        raise TorchFileError(
-            f"{path}: no state dict found: {len(others)} of {len(state)} entries are not tensors: "
-            f"{others[:5]}. Looked at the top and under {', '.join(CONTAINERS)}.{advice}")
-    notes = [f"the file has {'averaged' if re.search(AVERAGED, name) else 'other'} weights as well, "
-             f"{name!r}; {weights!r} was taken, --weights {name} takes those" + _SWAPPED.get(name, "")
-             for name in sets if weights and name != weights]
-    if all(key.startswith("module.") for key in state):
-        return {key.removeprefix("module."): value for key, value in state.items()}, notes
-    return state, notes
-
-
-def _weight_sets(content: Mapping[str, Any]) -> dict[str, State]:
-    """Entries of a checkpoint that hold weights by name, an average of them among others."""
-    return {name: value for name, value in content.items()
-            if isinstance(name, str) and isinstance(value, dict)
-            and (name in CONTAINERS or re.search(AVERAGED, name))
-            and any(isinstance(x, np.ndarray) and x.ndim for x in value.values())}
 
 
 def count_classes(state: State) -> int | None:
@@ -315,7 +256,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--backbone", required=True, help="name of a backbone, such as tsm_resnet50")
-    add("--checkpoint", required=True, help=".pth, .pt, .pyth, .pth.tar or .safetensors file")
+    add("--checkpoint", required=True,
+        help=".pth, .pt, .pyth, .pth.tar, .bin or .safetensors file; of several files their index "
+             "(NAME.index.json) or folder")
     add("--out", required=True, help="workdir to write; --mode=eval --workdir=OUT restores it")
     add("--classes", type=int, help="number of classes (default: those of the file's classifier)")
     add("--class_names", help="text file with one class name a line (default: numbers)")
@@ -325,7 +268,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--skip", action="append", nargs="+", default=[], metavar="REGEX",
         help="tensors that need not fit: 'fc/.*' starts a new classifier; may be repeated")
     add("--weights", default="", metavar="NAME",
-        help="which weights of a file with several, such as state_dict_ema (the report names them)")
+        help="which weights of a file with several, such as state_dict_ema, or ema for averages beside them "
+             "in one dict (the report names them)")
+    add("--strip_prefix", metavar="PREFIX",
+        help="take only names that begin so, such as teacher., and take it off; empty: take nothing off "
+             "(default: what wrappers put before names is recognised, and reported)")
     add("--part", choices=sorted(PARTS), help="which network of a ResKD student file")
     add("--inflate", action="store_true", help="repeat 2-D kernels along time for 3-D networks")
     add("--dtype", choices=FIELDS["model.dtype"].choices, default="float32",
@@ -353,7 +300,7 @@ def _run(args) -> str:
             raise UserError(f"--{name} {value}: expected {problem}.")
     if not isinstance(args.options, dict):
         raise UserError(f"--options {args.options}: expected fields by name, such as '{{\"width\": 32}}'.")
-    state, notes = load_with_notes(args.checkpoint, args.weights)
+    state, notes = load_with_notes(args.checkpoint, args.weights, args.strip_prefix)
     classes = args.classes or count_classes(select_part(state, args.part)[0])
     if classes is None:
         raise UserError(f"{args.checkpoint} has no classifier that is known: pass --classes K.")
@@ -371,7 +318,7 @@ def _run(args) -> str:
         args.backbone, state, _template(model, args.frames, args.resolution, _matcher(skip)), skip=skip,
         part=args.part, inflate=args.inflate)
     report.notes.extend(notes)
-    config = {"name": f"imported {os.path.basename(args.checkpoint)}", "model": {
+    config = {"name": f"imported {os.path.basename(os.path.normpath(args.checkpoint))}", "model": {
         "backbone": args.backbone, "resolution": args.resolution, "dropout": 0.5,
         "dtype": args.dtype, "bn_groups": args.bn_groups, "options": args.options}}
     checkpoint.save_imported(args.out, variables, config, names)

@@ -36,7 +36,8 @@ import numpy as np
 import safetensors
 
 from effvid_jax.errors import UserError
-from effvid_jax.torch_import import plain_pickle
+from effvid_jax.torch_import import other_files, plain_pickle
+from effvid_jax.torch_import.naming import CONTAINERS
 
 _STREAM_MAGIC = 0x1950A86A20F9469CFC6C
 _STREAM_VERSION = 1001
@@ -50,8 +51,6 @@ _SAFE_DTYPES = {  # names in a safetensors header
     "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
     "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1"}
 _BIG_ENDIAN = "written on a big-endian machine; save it again on a little-endian one."
-
-
 _LONGEST = 2000  # characters of a message: a file's names can be megabytes
 _REPEATED = 1 << 26  # bytes of elements that share memory, as expanded tensors have it: stride 0
 _SHARED = 8  # times the size of the file: what all tensors together may have
@@ -87,25 +86,26 @@ def read_torch_file(path: str | os.PathLike) -> Any:
         with file:
             head = file.read(512)
             _budget.repeated = _REPEATED
-            _budget.copies = 1024 + 4 * file.seek(0, io.SEEK_END)
-            _budget.all = _REPEATED + _SHARED * file.seek(0, io.SEEK_END)
+            size = file.seek(0, io.SEEK_END)
+            _budget.copies = 1024 + 4 * size
+            _budget.all = _REPEATED + _SHARED * size
+            file.seek(max(0, size - 8))
+            tail = file.read()
             file.seek(0)
-            return _reader(head)(file)
+            return _reader(head, tail, path.name)(file)
     except TorchFileError as error:
         raise TorchFileError(f"{path}: {error}") from error
     except plain_pickle.Refused as error:
-        raise TorchFileError(
-            f"{path}: refused: the pickle inside asks for {error.name!r}, neither a tensor "
-            f"nor a plain container. Nothing was executed. If you trust the file, save its weights "
-            f"alone with PyTorch: torch.save(torch.load(f, weights_only=False)['state_dict'], "
-            f"'weights.pth').") from error
+        containers = [name for name in CONTAINERS if name in error.strings]
+        message = other_files.refused(error.name, error.entry, containers, getattr(error, "first", False))
+        raise TorchFileError(f"{path}: {message}") from error
     except Exception as error:  # a damaged stream can fail anywhere; none of it may surface raw
         raise TorchFileError(
             f"{path}: damaged or cut short ({type(error).__name__}: {error}). Compare its size and "
             f"checksum with the source, and download it again.") from error
 
 
-def _reader(head: bytes) -> Callable[[io.BufferedReader], Any]:
+def _reader(head: bytes, tail: bytes, name: str) -> Callable[[io.BufferedReader], Any]:
     """The function that reads a file which begins with `head`."""
     if head.startswith(b"PK\x03\x04"):
         return _read_zip
@@ -115,12 +115,7 @@ def _reader(head: bytes) -> Callable[[io.BufferedReader], Any]:
         return _read_safetensors
     if head[:1] == b"\x80":
         return _read_stream
-    kind = "an empty file" if not head else "no checkpoint"
-    if head.startswith(b"version https://git-lfs"):
-        kind = "a Git LFS pointer; fetch the real file with `git lfs pull`"
-    elif head.lstrip()[:1] == b"<":
-        kind = "a web page, not a checkpoint: the download did not work"
-    raise TorchFileError(f"{kind}. Expected a PyTorch file (zip, stream, tar) or safetensors.")
+    raise TorchFileError(other_files.what_it_is(head, tail, name))
 
 
 # ---------------------------------------------------------------------------------- tensor building
@@ -284,9 +279,8 @@ def _read_zip(file) -> Any:
         entries = {info.filename: info for info in archive.infolist()}
         roots = [name[: -len("data.pkl")] for name in entries if name.endswith("data.pkl")]
         if len(roots) != 1 or roots[0] + "constants.pkl" in entries:
-            raise TorchFileError(
-                "a zip file, but not one of torch.save (a TorchScript program, a packed folder?): "
-                "save the state dict with torch.save.")
+            program = any(root + "constants.pkl" in entries for root in roots)
+            raise TorchFileError(f"{other_files.zip_without_pickle(entries, program)}.")
         root = roots[0]
 
         left = file.seek(0, io.SEEK_END)
@@ -322,8 +316,13 @@ def _read_zip(file) -> Any:
 def _read_stream(file) -> Any:
     # mmap, since reads of damaged lengths then end at the end of the file, whatever they ask for
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as stream:
-        if _load(stream) != _STREAM_MAGIC:
-            raise TorchFileError("a pickle, but not one of torch.save.")
+        try:
+            magic = _load(stream)
+        except plain_pickle.Refused as error:
+            error.first = True  # so it is not torch.save's
+            raise
+        if magic != _STREAM_MAGIC:
+            raise TorchFileError("a pickle, but not one of torch.save: " + other_files.OF_PICKLE)
         if (version := _whole(_load(stream))) != _STREAM_VERSION:
             raise TorchFileError(f"version {version} of the stream form, not {_STREAM_VERSION}.")
         if not _load(stream)["little_endian"]:
@@ -377,6 +376,9 @@ def _slice(storage: _Storage, offset: int, count: int) -> _Storage:
 
 def _read_tar(file) -> Any:
     with tarfile.open(fileobj=file, mode="r:") as archive:
+        if not {"storages", "tensors", "pickle"} & set(names := archive.getnames()):
+            raise TorchFileError(f"{other_files.tar_without_tensors(names)}.")
+
         def member(name: str) -> io.BytesIO:
             if archive.getmember(name).issparse():  # would unpack to any size
                 raise TorchFileError(f"member {name!r} is sparse, which torch.save never writes.")

@@ -16,6 +16,7 @@ from effvid_jax.errors import UserError
 
 Rules = list[tuple[str, str]]  # (pattern of the file's module name, our module path)
 
+CONTAINERS = ("state_dict", "model_state", "model_state_dict", "model")  # of weights in training checkpoints
 CLASSIFIER = "fc"  # every backbone of ours names its last linear layer so
 
 # Leaf in the file -> leaf here; the one that the model has at that place is taken. Leaves that are

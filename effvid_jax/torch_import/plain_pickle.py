@@ -9,6 +9,7 @@ looked up in a table that the caller passes; nothing is ever imported.
 
 from __future__ import annotations
 
+import contextlib
 import pickletools
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
@@ -25,11 +26,20 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 class Refused(UserError):
-    """The pickle asks for something that is no plain data; `.name` says what."""
+    """The pickle asks for something that is no plain data.
+
+    Attributes:
+        name: what it asks for.
+        entry: of the outermost dict, where that is; '' where nothing was there yet: it is the pickled object
+            itself; None: neither.
+        strings: all strings of the pickle, names of entries among them.
+    """
 
     def __init__(self, name: str):
         super().__init__(f"it refers to {name!r}")
         self.name = name
+        self.entry: str | None = None
+        self.strings: frozenset[str] = frozenset()
 
 
 class Name(str):
@@ -57,6 +67,16 @@ def load(stream: BinaryIO, calls: Mapping[str, Callable | None],
     """
     stack: list[Any] = []
     marks: list[int] = []
+    start = stream.tell()
+    try:
+        return _run(stream, stack, marks, calls, build, persistent_load)
+    except Refused as error:
+        error.entry, error.strings = _entry(stack, marks), _strings(stream, start)
+        raise
+
+
+def _run(stream, stack, marks, calls, build, persistent_load) -> Any:
+    """The stack machine of `load`."""
     memo: dict[int, Any] = {}
     places: dict[int, list[int]] = {}  # id of what is in the memo -> its keys
 
@@ -136,6 +156,27 @@ def load(stream: BinaryIO, calls: Mapping[str, Callable | None],
         elif op not in ("PROTO", "FRAME"):
             raise Refused(f"pickle instruction {op}")
     raise UserError("the pickle has no end")  # genops raises first; kept for its contract
+
+
+def _entry(stack: list[Any], marks: list[int]) -> str | None:
+    """Which entry of the outermost dict is being built, see `Refused.entry`."""
+    if not stack:
+        return ""
+    if not isinstance(stack[0], dict):
+        return None
+    first, end = (marks[0], marks[1] if len(marks) > 1 else len(stack)) if marks else (1, len(stack))
+    key = first + max(0, end - first - 1) // 2 * 2  # keys and values alternate
+    return stack[key] if key < len(stack) and isinstance(stack[key], str) else None
+
+
+def _strings(stream: BinaryIO, start: int) -> frozenset[str]:
+    """All strings of a pickle, as far as it can be read."""
+    found = set()
+    stream.seek(start)
+    with contextlib.suppress(Exception):  # it may be damaged as well
+        found.update(arg for opcode, arg, _ in pickletools.genops(stream)
+                     if opcode.name in _PUSH and isinstance(arg, str))
+    return frozenset(found)
 
 
 def hashable(key: Any) -> Any:

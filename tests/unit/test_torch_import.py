@@ -19,11 +19,11 @@ from effvid_jax import checkpoint, cli, cost, torch_import
 from effvid_jax.backbones import make_backbone
 from effvid_jax.torch_import import (
     ImportMismatch,
-    conversion,
     convert,
     convert_with_report,
     count_classes,
     load_torch_state,
+    loading,
 )
 from effvid_jax.torch_import.files import TorchFileError
 from effvid_jax.torch_import.naming import select_part
@@ -291,7 +291,7 @@ def test_where_the_state_dict_is(monkeypatch):
     wrapped = {"module.a": np.zeros(1), "module.b": np.zeros(1)}
 
     def load(content):
-        monkeypatch.setattr(conversion, "read_torch_file", lambda path: content)
+        monkeypatch.setattr(loading, "read_weights", lambda path: content)
         return [*load_torch_state("f.pth")]
 
     assert load(plain) == [*plain]
@@ -308,11 +308,11 @@ def test_averaged_weights_are_told_and_can_be_chosen(monkeypatch):
     raw, average = {"conv1.weight": np.zeros(2)}, {"module.conv1.weight": np.ones(2), "steps": np.array(3)}
     for name in ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "swa_model", "ema_model_state"):
         content = {"epoch": 3, "state_dict": raw, name: average, "optimizer": {"state": {0: {}}}}
-        monkeypatch.setattr(conversion, "read_torch_file", lambda path, content=content: content)
-        state, notes = conversion.load_with_notes("f.pth")
+        monkeypatch.setattr(loading, "read_weights", lambda path, content=content: content)
+        state, notes = loading.load_with_notes("f.pth")
         assert state == raw and len(notes) == 1
         assert "averaged weights as well" in notes[0] and f"--weights {name} takes" in notes[0]
-        state, notes = conversion.load_with_notes("f.pth", name)
+        state, notes = loading.load_with_notes("f.pth", name)
         assert state["conv1.weight"].tolist() == [1, 1] and list(state) == ["conv1.weight"]
         assert "'state_dict'" in notes[0]
         with pytest.raises(TorchFileError, match=f"no weights called 'nothing'.*state_dict, {name}"):
@@ -321,8 +321,8 @@ def test_averaged_weights_are_told_and_can_be_chosen(monkeypatch):
         with pytest.raises(TorchFileError, match=f"no state dict found.*under {name}: --weights NAME"):
             load_torch_state("f.pth")
         assert load_torch_state("f.pth", name)["conv1.weight"].tolist() == [1, 1]
-    monkeypatch.setattr(conversion, "read_torch_file", lambda path: {"model_state": raw, "epoch": 1})
-    assert conversion.load_with_notes("f.pth") == (raw, [])
+    monkeypatch.setattr(loading, "read_weights", lambda path: {"model_state": raw, "epoch": 1})
+    assert loading.load_with_notes("f.pth") == (raw, [])
 
 
 OPTIONS = ["--resolution", "32", "--options", '{"width": 2, "stage_sizes": [1, 1]}']
