@@ -92,9 +92,9 @@ def check_values(config, complete: bool = False) -> None:
         if problem := _EPOCHS.problem(epochs):
             raise UserError(f"config.evaluations.{name}={shown(epochs)}: expected {problem} (epochs between "
                             f"two evaluations; 0: at the end only).")
+    if "method" in config and "name" not in config.method:
+        raise UserError("config.method.name is missing: start from a config of configs/.")
     if "method" in config and not config.get("run"):  # else a stage's, which is looked at with its name
-        if "name" not in config.method:
-            raise UserError("config.method.name is missing: start from a config of configs/.")
         find_method(config.method.name).Settings.read(config.method)
     for name, stage in config.get("stages", {}).items():
         if problem := Field.group().problem(stage):

@@ -130,6 +130,13 @@ def test_a_teacher_that_does_not_fit_is_refused_before_it_trains(start):
         start(config)
 
 
+def test_a_method_without_a_name_is_refused_in_runs_with_stages_too():
+    config = reskd_minik.get_config("tiny")
+    config.method = {}
+    with pytest.raises(UserError, match="config.method.name is missing"):
+        bounds.check_values(config)
+
+
 def test_no_value_is_a_traceback(start, monkeypatch):
     """5,000 values in all fields, through what `main.py` calls: refused in one line, or accepted.
 
