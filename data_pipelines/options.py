@@ -22,7 +22,7 @@ FIELDS = {
     "num_frames": Field.integer(1, 2**14), "frame_interval": Field.integer(1, 2**20),
     "test_clips": Field.integer(1, 10**4), "twice_sample": Field.flag(),
     "short_side": _SIDE, "train_crop": Field.choice("multi_scale", "random_resized", "center"),
-    "crop": _SIDE, "flip": Field.flag(), "test_short_side": _SIDE,
+    "crop": _SIDE, "snap_side": Field.integer(0, 2**14), "flip": Field.flag(), "test_short_side": _SIDE,
     "test_crop": Field.choice("center", "three"), "test_crop_size": _SIDE,
     "batch_size": _BATCH, "eval_batch_size": _BATCH, "seed": Field.integer(0, 2**32 - 1),
     "num_threads": Field.integer(0, 1024), "num_workers": Field.integer(0, 1024),
@@ -81,6 +81,7 @@ class Options:
     cache_gib: float
 
     calib_share: float = 0.0
+    snap_side: int = 0
 
 
 def plain_options(config) -> Options:

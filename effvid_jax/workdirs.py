@@ -36,7 +36,7 @@ _RESUME = (*_READING, "run", "stages.*", "data.root", "data.*_list", "data.class
 # Not read by what uses a trained network: the network is the checkpoint's.
 _TRAINING = ("model.*", "optim.*", "train.*", "bench.*", "evaluations.*", "seed", "run", "stages.*",
              "init.checkpoint", "init.skip", "data.batch_size", "data.seed", "data.short_side",
-             "data.train_crop", "data.crop", "data.flip")
+             "data.train_crop", "data.crop", "data.snap_side", "data.flip")
 _ANYWAY = "as --resume_anyway says, with other numbers"
 # Which of the fields that say where videos are a source reads, for a split (S).
 _SOURCES = {
@@ -48,6 +48,8 @@ _SOURCES = {
 }
 _WHERE = ("*_list", "list_format", "frame_template", "start_index", "classes_file", "num_classes",
           "tfds_name", "val_share", "split_seed", "calib_share", "synthetic.*")
+# What decides numbers and older code did not have: what it did then.
+_THEN = {"data.snap_side": 0}
 # Dicts whose fields differ between configs: here a field that only one side has is a difference.
 _FREE = ("model.options.", "model.exits.", "data.synthetic.", "task")
 
@@ -333,7 +335,8 @@ def _flat(config, prefix: str = "") -> dict[str, Any]:
 
 
 def _with_defaults(fields: dict[str, Any]) -> dict[str, Any]:
-    """With the settings of the method that older code did not have."""
+    """With the fields that decide numbers and that older code did not have."""
+    fields = ({} if "data.crop" not in fields else _THEN) | fields
     if not fields.get("method.name"):
         return fields
     known = dataclasses.fields(find_method(fields["method.name"]).Settings)

@@ -39,6 +39,7 @@ def defaults() -> ml_collections.ConfigDict:
         test_clips=1, twice_sample=False,
         short_side=256, train_crop="multi_scale",  # multi_scale | random_resized | center
         crop=224, flip=True,
+        snap_side=0,  # sides of a multi-scale crop within 2 pixels of this become it; 0: of `crop`
         test_short_side=256, test_crop="center", test_crop_size=224,  # center | three
         batch_size=64, eval_batch_size=64,  # global; the reference has 8 GPUs x 8 clips
         seed=0, num_threads=16, num_workers=0, prefetch=8,
@@ -131,6 +132,9 @@ DATASETS: dict[str, dict[str, Any]] = {
 
 # Short side before cropping, by resolution: the released configs' RS(n).
 SHORT_SIDES = {224: 256, 160: 180, 144: 160, 112: 128, 96: 108, 72: 80, 56: 64}
+# Their MultiScaleCrop's `input_size`, where it makes a difference: to the resolution itself, 94 and 70 would
+# snap.
+SNAP_SIDES = {96: 108, 72: 80}
 
 
 def dataset(config, name: str) -> None:
@@ -149,7 +153,7 @@ def pixels(config, resolution: int) -> None:
                         f"{2**13}.")
     short_side = SHORT_SIDES.get(resolution, round(resolution * 8 / 7))
     config.data.update(dict(short_side=short_side, test_short_side=short_side, crop=resolution,
-                            test_crop_size=resolution))
+                            test_crop_size=resolution, snap_side=SNAP_SIDES.get(resolution, 0)))
 
 
 WHOLE = ("method", "options", "exits")

@@ -69,7 +69,7 @@ def multi_scale_sizes(height: int, width: int) -> list[tuple[int, int]]:
 
 
 def snap_size(size: tuple[int, int], target: int) -> tuple[int, int]:
-    """Sides within 2 pixels of the size that the crop is resized to become that size."""
+    """Sides within 2 pixels of the target (the reference's `input_size`) become it."""
     return tuple(target if abs(side - target) < 3 else side for side in size)
 
 
@@ -113,7 +113,7 @@ def augment_train(options, frames_THWC: np.ndarray, rng: np.random.Generator) ->
     frames = resize_short_side(frames_THWC, options.short_side)
     height, width = frames.shape[1:3]
     if options.train_crop == "multi_scale":
-        box = multi_scale_box(height, width, options.crop, rng)
+        box = multi_scale_box(height, width, options.snap_side or options.crop, rng)
     elif options.train_crop == "random_resized":
         box = random_resized_box(height, width, rng)
     else:

@@ -5,8 +5,11 @@ from collections import Counter
 import cv2
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
+from configs import supervised_actnet, supervised_folder
 from data_pipelines.batches import transforms
+from data_pipelines.options import plain_options
 from tests.data.clip_files import data_config
 from tests.parity import pipelines
 
@@ -49,6 +52,44 @@ def test_multi_scale_draws_every_size_and_place_equally_often():
 def test_sizes_near_the_target_snap_to_it():
     assert transforms.snap_size((222, 256), 224) == (224, 256)
     assert transforms.snap_size((221, 227), 224) == (221, 227)
+
+
+@pytest.mark.parametrize("resolution, sides", [  # released `input_size`: 256 to 80
+    (224, (256, 224, 192, 168)), (160, (180, 157, 135, 118)), (112, (128, 112, 96, 84)),
+    (96, (108, 94, 81, 71)), (72, (80, 70, 60, 52))])
+def test_crops_of_the_released_resolutions(resolution, sides):
+    """What the reference's MultiScaleCrop draws at each resolution of its configs; nothing snaps in them."""
+    options = plain_options(supervised_actnet.get_config(f"resolution={resolution}").data)
+    rng, drawn, boxes = np.random.default_rng(0), Counter(), []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(transforms, "crop", lambda frames, box: boxes.append(box) or frames)
+        frames = np.zeros((1, options.short_side, options.short_side + 20, 3), np.uint8)
+        for _ in range(400):
+            transforms.augment_train(options, frames, rng)
+    drawn.update(size for _, _, *size in boxes for size in [tuple(size)])
+    wanted = {(w, h) for i, h in enumerate(sides) for j, w in enumerate(sides) if abs(i - j) <= 1}
+    assert set(drawn) == wanted and len(wanted) == 10
+    assert max(x + w for x, _, w, _ in boxes) <= options.short_side + 20
+
+
+def test_snapping_is_a_field():
+    """An old config has none: it snaps to its crop; so does a field of 0."""
+    old = data_config(short_side=108, crop=96)
+    del old["snap_side"]
+    assert plain_options(old).snap_side == 0
+    frames = np.zeros((1, 108, 108, 3), np.uint8)
+    seen = set()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(transforms, "crop", lambda frames, box: seen.update(box[2:]) or frames)
+        for changes, sides in (({}, {96, 81}), ({"snap_side": 0}, {96, 81}), ({"snap_side": 108}, {94, 81}),
+                               ({"snap_side": 80}, {94, 80})):
+            seen.clear()
+            options = plain_options(ConfigDict({**old, **changes}))
+            for seed in range(60):
+                transforms.augment_train(options, frames, np.random.default_rng(seed))
+            assert seen == {108, 71} | sides
+    small = supervised_folder.get_config("small,resolution=96").data
+    assert (small.crop, small.snap_side) == (28, 0), "other pixels, no released crop"
 
 
 def test_random_resized_boxes_fit_and_vary():

@@ -7,7 +7,7 @@ import ml_collections
 import pytest
 
 import data_pipelines
-from configs import dynamic_k400, reskd_minik, supervised_folder, supervised_minik
+from configs import dynamic_k400, reskd_minik, supervised_actnet, supervised_folder, supervised_minik
 from configs.recipes import base
 from effvid_jax import cli, evaluate, runs, workdirs
 from effvid_jax.errors import UserError
@@ -110,6 +110,18 @@ def test_fields_that_older_code_did_not_have_are_no_difference(tmp_path):
     config.method.search = "msdnet"  # an old run had the default
     with pytest.raises(UserError, match='config.method.search was "accuracy", now "msdnet"'):
         workdirs.check_resume(config, workdir)
+
+
+def test_a_field_that_changed_what_a_recipe_means_is_a_difference(tmp_path):
+    """Older code cropped 96 pixels where the recipe now crops 94: such a run does not go on unseen."""
+    config = supervised_actnet.get_config("resolution=96")
+    saved = json.loads(config.to_json_best_effort())
+    del saved["data"]["snap_side"]
+    workdir = used(tmp_path, saved)
+    with pytest.raises(UserError, match="config.data.snap_side was 0, now 108"):
+        workdirs.check_resume(config, workdir)
+    config.data.snap_side = 0
+    assert workdirs.check_resume(config, workdir) == []
 
 
 def test_options_that_one_side_lacks_are_a_difference(tmp_path):
