@@ -34,10 +34,10 @@ def top_k_accuracy(scores_NK, labels_N, k: int = 1) -> float:
     return float((largest == np.asarray(labels_N)[:, None]).any(axis=1).mean())
 
 
-def any_label_accuracy(scores_NK, labels_NK) -> float:
-    """Share of the videos whose largest score is that of one of their labels (multi-hot, (N, K))."""
-    best = np.argsort(np.asarray(scores_NK), axis=1, kind="stable")[:, -1]
-    return float(np.asarray(labels_NK, bool)[np.arange(len(best)), best].mean())
+def any_label_accuracy(scores_NK, labels_NK, k: int = 1) -> float:
+    """Share of the videos of which one label (multi-hot, (N, K)) is among the k largest scores."""
+    largest = np.argsort(check_finite(scores_NK), axis=1, kind="stable")[:, -k:]
+    return float(np.take_along_axis(np.asarray(labels_NK, bool), largest, axis=1).any(axis=1).mean())
 
 
 def confusion_matrix(predicted_N, labels_N) -> np.ndarray:
@@ -57,6 +57,20 @@ def mean_class_accuracy(scores_NK, labels_N) -> float:
     """
     matrix = confusion_matrix(np.argmax(check_finite(scores_NK), axis=1), labels_N)
     return float(np.mean(np.diag(matrix) / np.maximum(matrix.sum(axis=1), 1)))
+
+
+def mean_any_label_accuracy(scores_NK, labels_NK) -> float:
+    """`mean_class_accuracy` of multi-hot labels.
+
+    A video counts for each of its classes, and is right where the largest score is that of one of them.
+    """
+    labels = np.asarray(labels_NK, bool)
+    best = np.argmax(check_finite(scores_NK), axis=1)
+    hit = labels[np.arange(len(best)), best]
+    occurs = labels.any(axis=0)
+    occurs[best] = True
+    share = (labels & hit[:, None]).sum(axis=0) / np.maximum(labels.sum(axis=0), 1)
+    return float(share[occurs].mean())
 
 
 def average_precision(scores_N, positive_N) -> float:

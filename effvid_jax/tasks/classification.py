@@ -15,6 +15,7 @@ import numpy as np
 from data_pipelines import ClassLabels
 from effvid_jax import metrics, plots
 from effvid_jax.backbones import blocks
+from effvid_jax.errors import UserError
 from effvid_jax.losses import cross_entropy, weighted_mean
 from effvid_jax.tasks.task import Task
 
@@ -60,7 +61,10 @@ class Classification(Task):
         return logits.argmax(axis=-1)
 
     def right(self, answers, targets):
-        """Whether it is the label; of several labels the first one counts."""
+        """Whether it is the label, of several labels (which evaluation knows) one of them."""
+        if self.multi_label and "labels" in targets:
+            rows = np.arange(len(answers)).reshape((-1,) + (1,) * (answers.ndim - 1))
+            return targets["labels"][rows, answers] > 0
         labels = targets["label"]
         return answers == labels.reshape(labels.shape + (1,) * (answers.ndim - 1))
 
@@ -79,20 +83,22 @@ class Classification(Task):
     def metrics(self, rows):
         """`top1`, `top5`, `mean_class_accuracy`; `clip_top1` of single views.
 
-        With several labels also `map`, and `top1_any`: the most probable class is one of them. The others
-        count the first label alone, as the reference does.
+        With several labels also `map`; then each of them is right, and none comes first. `top1_any` is
+        `top1`, which counted the lowest label alone once.
         """
-        scores, labels = rows["scores"], rows["label"]
+        scores, labels = rows["scores"], rows["labels" if self.multi_label else "label"]
+        top_k, per_class = ((metrics.any_label_accuracy, metrics.mean_any_label_accuracy) if self.multi_label
+                            else (metrics.top_k_accuracy, metrics.mean_class_accuracy))
         found = {
-            "top1": metrics.top_k_accuracy(scores, labels, 1),
-            "top5": metrics.top_k_accuracy(scores, labels, min(5, len(self.class_names))),
-            "mean_class_accuracy": metrics.mean_class_accuracy(scores, labels),
+            "top1": top_k(scores, labels, 1),
+            "top5": top_k(scores, labels, min(5, len(self.class_names))),
+            "mean_class_accuracy": per_class(scores, labels),
         }
         if "clip_answers" in rows:
             found["clip_top1"] = float(self.right(rows["clip_answers"], rows).mean(dtype=np.float64))
         if self.multi_label:
-            found["map"] = metrics.mean_average_precision(scores, rows["labels"])
-            found["top1_any"] = metrics.any_label_accuracy(scores, rows["labels"])
+            found["map"] = metrics.mean_average_precision(scores, labels)
+            found["top1_any"] = found["top1"]
         return found
 
     def write_rows(self, path, rows):
@@ -115,8 +121,10 @@ class Classification(Task):
                 table.writerow(line)
 
     def groups(self, rows):
-        """Videos by class."""
-        found = ((name, np.flatnonzero(rows["label"] == k)) for k, name in enumerate(self.class_names))
+        """Videos by class; one with several labels is in each of their groups."""
+        several = rows["labels"] if self.multi_label and "labels" in rows else None
+        found = ((name, np.flatnonzero(rows["label"] == k if several is None else several[:, k]))
+                 for k, name in enumerate(self.class_names))
         return [(name, mine) for name, mine in found if len(mine)]
 
     # --------------------------------------------------------------------------------- to be read
@@ -132,24 +140,30 @@ class Classification(Task):
     def said(self, row):
         """The class, and how sure the network is of its own; with several, whether it is one of them."""
         words = f"{row['predicted']} {float(row['prob']):.0%}"
-        labels = json.loads(row["labels"]) if row.get("labels") else [row["label"]]
+        labels = labels_of(row)
         return ", ".join(labels), words, row["predicted"] in labels
 
     def pictures(self, predictions):
         """Accuracy per class of all networks, confusion of the last one."""
         subject = list(predictions)[-1]
-        said = (row[key] for rows in predictions.values() for row in rows for key in ("label", "predicted"))
+        said = (name for rows in predictions.values() for row in rows
+                for name in (*labels_of(row), row["predicted"]))
         names = list(dict.fromkeys([*self.class_names, *said]))
         counts = {name: count_confusions(names, rows) for name, rows in predictions.items()}
         shown = (f"The {plots.MAX_CLASSES} classes that {subject} gets wrong most. "
                  if len(names) > plots.MAX_CLASSES else f"Sorted by {subject}. ")
-        note = " Videos with several labels count for their first." if self.multi_label else ""
-        accuracies = {name: class_accuracy(c) for name, c in counts.items()}
+        each, either, unit = "", "", "videos"
+        if self.multi_label:
+            each = " A video counts for each of its labels, as right where the answer is one of them."
+            either = (" A video is on the diagonal where the answer is one of its labels, otherwise in the "
+                      "row of each of them.")
+            unit = "entries"
+        accuracies = {name: class_accuracy(names, rows) for name, rows in predictions.items()}
         return [
-            ("Accuracy per class", plots.per_class(names, accuracies), shown + note,
+            ("Accuracy per class", plots.per_class(names, accuracies), shown + each,
              _extremes(subject, names, accuracies[subject])),
             (f"Confusion of {subject}", plots.confusion(names, counts[subject]),
-             "Percent of the true class." + note, _mistakes(subject, names, counts[subject])),
+             "Percent of the true class." + either, _mistakes(subject, names, counts[subject], unit)),
         ]
 
 
@@ -164,26 +178,49 @@ def _extremes(subject: str, names, accuracy_K) -> str:
     return f"A bar for each class, how many of its videos {subject} gets right: {', '.join(told)}."
 
 
-def _mistakes(subject: str, names, counts_KK) -> str:
+def _mistakes(subject: str, names, counts_KK, unit: str) -> str:
     """The matrix in words."""
     wrong = counts_KK - np.diag(np.diag(counts_KK))
     worst = sorted(np.argwhere(wrong > 0).tolist(), key=lambda ij: -wrong[ij[0], ij[1]])[:5]
     told = ", ".join(f"{names[i]} for {names[j]} ({wrong[i, j]} of {counts_KK[i].sum()})" for i, j in worst)
     right, mistakes = np.trace(counts_KK), f"; {subject} mistakes most often {told}" if told else ""
-    return (f"A matrix of true and predicted classes; {right} of {counts_KK.sum()} videos are on its "
+    return (f"A matrix of true and predicted classes; {right} of {counts_KK.sum()} {unit} are on its "
             f"diagonal{mistakes}.")
 
 
+def labels_of(row) -> list[str]:
+    """All labels of a line of `Classification.write_rows`; lines of older runs have the first one alone."""
+    if not row.get("labels"):
+        return [row["label"]]
+    try:
+        return [str(name) for name in json.loads(row["labels"])]
+    except (ValueError, TypeError) as error:
+        raise UserError(f"predictions: the labels of {row['video']!r} are {row['labels']!r}: expected a json "
+                        f"list of names; evaluate again.") from error
+
+
 def count_confusions(class_names, rows) -> np.ndarray:
-    """(K, K) numbers of videos by true (row) and predicted class, of lines of `Classification.write_rows`."""
+    """(K, K) numbers of videos by true (row) and predicted class, of lines of `Classification.write_rows`.
+
+    A video with several labels is counted once where the answer is one of them, as that one; otherwise in the
+    row of each of them.
+    """
     index = {name: k for k, name in enumerate(class_names)}
     counts = np.zeros((len(class_names), len(class_names)), int)
     for row in rows:
-        counts[index[row["label"]], index[row["predicted"]]] += 1
+        labels, predicted = labels_of(row), row["predicted"]
+        for label in [predicted] if predicted in labels else labels:
+            counts[index[label], index[predicted]] += 1
     return counts
 
 
-def class_accuracy(counts_KK) -> np.ndarray:
-    """(K,) shares of the classes' videos that are right; NaN for a class without videos."""
-    total = counts_KK.sum(axis=1)
-    return np.where(total > 0, np.diag(counts_KK) / np.maximum(total, 1), np.nan)
+def class_accuracy(class_names, rows) -> np.ndarray:
+    """(K,) shares of the classes' videos whose answer is one of their labels; NaN: a class without videos."""
+    index = {name: k for k, name in enumerate(class_names)}
+    right, total = (np.zeros(len(class_names), int) for _ in range(2))
+    for row in rows:
+        labels = labels_of(row)
+        for label in labels:
+            total[index[label]] += 1
+            right[index[label]] += row["predicted"] in labels
+    return np.where(total > 0, right / np.maximum(total, 1), np.nan)

@@ -8,13 +8,14 @@ import pytest
 
 from configs import dynamic_k400
 from configs.recipes import base
-from effvid_jax import lookup
+from effvid_jax import lookup, metrics
 from effvid_jax.backbones import BACKBONES
 from effvid_jax.backbones.facts import FACTS, facts
 from effvid_jax.errors import UserError
 from effvid_jax.methods import SHARED, dynamic_inference, find_method
 from effvid_jax.methods.settings import PACKAGE
 from effvid_jax.tasks import make_task
+from effvid_jax.tasks.classification import class_accuracy, count_confusions
 from tests.toys.toy_task import Number
 
 
@@ -40,7 +41,7 @@ def test_headline_and_metrics():
     labels = np.array([[1, 0, 0], [0, 1, 1], [0, 0, 1]])
     found = several.metrics(rows(labels=labels))
     assert found["map"] == 1.0
-    assert (found["top1"], found["top1_any"]) == (pytest.approx(2 / 3), 1.0), "b is right too, for the second"
+    assert found["top1"] == found["top1_any"] == 1.0, "b is right too, for the second"
     assert "top1_any" not in one.metrics(rows(labels=labels))
     assert set(several.targets.evaluate_fields) == {"label", "labels"}
 
@@ -90,6 +91,40 @@ def test_of_several_labels_all_are_written_and_right(tmp_path):
         ("a", "a 70%", True), ("b, c", "b 60%", True), ("a, b", "c 60%", False)]
     del lines[1]["labels"]  # of an older run
     assert task.said(lines[1]) == ("c", "b 60%", False)
+
+
+def test_no_label_of_several_comes_first(tmp_path):
+    """Whatever is counted: metrics, answers held against labels, groups, pictures of the report."""
+    task, labels = classification(multi_label=True), np.array([[1, 0, 0], [0, 1, 1], [1, 1, 0]])
+    seen = rows(labels=labels, label=labels.argmax(axis=1), clip_answers=np.array([[0, 2], [2, 2], [1, 2]]))
+    found = task.metrics(seen)
+    assert found["top1"] == found["top1_any"] == pytest.approx(2 / 3) and found["top5"] == 1.0
+    assert found["mean_class_accuracy"] == pytest.approx((1 / 2 + 1 / 2 + 1) / 3), "of 2, 2 and 1 videos"
+    assert found["clip_top1"] == pytest.approx(4 / 6)
+    only = metrics.mean_any_label_accuracy(np.eye(3)[[0, 2]], np.array([[1, 0, 0], [1, 0, 0]]))
+    assert only == pytest.approx((1 / 2 + 0) / 2), "a class that is only predicted counts as wrong"
+    one = np.eye(3)[seen["label"]]  # with one label each they are the metrics of one label
+    assert metrics.any_label_accuracy(seen["scores"], one, 2) == metrics.top_k_accuracy(
+        seen["scores"], seen["label"], 2)
+    assert metrics.mean_any_label_accuracy(seen["scores"], one) == metrics.mean_class_accuracy(
+        seen["scores"], seen["label"])
+    np.testing.assert_array_equal(task.right(np.array([0, 2, 2]), seen), [True, True, False])
+    traced = {"labels": jnp.asarray(labels)}
+    np.testing.assert_array_equal(task.right(jnp.array([0, 2, 2]), traced), [True, True, False])
+    groups = [(name, mine.tolist()) for name, mine in task.groups(seen)]
+    assert groups == [("a", [0, 2]), ("b", [1, 2]), ("c", [1])]
+    task.write_rows(str(tmp_path / "rows.csv"), seen)
+    with open(tmp_path / "rows.csv", newline="") as f:
+        lines = list(csv.DictReader(f))
+    names = ["a", "b", "c"]
+    np.testing.assert_array_equal(count_confusions(names, lines), [[1, 0, 1], [0, 1, 1], [0, 0, 0]])
+    np.testing.assert_array_equal(class_accuracy(names, lines), [0.5, 0.5, 1.0])
+    bars, matrix = task.pictures({"net": lines})
+    assert "net gets right: a 50%, b 50%, c 100%." in bars[3] and "counts for each of its labels" in bars[2]
+    assert "2 of 4 entries are on its diagonal" in matrix[3] and "one of its labels" in matrix[2]
+    lines[0]["labels"] = "[a"
+    with pytest.raises(UserError, match="the labels of 'v0' are '.a': expected a json list"):
+        task.pictures({"net": lines})
 
 
 def test_a_task_that_lacks_what_a_method_needs_is_named():
