@@ -13,7 +13,8 @@ from effvid_jax.methods.supervised import Supervised
 from effvid_jax.methods.va_red2 import VaRed2
 
 # Of the backbones: learning rate at batch 64 and weight decay, recalled, not confirmed, and scaled linearly
-# from 1152 clips. Crops (evaluation has 8/7 of them) and frame intervals: `effvid_jax/backbones/facts.py`.
+# from 1152 clips. Crops (evaluation of clips has 8/7 of them) and frame intervals:
+# `effvid_jax/backbones/facts.py`.
 RATES = {
     **dict.fromkeys(("r2plus1d_18_vared", "tpn_r2plus1d_18", "corrnet_r2plus1d_18"), (0.01, 5e-4)),
     "i3d_tp": (0.1, 1e-4),
@@ -29,7 +30,8 @@ def recipe(dataset_name: str, arg: str):
     Arguments: tiny, demo, static (the plain network alone), backbone, frames (8, 16, 32), search_space
     (2, 3), baseline (pruning, cgnet: in place of gated convolutions, the paper's Table 7), from_static
     (settings for a start from a static network, given by init.checkpoint). Else from scratch. Cosine with
-    warm-up; 10 clips a video, centre crop of 8/7 of the training crop.
+    warm-up; 10 clips a video, centre crop of 8/7 of the training crop. The 2-D ResNet-50 sees segments, 224
+    pixels in evaluation too: its row in the paper has 65.4 GMACs.
     """
     args = base.parse_arg(
         arg, tiny=False, demo=False, static=False, backbone="r2plus1d_18_vared", frames=8,
@@ -46,9 +48,10 @@ def recipe(dataset_name: str, arg: str):
     lr, decay = RATES[args.backbone]
     crop, interval = facts(args.backbone).crop, facts(args.backbone).frame_interval
     base.pixels(config, crop)
-    config.data.update(dict(num_frames=args.frames, test_crop_size=crop * 8 // 7, eval_batch_size=8))
+    config.data.update(dict(num_frames=args.frames, eval_batch_size=8))
     if interval:  # clips; the 2-D network sees segments, as in its comparison with AR-Net
-        config.data.update(dict(sampling="dense", frame_interval=interval, test_clips=10))
+        config.data.update(dict(sampling="dense", frame_interval=interval, test_clips=10,
+                                test_crop_size=crop * 8 // 7))
     config.model.backbone = args.backbone
     config.optim.update(dict(lr=lr, weight_decay=decay, schedule="cosine", warmup_ratio=0.1,
                              warmup_epochs=8.0 if dataset_name == "mit" else 15.0))
