@@ -107,16 +107,20 @@ class Evaluator:
 
         Returns:
             The task's metrics ('top1', ...), accuracies in [0, 1]; 'gmacs', mean per video with all its
-            views; 'gmacs_min' and 'gmacs_max' if it differs between videos; 'views', 'frames',
-            'resolution', 'examples', 'broken_videos'.
+            views; 'gmacs_min' and 'gmacs_max' if it differs between videos; the same under its full name,
+            'gmacs_per_video', and of one view, which papers quote, 'gmacs_per_clip' ('..._min' and '..._max'
+            where single views are known); 'views', 'frames', 'resolution', 'examples', 'broken_videos'.
         """
         gmacs = rows.arrays["gmacs"]
+        clips = rows.arrays.get("clip_gmacs", gmacs if rows.views == 1 else None)
         result = self.task.metrics(rows.arrays) | {
             "gmacs": gmacs.mean(dtype=np.float64), "views": rows.views, "frames": rows.frames,
             "resolution": resolution or rows.side, "examples": len(gmacs),
             "broken_videos": rows.broken}
-        if gmacs.min() < gmacs.max():
-            result |= {"gmacs_min": float(gmacs.min()), "gmacs_max": float(gmacs.max())}
+        result |= {"gmacs_per_video": result["gmacs"], "gmacs_per_clip": result["gmacs"] / rows.views}
+        for name, x in (("gmacs", gmacs), ("gmacs_per_video", gmacs), ("gmacs_per_clip", clips)):
+            if x is not None and x.min() < x.max():
+                result |= {f"{name}_min": float(x.min()), f"{name}_max": float(x.max())}
         return {name: float(x) if isinstance(x, np.floating) else x for name, x in result.items()}
 
     def evaluate(self, variables, runner: Runner, workdir: str | None = None,

@@ -71,8 +71,8 @@ class Predictor:
         Returns:
             The task's answer, for classification `{"top5": [{"label": ..., "prob": ...}, ...]}`, and
             "gmacs" of all views together: where clips stop early, what was computed until then. With several
-            views a network with exits computes all of each; "gmacs_where_it_stops" is then what stopping
-            would have cost (evaluation's `gmacs`).
+            views also "gmacs_per_clip", of one of them, and a network with exits computes all of each;
+            "gmacs_where_it_stops" is then what stopping would have cost (evaluation's `gmacs`).
 
         Raises:
             VideoError: the clip cannot be read.
@@ -90,9 +90,10 @@ class Predictor:
             return self._stop_early(lambda positions: views_VTHWC[0][list(positions)], name)
         prediction = self._predict(self._variables, {"video": views_VTHWC[None]})
         gmacs = prediction.gmacs[0]
+        views = len(views_VTHWC)
         if self._adaptive is None:
-            return self._result(name, prediction.logits[0], gmacs)
-        result = self._result(name, prediction.logits[0], len(views_VTHWC) * self._adaptive.gmacs[-1])
+            return self._result(name, prediction.logits[0], gmacs, views)
+        result = self._result(name, prediction.logits[0], views * self._adaptive.gmacs[-1], views)
         return {**result, "gmacs_where_it_stops": _short(gmacs)}
 
     def _stop_early(self, frames, name) -> dict:
@@ -104,12 +105,13 @@ class Predictor:
             raise answer.error
         return self._result(name, answer.logits, self._adaptive.gmacs[answer.checkpoint])
 
-    def _result(self, name, logits_K, gmacs) -> dict:
+    def _result(self, name, logits_K, gmacs, views: int = 1) -> dict:
         scores = self.task.scores(logits_K[None])[0]
         for what, values in (("scores", scores), ("gmacs", gmacs)):
             if not np.isfinite(values).all():
                 raise NotFiniteError(name, what, f"the network at step {self._step}")
-        return {**self.task.answer(scores), "gmacs": _short(gmacs)}
+        per_clip = {"gmacs_per_clip": _short(gmacs / views)} if views > 1 else {}
+        return {**self.task.answer(scores), "gmacs": _short(gmacs), **per_clip}
 
 
 def _short(gmacs) -> float:
@@ -182,5 +184,6 @@ def _read_ahead(predictor: Predictor, paths: list[str]):
 def _show(task, path: str, result: dict, as_json: bool) -> None:
     with Signals.held():  # whole lines only
         if not as_json:
-            print(f"{path}: {task.words(result)} ({result['gmacs']:.3g} GMACs)")
+            each = f", {result['gmacs_per_clip']:.3g} per clip" if "gmacs_per_clip" in result else ""
+            print(f"{path}: {task.words(result)} ({result['gmacs']:.3g} GMACs{each})")
         print(json.dumps({"video": path, **result}, allow_nan=False), flush=True)

@@ -19,15 +19,13 @@ def analyse(rows, names, task, workdir: str, split: str) -> dict[str, float]:
 
     Args:
         rows: see `Method.analyse`; read here: 'ratios' (N, L), 'computed', 'dead', 'gmacs_plain_ops', 'gmacs'
-            (N,) of videos with all their views, 'clip_gmacs' (N, V) of single views.
+            (N,) of videos with all their views.
         names: of the L gated convolutions.
         task: says what kinds of videos to compare (`Task.groups`).
         workdir, split: where, and of what.
 
     Returns:
-        'gmacs_plain_ops', 'computed', 'dead', 'varying_layers' (see `gating/decisions.py`); mean, smallest
-        and largest cost of a clip, which is what papers quote: 'gmacs_per_clip', 'gmacs_per_clip_min' and
-        '_max'; and of a video with all its views: 'gmacs_per_video', 'gmacs_per_video_min' and '_max'.
+        'gmacs_plain_ops', 'computed', 'dead', 'varying_layers' (see `gating/decisions.py`).
 
     Raises:
         UserError: a gate that is not finite.
@@ -49,13 +47,7 @@ def analyse(rows, names, task, workdir: str, split: str) -> dict[str, float]:
         _write_clips(os.path.join(workdir, f"gate_clips_{split}.csv"), rows, groups)
     return {"gmacs_plain_ops": float(rows["gmacs_plain_ops"].mean(dtype=np.float64)),
             "computed": float(rows["computed"].mean(dtype=np.float64)), "dead": float(rows["dead"].mean()),
-            "varying_layers": varying,
-            **_spread("gmacs_per_clip", rows["clip_gmacs"]), **_spread("gmacs_per_video", rows["gmacs"])}
-
-
-def _spread(name: str, gmacs) -> dict[str, float]:
-    return {name: float(gmacs.mean(dtype=np.float64)), f"{name}_min": float(gmacs.min()),
-            f"{name}_max": float(gmacs.max())}
+            "varying_layers": varying}
 
 
 def _write_ratios(path: str, names, rows, groups) -> None:

@@ -78,9 +78,13 @@ class Network:
             with_range: also the cost of the cheapest and of the dearest video.
             per_clip: also the cost of one view of a video, which is what papers quote.
         """
-        gmacs = self.metrics["val/gmacs"]
-        one_clip = {"GMACs/clip": gmacs / self.metrics["val/views"]}
-        limits = {name: self.metrics.get(f"val/gmacs_{name}", gmacs) for name in ("min", "max")}
+        found = self.metrics
+        gmacs, one = found["val/gmacs"], found["val/gmacs"] / found["val/views"]
+        limits = {name: found.get(f"val/gmacs_{name}", gmacs) for name in ("min", "max")}
+        one_clip = {"GMACs/clip": one}
+        if with_range:  # None: videos differ, and nobody knows how single views do
+            alike = None if "val/gmacs_min" in found else one
+            one_clip |= {f"{name}/clip": found.get(f"val/gmacs_per_clip_{name}", alike) for name in limits}
         return {
             "model": self.name, "backbone": self.architecture,
             "resolution": self.metrics.get("val/resolution") or self.config.data.test_crop_size,
@@ -206,8 +210,8 @@ def time_inference(networks: list[Network]) -> None:
 
 def table(rows: list[dict], style: str) -> str:
     """Rows with the same keys as text, in one of tabulate's styles; a name like '1e5' stays a name."""
-    digits = {"GMACs": ".4g", "min": ".4g", "max": ".4g", "GMACs/clip": ".4g", "params (M)": ".4g",
-              "clips/s": ".4g"}
+    digits = dict.fromkeys(("GMACs", "min", "max", "GMACs/clip", "min/clip", "max/clip", "params (M)",
+                            "clips/s"), ".4g")
     formats = tuple(digits.get(key, ".1f" if "%" in key else "g") for key in rows[0])
     bar = "\\|" if style == "github" else "|"  # ends a cell there
     rows = [{key: console.one_line(value, 60).replace("|", bar) if isinstance(value, str) else value
@@ -245,7 +249,8 @@ def page(workdir: str, networks: list[Network], rows: list[dict], sentence: str)
     parts = [f"<p>{_escape(last.config.note)}</p>" if last.config.note else "",
              f'<div class="wide">{table(rows, "html")}</div>',
              f"<p><strong>{_escape(sentence)}</strong></p>" if sentence else "",
-             '<p class="small">GMACs: 10<sup>9</sup> multiply-adds per video, all views. '
+             '<p class="small">GMACs, min, max: 10<sup>9</sup> multiply-adds per video, all views'
+             + ("; with /clip: of one view. " if any("GMACs/clip" in row for row in rows) else ". ")
              + (f"clips/s: one view a clip, from pixels as the network's data delivers them, batches of "
                 f"{BATCH_SIZE}, networks timed in turns on {_escape(jax.devices()[0].device_kind)}; compare "
                 f"them with each other only." if timed else

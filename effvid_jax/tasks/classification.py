@@ -102,14 +102,15 @@ class Classification(Task):
         return found
 
     def write_rows(self, path, rows):
-        """A line a video: name, label, predicted class, its probability, cost.
+        """A line a video: name, label, predicted class, its probability, cost of all views.
 
-        With several labels also `labels`, all of them as a json list.
+        With several labels also `labels`, all of them as a json list; with several views `gmacs_per_clip`.
         """
+        views = rows["clip_answers"].shape[1] if "clip_answers" in rows else 1
         several = rows.get("labels") if self.multi_label else None
         with open(path, "w", newline="", errors="backslashreplace") as f:  # whatever the names hold
             table = csv.writer(f)
-            more = [] if several is None else ["labels"]
+            more = ([] if several is None else ["labels"]) + (["gmacs_per_clip"] if views > 1 else [])
             table.writerow(["video", "label", "predicted", "prob", "gmacs", *more])
             for i, (name, label, scores, gmacs) in enumerate(zip(
                     rows["name"], rows["label"], rows["scores"], rows["gmacs"])):
@@ -118,6 +119,8 @@ class Classification(Task):
                         f"{gmacs:.6g}"]
                 if several is not None:
                     line.append(json.dumps([self.class_names[k] for k in np.flatnonzero(several[i])]))
+                if views > 1:
+                    line.append(f"{gmacs / views:.6g}")
                 table.writerow(line)
 
     def groups(self, rows):

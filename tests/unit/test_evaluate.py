@@ -5,6 +5,7 @@ import json
 import os
 import re
 import threading
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from data_pipelines import DataError
-from effvid_jax import checkpoint, cli, evaluate, runs, sharding
+from effvid_jax import checkpoint, cli, evaluate, predict, runs, sharding
 from effvid_jax.errors import NotFiniteError, UserError
 from effvid_jax.fit import differences
 from effvid_jax.methods.base import Prediction, Runner
@@ -116,6 +117,29 @@ def test_differences():
     assert found.lines() == [
         "  missing in the file: a", "  unused in the file: d", "  c: file (4,), here (3,)"]
     assert not any(differences({"a": 1}, {"a": 2, "b": 3}, lambda name: True))
+
+
+def test_costs_of_clips_and_of_videos_have_names():
+    """Mean, least and most of a video with its views and of one view, for any network; `predict` as well."""
+    def score(views, gmacs, **more):
+        rows = evaluate.Rows({"gmacs": np.array(gmacs, np.float32), **more}, views, 8, 64, 0)
+        found = evaluate.Evaluator.score(SimpleNamespace(task=SimpleNamespace(metrics=lambda rows: {})), rows)
+        return {name: value for name, value in found.items() if "gmacs" in name}
+
+    assert score(1, [2, 2]) == {"gmacs": 2, "gmacs_per_video": 2, "gmacs_per_clip": 2}
+    assert score(10, [20, 20]) == {"gmacs": 20, "gmacs_per_video": 20, "gmacs_per_clip": 2}
+    limits = {"gmacs_min": 2, "gmacs_max": 4, "gmacs_per_video_min": 2, "gmacs_per_video_max": 4}
+    exits = {"gmacs": 3, "gmacs_per_video": 3, "gmacs_per_clip": 1.5, **limits}
+    assert score(2, [2, 4]) == exits, "nobody knows how single views differ"
+    clips = np.array([[0.5, 1.5], [1.0, 3.0]])
+    assert score(2, [2, 4], clip_gmacs=clips) == {
+        **exits, "gmacs_per_clip_min": 0.5, "gmacs_per_clip_max": 3.0}
+    assert score(1, [2, 4])["gmacs_per_clip_max"] == 4
+
+    task = SimpleNamespace(scores=lambda logits: logits, answer=lambda scores: {})
+    this = SimpleNamespace(task=task, _step=3)
+    assert predict.Predictor._result(this, "v", np.zeros(2), 3.0) == {"gmacs": 3.0}
+    assert predict.Predictor._result(this, "v", np.zeros(2), 3.0, 2) == {"gmacs": 3.0, "gmacs_per_clip": 1.5}
 
 
 @pytest.mark.parametrize("key", ["scores", "gmacs", "doubt"])

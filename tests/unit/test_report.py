@@ -250,6 +250,14 @@ def network(name, accuracy, multi_label=False):
 def test_cost_of_a_clip_and_of_a_video():
     row = network("a", 0.5).row(False, per_clip=True)
     assert row["GMACs"] == 2.0 and row["GMACs/clip"] == pytest.approx(2 / 3), "three views"
+    assert not {"min/clip", "max/clip"} & set(row)
+    alike, exits, gated = (network(name, 0.5) for name in ("alike", "exits", "gated"))
+    exits.metrics |= {"val/gmacs_min": 1.0, "val/gmacs_max": 3.0}
+    gated.metrics |= exits.metrics | {"val/gmacs_per_clip_min": 0.25, "val/gmacs_per_clip_max": 1.25}
+    rows = [n.row(True, per_clip=True) for n in (alike, exits, gated)]
+    assert [(row["min/clip"], row["max/clip"]) for row in rows] == [
+        (pytest.approx(2 / 3), pytest.approx(2 / 3)), (None, None), (0.25, 1.25)]
+    assert "min/clip" in report.table(rows, "simple") and "1.25" in report.table(rows, "simple")
 
 
 def test_several_labels_are_scored_by_map():

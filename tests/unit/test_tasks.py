@@ -82,6 +82,14 @@ def test_what_is_written_is_what_is_shown(tmp_path):
     assert [(name, mine.tolist()) for name, mine in groups] == [("a", [0]), ("c", [1, 2])]
 
 
+def test_costs_of_single_views_have_a_column_of_their_own(tmp_path):
+    classification().write_rows(str(tmp_path / "rows.csv"), rows(clip_answers=np.zeros((3, 2), int)))
+    with open(tmp_path / "rows.csv", newline="") as f:
+        lines = list(csv.DictReader(f))
+    assert [line["gmacs"] for line in lines] == ["1", "2", "1.5"]
+    assert [line["gmacs_per_clip"] for line in lines] == ["0.5", "1", "0.75"]
+
+
 def test_of_several_labels_all_are_written_and_right(tmp_path):
     task = classification(multi_label=True)
     task.write_rows(str(tmp_path / "rows.csv"), rows(labels=np.array([[1, 0, 0], [0, 1, 1], [1, 1, 0]])))
