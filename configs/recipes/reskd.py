@@ -52,8 +52,9 @@ def reskd(dataset_name: str, supervised, args, num_epochs: int, options=None):
     config.model.update(dict(backbone=args.backbone, resolution=args.resolution))
     config.model.options = ml_collections.ConfigDict(options or {})
     config.train.num_epochs = float(num_epochs)
-    config.method = Reskd.Settings(teacher_resolution=high).to_config()
+    config.method = Reskd.Settings(teacher_resolution=high, teacher_clips=8).to_config()
     if dataset_name == "folder":
+        config.method.teacher_clips = 0  # a teacher of the user's own classes: as it was trained
         folder(config, args, num_epochs=60.0)
         if args.small:
             embed(config, args)
@@ -65,8 +66,9 @@ def reskd(dataset_name: str, supervised, args, num_epochs: int, options=None):
 
 
 def embed(config, args) -> None:
-    """What smaller clips change of the method: those of the teacher."""
+    """What smaller clips change of the method: those of the teacher, which is trained in the same run."""
     del args
+    config.method.teacher_clips = 0
     config.method.teacher_resolution = embedded.small(config.method.teacher_resolution)
 
 

@@ -18,7 +18,8 @@ heads/rkd_2d_head.py, heads/grkd_3d_head.py).
 
 The defaults are what the released code executes, which is not always what it means to do:
   * the teacher normalises with the statistics of the current batch (`teacher_bn='batch'`): it is never
-    put in evaluation mode; its running averages are computed and thrown away;
+    put in evaluation mode; its running averages are computed and thrown away. A batch is that of a GPU
+    there, 8 clips, which the recipes say (`teacher_clips`), whatever the number of devices;
   * 'position_kl' divides by positions x classes (torch's reduction='mean'), which is `kl_mean='element'`;
   * the student is classified from f_s, not from f_up, and averages frames before dropout.
 Table 6: "model distillation" is `teacher_resolution` = the student's, "resolution distillation" a
@@ -34,7 +35,7 @@ import jax
 import jax.numpy as jnp
 
 from data_pipelines import Field
-from effvid_jax import checkpoint, cost
+from effvid_jax import checkpoint, console, cost
 from effvid_jax.errors import UserError
 from effvid_jax.losses import soft_kl, squared_error, weighted_mean
 from effvid_jax.methods import base
@@ -66,7 +67,7 @@ class Reskd(base.Method):
 
         workdirs: ClassVar = {"teacher": "teacher"}
         training_only: ClassVar = ("teacher", "teacher_resolution", "loss", "weight", "temperature",
-                                   "kl_mean", "teacher_bn")
+                                   "kl_mean", "teacher_bn", "teacher_clips", "teacher_dtype")
 
         teacher: str = ""  # workdir of the trained or imported teacher
         teacher_resolution: int = 224  # Table 6, "model distillation": the student's
@@ -75,13 +76,24 @@ class Reskd(base.Method):
         temperature: float = 2.0  # of the KL losses
         kl_mean: str = "element"  # element: divide by positions x classes, as torch does | row
         teacher_bn: str = "batch"  # batch: as the released code executes | running: evaluation mode
+        teacher_clips: int = 0  # that share batch statistics in the teacher; 0: the parts of a batch that it
+        # was saved with (its config.model.bn_groups, --bn_groups of an imported one)
+        teacher_dtype: str = ""  # float32 | bfloat16: what it computes in; "": what it was saved with
 
         bounds: ClassVar = {"teacher_resolution": Field.integer(0, 2**14), "weight": Field.number(0, 1e9),
+                            "teacher_clips": Field.integer(0, 2**20),
                             "temperature": Field.number(above=0, most=1e6)}
 
         def check(self, config):
-            """Raises UserError for an unknown loss or mode."""
-            self._check_known(loss=LOSSES, teacher_bn=("batch", "running"), kl_mean=("element", "row"))
+            """Raises UserError for an unknown loss or mode, or a batch that is not of whole groups."""
+            self._check_known(loss=LOSSES, teacher_bn=("batch", "running"), kl_mean=("element", "row"),
+                              teacher_dtype=("", *base.DTYPES))
+            clips, batch = self.teacher_clips, config.data.batch_size
+            if self.teacher_bn == "batch" and clips and batch > clips and batch % clips:
+                raise UserError(
+                    f"config.method.teacher_clips={clips} does not divide config.data.batch_size={batch}: so "
+                    f"many clips of a batch share statistics in the teacher (8 in the reference). Choose a "
+                    f"multiple of {clips} as batch, or 0: the parts that the teacher was saved with.")
 
     def __init__(self, config, task, networks=None):
         super().__init__(config, task)
@@ -90,9 +102,26 @@ class Reskd(base.Method):
                              f"this task does not have: 'feature' does without.")
         if networks is None:
             saved, variables = load_teacher(self.settings, task.class_names)
+            model = saved.model.copy_and_resolve_references()
+            model.dtype = self.settings.teacher_dtype or model.dtype
+            if model.dtype != config.model.dtype:
+                console.say(f"the teacher computes in {model.dtype}, the student in {config.model.dtype}: "
+                            f"--config.method.teacher_dtype={config.model.dtype} makes them equal")
             networks = (base.build_backbone(config.model, task.num_outputs),
-                        base.build_backbone(saved.model, task.num_outputs), variables)
+                        base.build_backbone(model, task.num_outputs), variables)
+            self._teacher_model = model
         self.student, self.teacher, self.teacher_variables = networks
+
+    _teacher_model = None  # config of the teacher, where it is not given as a module
+
+    def _teacher_of(self, batch_size: int):
+        """The teacher whose batch statistics are of `teacher_clips` clips."""
+        clips = self.settings.teacher_clips
+        if not clips or self._teacher_model is None:
+            return self.teacher
+        model = self._teacher_model.copy_and_resolve_references()
+        model.bn_groups = 1 if batch_size % clips else batch_size // clips
+        return base.build_backbone(model, self.task.num_outputs)
 
     @classmethod
     def inference(cls, config, task):
@@ -135,7 +164,7 @@ class Reskd(base.Method):
             {"params": params, "batch_stats": variables.stats}, base.resize(x, self.resolution),
             train=True, rngs={"dropout": student_rng}, mutable=["batch_stats"])
         frozen = jax.lax.stop_gradient(variables.frozen["teacher"])
-        (_, out_t), _ = self.teacher.apply(
+        (_, out_t), _ = self._teacher_of(len(x)).apply(
             frozen, base.resize(x, settings.teacher_resolution),
             train=settings.teacher_bn == "batch", rngs={"dropout": teacher_rng},
             mutable=["batch_stats"])

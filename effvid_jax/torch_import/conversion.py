@@ -276,10 +276,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--part", choices=sorted(PARTS), help="which network of a ResKD student file")
     add("--inflate", action="store_true", help="repeat 2-D kernels along time for 3-D networks")
     add("--dtype", choices=FIELDS["model.dtype"].choices, default="float32",
-        help="what the network computes in, also where it is the teacher of another one")
+        help="what the network computes in, also where it is the teacher of another one and "
+             "config.method.teacher_dtype does not say it")
     add("--bn_groups", type=int, default=0,
-        help="parts of a training batch with batch statistics of their own, also of a teacher; 0: one per "
-             "device. The reference has 8 clips a part: 8 for batches of 64")
+        help="parts of a training batch with batch statistics of their own; 0: one per device. A teacher's "
+             "are config.method.teacher_clips clips, 8 in the recipes as in the reference, unless that is 0")
     add("--options", type=json.loads, default={}, metavar="JSON",
         help="further fields of the backbone: '{\"width\": 32}'")
     args = parser.parse_args(argv)

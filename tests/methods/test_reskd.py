@@ -1,14 +1,17 @@
 """ResKD: its losses against a few lines of numpy, a teacher that stays frozen, gradients that flow."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import reskd_minik
+from configs import reskd_actnet, reskd_fcvid, reskd_folder, reskd_minik, reskd_sthv2
 from configs.recipes.base import defaults
-from effvid_jax import losses
+from effvid_jax import losses, torch_import
 from effvid_jax.backbones import make_backbone
+from effvid_jax.errors import UserError
 from effvid_jax.methods import base, reskd
 from effvid_jax.tasks import make_task
 from tests.made import made
@@ -113,6 +116,75 @@ def test_resize_is_torchs_bilinear_without_antialias(rng, size):
 def test_wrong_settings_are_named(field, value):
     with pytest.raises(ValueError, match=f"config.method.{field}='{value}': expected one of"):
         settings(**{field: value}).check(defaults())
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    """Workdir of a teacher from a PyTorch file, imported without switches."""
+    out = str(tmp_path_factory.mktemp("imported") / "teacher")
+    file = Path(__file__).parents[1] / "unit" / "fixtures" / "torchvision_stream.pth"
+    assert torch_import.main(["--backbone", "resnet50", "--checkpoint", str(file), "--out", out,
+                              "--resolution", "16", "--options", '{"width": 2, "stage_sizes": [1, 1]}']) == 0
+    return out
+
+
+def distilled(teacher, **changes):
+    config = defaults()
+    config.data.batch_size = 8
+    config.model.update(dict(resolution=16, backbone="resnet50"))
+    config.model.options = dict(width=2, stage_sizes=(1, 1))
+    config.method = settings(teacher=teacher, **changes).to_config()
+    return reskd.Reskd(config, make_task(config, list("abcd")))
+
+
+def test_a_teachers_statistics_are_of_as_many_clips_as_it_says(imported):
+    """Of 8 clips, 4 and 4 are normalised apart, on any number of devices; 0: as the teacher was saved."""
+    x = base.normalise(batch(8)["video"])
+
+    def features(method, x):
+        (_, out), _ = jax.jit(lambda v, x: method._teacher_of(len(x)).apply(
+            v, x, train=True, mutable=["batch_stats"], rngs={"dropout": jax.random.key(0)}))(
+                method.teacher_variables, x)
+        return np.asarray(out["features"])
+
+    four, saved, all_ = (distilled(imported, teacher_clips=n) for n in (4, 0, 8))
+    halves = np.concatenate([features(all_, x[:4]), features(all_, x[4:])])
+    np.testing.assert_allclose(features(four, x), halves, rtol=1e-5, atol=1e-6)
+    together = features(all_, x)
+    assert np.abs(together - halves).max() > 1e-3 and saved._teacher_of(8) is saved.teacher
+    groups = {n: four._teacher_of(n).bn_groups for n in (8, 4, 12, 2, 3)}
+    assert groups == {8: 2, 4: 1, 12: 3, 2: 1, 3: 1}, "batches of other sizes, as the benchmark times them"
+    asked = []
+    four._teacher_of = lambda n: asked.append(n) or four.teacher
+    variables = jax.eval_shape(lambda: four.init(jax.random.key(0), (8, 2, 16, 16, 3)))
+    jax.eval_shape(lambda v: four.loss(v.params, v, batch(8), jax.random.key(0))[0], variables)
+    assert asked == [8], "the loss goes through it"
+
+
+def test_a_teacher_has_a_dtype_of_its_own(imported, capsys):
+    assert distilled(imported).teacher.dtype is None and distilled(
+        imported, teacher_dtype="bfloat16").teacher.dtype == jnp.bfloat16
+    assert "the teacher computes in bfloat16, the student in float32" in capsys.readouterr().err
+    distilled(imported, teacher_dtype="float32")
+    assert "computes in" not in capsys.readouterr().err
+
+
+def test_recipes_have_the_references_groups():
+    """8 clips a GPU there; the small forms and one's own clips train their teacher, which stays as it is."""
+    for module in (reskd_actnet, reskd_fcvid, reskd_minik, reskd_sthv2):
+        assert module.get_config().method.teacher_clips == 8
+        assert {module.get_config(form).method.teacher_clips for form in ("tiny", "demo")} == {0}
+    assert reskd_folder.get_config().method.teacher_clips == 0
+    assert settings().teacher_clips == 0, "what older configs mean"
+    config = reskd_minik.get_config()
+    for size in (4, 8, 64):
+        config.data.batch_size = size
+        reskd.Reskd.Settings.read(config.method).check(config)
+    config.data.batch_size = 12
+    with pytest.raises(UserError, match="teacher_clips=8 does not divide config.data.batch_size=12.*or 0"):
+        reskd.Reskd.Settings.read(config.method).check(config)
+    config.method.teacher_bn = "running"
+    reskd.Reskd.Settings.read(config.method).check(config)
 
 
 def test_no_teacher_is_an_error_that_says_what_to_do():
