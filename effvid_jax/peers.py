@@ -61,7 +61,8 @@ class _Peers:
         if not gone or self._index == 0:
             self._set(_FAILED, f"{code} {self._index} {why}")
             self._leave(code)
-        _exit(code)
+        _tidy()
+        os._exit(code)
 
     def end(self) -> None:
         self._over = True
@@ -107,12 +108,14 @@ class _Peers:
 
     def _leave(self, code: int) -> None:
         """The first process is the last one to go: the store is in it."""
+        _tidy()
         with contextlib.suppress(Exception):
             self._set(_PLACE.format("gone", self._index), "yes")
-            end = time.monotonic() + _GRACE + 4 * _LOOK
+            end = time.monotonic() + 2 * _GRACE + 4 * _LOOK
             for i in range(self._count) if self._index == 0 else ():
                 self._wait(_PLACE.format("gone", i), max(end - time.monotonic(), 0.01))
-        _exit(code)
+            time.sleep(_LOOK if self._index == 0 else 0)
+        os._exit(code)  # at a normal end jax waits for processes that have ended
 
     def _get(self, key: str) -> str:
         try:
@@ -173,12 +176,15 @@ def fail(code: int, why: str, gone: bool = False) -> None:
         _peers.fail(code, _first_line(why), gone)
 
 
-def _exit(code: int) -> None:
-    """At once: at its normal end jax waits for processes that have ended."""
+def _tidy() -> None:
+    """What a process does at its normal end, if it takes no longer than a moment."""
+    if "multiprocessing.util" in sys.modules:  # data workers, and what they share
+        tidy = threading.Thread(target=sys.modules["multiprocessing.util"]._exit_function, daemon=True)
+        tidy.start()
+        tidy.join(_GRACE)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()
-    os._exit(code)
 
 
 def _first_line(error: object) -> str:

@@ -51,6 +51,7 @@ def quick(monkeypatch):
         raise SystemExit  # of the thread
 
     monkeypatch.setattr(peers.os, "_exit", end)
+    monkeypatch.setattr("multiprocessing.util._exit_function", lambda: None)
     return ends
 
 
