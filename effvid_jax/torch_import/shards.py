@@ -90,7 +90,8 @@ def _read_index(path: Path) -> dict[str, np.ndarray]:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise TorchFileError(f"{path}: is no index of a sharded checkpoint: expected JSON with "
                              f"'weight_map': {{tensor: file}}. Download it again.") from error
-    outside = [name for name in files.values() if name != os.path.basename(name) or name in ("", ".", "..")]
+    outside = [name for name in files.values()
+               if name != os.path.basename(name) or name in ("", ".", "..") or not name.isprintable()]
     if outside:
         raise TorchFileError(f"{path}: names the shard {outside[0]!r}, which is not in its own folder: "
                              f"expected names of files beside the index.")

@@ -22,6 +22,7 @@ from effvid_jax import torch_import
 from effvid_jax.torch_import import convert, load_torch_state, loading
 from effvid_jax.torch_import.files import TorchFileError, read_torch_file
 from effvid_jax.torch_import.shards import read_weights
+from tests.parity import golden
 from tests.unit.test_torch_files import MAGIC, as_stream, as_zip
 from tests.unit.test_torch_import import FIXTURES, OPTIONS, SMALL, small_state, template
 
@@ -87,7 +88,7 @@ def test_an_index_that_does_not_fit_is_refused(tmp_path):
     content["weight_map"]["more"] = "model-00001-of-00003.safetensors"
     index.write_text(json.dumps(content))
     assert "lacks 1 of the tensors that the index says it has, the first is 'more'" in refusal(index)
-    for outside in ("../weights.safetensors", "/etc/passwd", ".."):
+    for outside in ("../weights.safetensors", "/etc/passwd", "..", "a\nb", "a\0b"):
         content["weight_map"]["more"] = outside
         index.write_text(json.dumps(content))
         assert f"names the shard {outside!r}, which is not in its own folder" in refusal(index)
@@ -197,6 +198,18 @@ def test_names_without_a_wrapper_stay(monkeypatch, name):
     assert load(monkeypatch, {**state, "other.thing": np.zeros(2)})[1] == []
     unknown = {"a.weight": np.zeros(2), "model.b.weight": np.zeros(2)}
     assert load(monkeypatch, unknown) == (unknown, [])
+
+
+CASES = Path(__file__).parents[1] / "parity" / "cases"
+
+
+@pytest.mark.parametrize("case", ["corrnet26_8x112", "i3d_inception_16x224", "tv_swin3d_t_16x112"])
+def test_no_convention_looks_like_a_wrapper(case):
+    """Networks of other families: nothing is taken off their own names, everything off wrapped ones."""
+    state = golden.build_state(json.loads((CASES / f"{case}.json").read_text()))
+    assert loading.without_wrappers(state) == (state, "")
+    got, prefix = loading.without_wrappers(prefixed("module.model.", state))
+    assert list(got) == list(state) and prefix == "module.model."
 
 
 def test_wrappers_inside_names_are_taken_out(monkeypatch):
