@@ -49,11 +49,17 @@ class Setup:
     Attributes:
         seconds: to spend on measuring each row, warm-up not counted.
         compiled: whether PyTorch is compiled too.
+        dtype: what everything computes in.
+        layouts: whether PyTorch's 2-D networks are tried channels-first too, as 3-D ones always are.
+        profile: called with our side of every row beside PyTorch; None: no profile.
         peaks: {'tflops', 'gbytes'} of this device, once they are measured.
     """
 
     seconds: float = 4.0
     compiled: bool = True
+    dtype: str = "bfloat16"
+    layouts: bool = False
+    profile: Callable[[Callable], None] | None = None
     peaks: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def measure(self, sides) -> dict[str, timing.Timing]:
@@ -85,9 +91,9 @@ def free() -> None:
 
 # ------------------------------------------------------------------------------------------- peaks
 def peaks(setup: Setup, side: int, gbytes: float) -> dict[str, Any]:
-    """A square matrix product in bfloat16, and a pass that reads and writes `gbytes` each."""
+    """A square matrix product, and a pass that reads and writes `gbytes` each."""
     def make(key):
-        a, b = jax.random.normal(key, (2, side, side), jnp.bfloat16)
+        a, b = jax.random.normal(key, (2, side, side), setup.dtype)
         return a, b, jax.random.normal(key, (int(gbytes * 1e9 / 4),), jnp.float32)
 
     a, b, x = jax.jit(make)(jax.random.key(0))
@@ -101,7 +107,8 @@ def peaks(setup: Setup, side: int, gbytes: float) -> dict[str, Any]:
     sides = {"jax product": lambda: product(a, b), "jax copy": copy}
     with contextlib.suppress(Refused):
         torch = torch_side().torch
-        one, two = (torch.randn(side, side, device=torch_side().DEVICE, dtype=torch.bfloat16) for _ in "ab")
+        one, two = (torch.randn(side, side, device=torch_side().DEVICE, dtype=getattr(torch, setup.dtype))
+                    for _ in "ab")
         source = torch.randn(x.size, device=torch_side().DEVICE)
         target, pending = torch.empty_like(source), torch_side().Pending
         sides |= {"torch product": lambda: pending(one @ two),
@@ -115,28 +122,24 @@ def peaks(setup: Setup, side: int, gbytes: float) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------------------------- beside PyTorch
-class FactoredConv(blocks.Conv):
-    """3-D kernels as 2-D convolutions and depthwise ones as shifted products on every device."""
+class PlainConv(blocks.Conv):
+    """XLA's own convolution on every device."""
 
-    def convolve(self, x, kernel):
-        n, dtype = len(self.kernel_size), self.dtype or jnp.result_type(x, kernel)
-        return blocks.convolve(x.astype(dtype), kernel.astype(dtype), blocks.per_axis(self.strides, n),
-                               blocks.per_axis(self.padding, n), self.groups, factor=True,
-                               dilation=blocks.per_axis(self.dilation, n))
+    plain: bool = True
 
 
 def inference(setup: Setup, backbone: str, frames: int, resolution: int, batch: int,
-              factored: bool = False) -> dict[str, Any]:
-    """Clips per second of the forward pass in bfloat16, ours and PyTorch's.
+                plain: bool = False) -> dict[str, Any]:
+    """Clips per second of the forward pass, ours and PyTorch's.
 
-    With `factored` ours alone, as it is and with `FactoredConv`.
+    With `plain` ours alone, as it is and with `PlainConv`.
     """
     config = defaults()
     task, config = make_task(config, [str(k) for k in range(CLASSES)]), config.model
-    config.update(dict(backbone=backbone, dtype="bfloat16", dropout=0.0))
+    config.update(dict(backbone=backbone, dtype=setup.dtype, dropout=0.0))
     clips = bench.random_clips((batch, frames, resolution, resolution, 3))
     clip = clips.shape[1:]
-    ours = {"ours": None} | ({"ours, factored": FactoredConv} if factored else {})
+    ours = {"ours": None} | ({"ours, plain": PlainConv} if plain else {})
     models = {name: base.build_backbone(config, CLASSES, **({"conv": conv} if conv else {}))
               for name, conv in ours.items()}
     variables = jax.device_put(precision.random_variables(models["ours"], (1, *clip)))
@@ -147,16 +150,16 @@ def inference(setup: Setup, backbone: str, frames: int, resolution: int, batch: 
         return jax.jit(lambda v, b: predict(v, b).logits).lower(variables, batch_on_device).compile()
 
     def torch_sides():
-        if factored:
+        if plain:
             return {}
         torch = torch_side()
 
         def side(channels_last=True, compiled=False):
-            model = torch.make(backbone, frames, CLASSES)
-            return torch.Inference(torch.place(model, torch.torch.bfloat16, channels_last), clips, compiled)
+            model, dtype = torch.make(backbone, frames, CLASSES), getattr(torch.torch, setup.dtype)
+            return torch.Inference(torch.place(model, dtype, channels_last), clips, compiled)
 
         found = {"torch eager": side}
-        if not torch.make(backbone, frames, CLASSES).frames:  # 3-D: not always the faster one
+        if setup.layouts or not torch.make(backbone, frames, CLASSES).frames:  # not always the faster one
             found["torch eager, channels first"] = functools.partial(side, False)
         return found | ({"torch compiled": functools.partial(side, True, True)} if setup.compiled else {})
 
@@ -173,7 +176,7 @@ def inference(setup: Setup, backbone: str, frames: int, resolution: int, batch: 
 
 def train(setup: Setup, backbone: str, frames: int, resolution: int, batch: int, teacher: str = "",
           teacher_resolution: int = 0) -> dict[str, Any]:
-    """Clips per second and memory of a train step in bfloat16, ours and PyTorch's.
+    """Clips per second and memory of a train step, ours and PyTorch's.
 
     With a `teacher` the whole ResKD step: clips of `teacher_resolution`, which the student sees at
     `resolution`.
@@ -190,7 +193,7 @@ def train(setup: Setup, backbone: str, frames: int, resolution: int, batch: int,
         return torch.TrainStep(torch.place(loss), clips, labels, 20.0, compiled)
 
     with tempfile.TemporaryDirectory() as folder:
-        config = _train_config(backbone, frames, side, batch, teacher, resolution)
+        config = _train_config(setup, backbone, frames, side, batch, teacher, resolution)
         step = bench.train_sides(config, folder, folder, names)["student" if teacher else "run"]
     # Only compiled beside PyTorch, not run: it may not allocate while XLA records a graph of kernels.
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
@@ -212,8 +215,8 @@ def train(setup: Setup, backbone: str, frames: int, resolution: int, batch: int,
                     "process_peak_gbytes": stats.get("peak_bytes_in_use", 0) / 1e9}
 
 
-def _train_config(backbone, frames, side, batch, teacher, resolution):
-    """A resolved config of the supervised or ResKD recipe at these sizes, in bfloat16."""
+def _train_config(setup, backbone, frames, side, batch, teacher, resolution):
+    """A resolved config of the supervised or ResKD recipe at these sizes."""
     if teacher:
         config = reskd_minik.get_config(f"backbone={backbone},teacher={teacher},resolution={resolution}")
         config.method.teacher_resolution, config.run = side, "student"
@@ -222,7 +225,7 @@ def _train_config(backbone, frames, side, batch, teacher, resolution):
         config.model.backbone = backbone
     pixels(config, side)
     config.data.update(dict(num_frames=frames, num_classes=CLASSES, batch_size=batch))
-    config.model.update(dict(dtype="bfloat16", dropout=0.0))
+    config.model.update(dict(dtype=setup.dtype, dropout=0.0))
     config.bench.batch_size = batch
     return config
 
@@ -244,6 +247,8 @@ def _warm(makers: dict[str, Callable[[], Callable]]) -> tuple[dict[str, Callable
 def _beside(setup: Setup, sides, batch: int, gmacs: float, program) -> dict[str, Any]:
     """Times of all sides, rates, ratios to the best of PyTorch's and shares of the device's peaks."""
     times = setup.measure(sides)
+    if setup.profile:
+        setup.profile(sides["ours"])
     rates = {name: t.rate(batch) for name, t in times.items()}
     best = max((n for n in rates if n.startswith("torch")), key=rates.get, default=None)
     found = {"clips_per_second": rates, "spread": {n: t.spread for n, t in times.items()},

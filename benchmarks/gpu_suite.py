@@ -12,7 +12,7 @@
     sweep        throughput by resolution, ResKD's Table 4
     exits        R of early exits (compact), as early_exit.py
     gates        realised share of the multiply-adds that gates save, as va_red2_speed.py
-    forms        3-D networks with 3-D kernels as 2-D convolutions, against their plain form
+    forms        3-D networks in the forms that are chosen, against XLA's own convolutions
 
 Rows are ordered by worth, so that what is cut at the end is worth least. Each adds a line to
 `gpu_suite.jsonl` in `--out` when it ends; rows that are there as 'ok' are not measured again. It needs
@@ -70,8 +70,8 @@ class Row:
         return f"{self.kind}/{self.name}"
 
 
-def _beside(kind: str, name: str, backbone: str, frames: int, side: int, batch: int, seconds: float = 45,
-            **more) -> Row:
+def beside(kind: str, name: str, backbone: str, frames: int, side: int, batch: int, seconds: float = 45,
+           **more) -> Row:
     """A row with the arguments of `gpu_rows.inference` and `gpu_rows.train`."""
     function = {"forms": "inference", "reskd": "train"}.get(kind, kind)
     return Row(kind, f"{name}, {frames} x {side}², batch {batch}", seconds, dict(
@@ -94,50 +94,50 @@ def _gates(batch: int, seconds: float) -> Row:
 
 ROWS = (
     Row("peaks", "device", 10, dict(side=8192, gbytes=4.0)),
-    _beside("inference", "TSN-R50", "resnet50", 16, 224, 32),
-    _beside("train", "TSN-R50", "resnet50", 8, 224, 32, 70),
-    _beside("reskd", "R152 at 224² teaches R50", "resnet50", 8, 112, 16, 150, teacher="resnet152",
+    beside("inference", "TSN-R50", "resnet50", 16, 224, 32),
+    beside("train", "TSN-R50", "resnet50", 8, 224, 32, 70),
+    beside("reskd", "R152 at 224² teaches R50", "resnet50", 8, 112, 16, 150, teacher="resnet152",
             teacher_resolution=224),
     Row("sweep", "TSN-R50, 16 frames, batch 64", 75, dict(
         backbone="resnet50", frames=16, batch=64, resolutions=(224, 144, 112, 96, 72, 56))),
     _exits("ResNet-50", "resnet50", 75),
     _gates(1, 55),
-    _beside("inference", "R(2+1)D-18", "r2plus1d_18", 16, 112, 64),
-    _beside("train", "R(2+1)D-18", "r2plus1d_18", 16, 112, 32, 60),
+    beside("inference", "R(2+1)D-18", "r2plus1d_18", 16, 112, 64),
+    beside("train", "R(2+1)D-18", "r2plus1d_18", 16, 112, 32, 60),
     _golden("train steps", "^step_", 60),
-    _beside("inference", "Video Swin-T", "swin3d_t", 32, 224, 8, 85),
+    beside("inference", "Video Swin-T", "swin3d_t", 32, 224, 8, 85),
     _gates(32, 120),
-    _beside("train", "Video Swin-T", "swin3d_t", 32, 224, 4, 120),
-    _beside("inference", "MViTv2-S", "mvit_v2_s", 16, 224, 16),
-    _beside("inference", "S3D", "s3d", 16, 224, 32),
-    _beside("inference", "X3D-M", "x3d_m", 16, 224, 32),
-    _beside("inference", "TSM-R50", "tsm_resnet50", 8, 224, 64),
-    _beside("inference", "SlowOnly-50", "slowonly_resnet50", 8, 224, 32),
-    _beside("inference", "MobileNetV2", "mobilenet_v2", 8, 224, 64),
-    _beside("inference", "TSN-R50", "resnet50", 8, 112, 64),
+    beside("train", "Video Swin-T", "swin3d_t", 32, 224, 4, 120),
+    beside("inference", "MViTv2-S", "mvit_v2_s", 16, 224, 16),
+    beside("inference", "S3D", "s3d", 16, 224, 32),
+    beside("inference", "X3D-M", "x3d_m", 16, 224, 32),
+    beside("inference", "TSM-R50", "tsm_resnet50", 8, 224, 64),
+    beside("inference", "SlowOnly-50", "slowonly_resnet50", 8, 224, 32),
+    beside("inference", "MobileNetV2", "mobilenet_v2", 8, 224, 64),
+    beside("inference", "TSN-R50", "resnet50", 8, 112, 64),
     _golden("2-D networks", "^(mm_ts|mm_rkd|tv_res)", 60),
     _golden("3-D networks", "^(corr|i3d|sf_|mm_(i3d|r2|slow|tpn|x3d)|tv_(r3d|mc3|r2|s3d))", 90),
     _golden("transformers", "^(mm|tv)_(swin|mvit)", 120),
     _golden("MSDNet", "^msdnet", 90),
     _exits("MSDNet-38", "msdnet_38", 400),
-    _beside("forms", "R(2+1)D-18", "r2plus1d_18", 16, 112, 64, factored=True),
-    _beside("forms", "X3D-M", "x3d_m", 16, 224, 32, factored=True),
-    _beside("forms", "SlowOnly-50", "slowonly_resnet50", 8, 224, 32, factored=True),
-    _beside("forms", "S3D", "s3d", 16, 224, 32, factored=True),
+    beside("forms", "R(2+1)D-18", "r2plus1d_18", 16, 112, 64, plain=True),
+    beside("forms", "X3D-M", "x3d_m", 16, 224, 32, plain=True),
+    beside("forms", "SlowOnly-50", "slowonly_resnet50", 8, 224, 32, plain=True),
+    beside("forms", "S3D", "s3d", 16, 224, 32, plain=True),
 )
 
 DRY = (
     Row("peaks", "device", 1, dict(side=256, gbytes=0.01)),
-    _beside("inference", "TSN-R18", "resnet18", 2, 32, 2, 1),
-    _beside("train", "TSN-R18", "resnet18", 2, 32, 2, 1),
-    _beside("reskd", "R18 at 64² teaches R18", "resnet18", 2, 32, 2, 1, teacher="resnet18",
+    beside("inference", "TSN-R18", "resnet18", 2, 32, 2, 1),
+    beside("train", "TSN-R18", "resnet18", 2, 32, 2, 1),
+    beside("reskd", "R18 at 64² teaches R18", "resnet18", 2, 32, 2, 1, teacher="resnet18",
             teacher_resolution=64),
     Row("sweep", "TSN-R18", 1, dict(backbone="resnet18", frames=1, batch=2, resolutions=(64, 32))),
     Row("golden", "tests/parity", 1, dict(names="^mm_tsn_r18", processes=1, seconds=60.0)),
     Row("exits", "ResNet-18", 1, dict(backbone="resnet18", frames=4, resolution=32, batch=2, batches=1,
                                       sizes=(1,))),
     Row("gates", "ResNet-18", 1, dict(backbone="resnet18", frames=4, resolution=32, batch=1, clips=2)),
-    _beside("forms", "R3D-18", "r3d_18", 4, 32, 1, 1, factored=True),
+    beside("forms", "R3D-18", "r3d_18", 4, 32, 1, 1, plain=True),
 )
 
 
@@ -189,7 +189,7 @@ def run(rows, path: str, minutes: float, setup: gpu_rows.Setup, commit: str) -> 
             print("  not enough time left", flush=True)
             continue
         line = {"row": row.key, "kind": row.kind, **run_row(row, setup), "options": row.options,
-                **environment(commit)}
+                "dtype": setup.dtype, **environment(commit)}
         lines[row.key] = line
         with open(path, "a") as f:
             f.write(json.dumps(line, default=float) + "\n")
@@ -203,8 +203,9 @@ def cells(line: dict) -> list[tuple[str, str, str, str]]:
     """(row, column, value, spread) of a line's table, as text."""
     values, name = line["values"], line["row"].partition("/")[2]
     if line["kind"] == "peaks":
-        return [(name, "bfloat16 matrix product (TFLOP/s)", f"{values['tflops']:.0f}", ""),
-                (name, "copy, read + written (GB/s)", f"{values['gbytes']:.0f}", "")]
+        product = f"{line.get('dtype', 'bfloat16')} matrix product (TFLOP/s)"
+        return [(name, product, _short(values["tflops"]), ""),
+                (name, "copy, read + written (GB/s)", _short(values["gbytes"]), "")]
     if line["kind"] in ("inference", "train", "reskd", "forms"):
         return _cells_beside(name, values)
     if line["kind"] == "sweep":
@@ -258,16 +259,17 @@ def summary(line: dict) -> str:
     return ", ".join(f"{column} {value}" for _, column, value, _ in cells(line))
 
 
-def result_rows(lines: dict[str, dict]) -> list[dict[str, str]]:
+def result_rows(lines: dict[str, dict], prefix: str = "gpu",
+                command: str = "python benchmarks/gpu_suite.py") -> list[dict[str, str]]:
     """Rows of `docs/results.csv`, a table a kind: gpu_inference, gpu_train, ..."""
     rows = []
     for line in lines.values():
         if line["status"] == "ok":
             options = line["options"]
             config = f"{options.get('backbone', line['kind'])}, " + (
-                "float32" if line["kind"] == "golden" else "bfloat16")
-            rows += [results.make_row(f"gpu_{line['kind']}: {row}: {column}", value, dataset="random clips",
-                                      config=config, command="python benchmarks/gpu_suite.py", seeds=[0],
+                "float32" if line["kind"] == "golden" else line.get("dtype", "bfloat16"))
+            rows += [results.make_row(f"{prefix}_{line['kind']}: {row}: {column}", value,
+                                      dataset="random clips", config=config, command=command, seeds=[0],
                                       spread=spread)
                      | {key: line[key] for key in ("hardware", "versions", "commit")}
                      for row, column, value, spread in cells(line)]

@@ -13,7 +13,6 @@ Axes: B batch, T frames, H W space, C channels; public arrays are (B, T, H, W, C
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from effvid_jax.backbones import forms
 from effvid_jax.backbones.trace import note, shapes_only, silence
 from effvid_jax.errors import UserError
 
@@ -56,9 +56,8 @@ class Conv(nn.Module):
         use_bias: whether to add a bias.
         dilation: distance of neighbouring kernel positions per kernel axis, or one for all.
         dtype: computation type; None takes the one of input and kernel.
-        factor_on_cpu: compute 3-D kernels by 2-D convolutions and depthwise kernels by shifted products
-            on a CPU, where XLA's own 3-D and depthwise convolutions are 2 to 500 times slower; the
-            values are the same up to rounding.
+        plain: XLA's own convolution on every platform, not the form that is fast there (`forms.py`);
+            the values are the same up to rounding.
     """
 
     features: int
@@ -70,7 +69,7 @@ class Conv(nn.Module):
     dilation: int | tuple[int, ...] = 1
     dtype: Any = None
     kernel_init: Callable = kaiming_normal
-    factor_on_cpu: bool = True
+    plain: bool = False
 
     @nn.compact
     def __call__(self, x, train: bool = False):
@@ -88,70 +87,14 @@ class Conv(nn.Module):
     def convolve(self, x, kernel):
         """`x` with a kernel of this geometry, which may read and make fewer channels; no bias."""
         n, dtype = len(self.kernel_size), self.dtype or jnp.result_type(x, kernel)
-        return convolve(x.astype(dtype), kernel.astype(dtype), per_axis(self.strides, n),
-                        per_axis(self.padding, n), self.groups,
-                        factor=(self.factor_on_cpu and not shapes_only()
-                                and jax.default_backend() == "cpu"),
-                        dilation=per_axis(self.dilation, n))
+        form = forms.plain if self.plain or shapes_only() else forms.convolve
+        return form(x.astype(dtype), kernel.astype(dtype), per_axis(self.strides, n),
+                    per_axis(self.padding, n), self.groups, per_axis(self.dilation, n))
 
     def note(self, x, y, macs: int) -> None:
         """Puts this convolution on the tape, with its multiply-adds."""
         note("conv", self.path, x, y, macs, self.use_bias, self.kernel_size,
              per_axis(self.strides, len(self.kernel_size)))
-
-
-def convolve(x, kernel, strides, padding, groups: int = 1, factor: bool = False, dilation=None):
-    """`x` (B, [T,] H, W, C) with `kernel` (kH, kW, I, O) or (kT, kH, kW, I, O); see `Conv`."""
-    n = len(strides)
-    dilation = dilation or (1,) * n
-    fits = all(size + 2 * p >= k for size, p, k in zip(x.shape[-1 - n:-1], padding, kernel.shape))
-    if factor and fits and dilation == (1,) * n:
-        if groups == x.shape[-1] == kernel.shape[-1]:
-            return _shifted_products(x, kernel, tuple(strides), tuple(padding))
-        if n == 3 and kernel.shape[0] == 1 and strides[0] == 1 and padding[0] == 0:
-            return convolve(x, kernel[0], strides[1:], padding[1:], groups)
-        if n == 3 and kernel.shape[1:3] == (1, 1) and strides[1:] == (1, 1) and padding[1:] == (0, 0):
-            b, t, h, w, c = x.shape
-            y = convolve(x.reshape(b, t, h * w, c), kernel[:, 0], (strides[0], 1), (padding[0], 0),
-                         groups)
-            return y.reshape(b, y.shape[1], h, w, y.shape[-1])
-        if n == 3 and groups == 1:
-            # The frames that meet in one output frame become channels of a 2-D convolution.
-            x = jnp.concatenate(_taps(_pad(x, 1, padding[:1]), 1, kernel.shape[0], strides[0]), axis=-1)
-            kernel = jnp.moveaxis(kernel, 0, 2).reshape(*kernel.shape[1:3], -1, kernel.shape[-1])
-            return convolve(x, kernel, strides[1:], padding[1:])
-    lead = x.shape[: x.ndim - n - 1]
-    x = x.reshape(math.prod(lead), *x.shape[len(lead):])
-    space = "THW"[3 - n:]
-    y = jax.lax.conv_general_dilated(
-        x, kernel, strides, [(p, p) for p in padding], rhs_dilation=dilation,
-        feature_group_count=groups,
-        dimension_numbers=("N" + space + "C", space + "IO", "N" + space + "C"))
-    return y.reshape(*lead, *y.shape[1:])
-
-
-def _taps(x, axis: int, size: int, stride: int) -> list[jax.Array]:
-    """What each of `size` kernel positions reads along `axis` of padded `x`, one array per position."""
-    span = (x.shape[axis] - size) // stride * stride + 1
-    return [jax.lax.slice_in_dim(x, i, i + span, stride, axis) for i in range(size)]
-
-
-def _pad(x, axis: int, padding: Sequence[int]):
-    """Zeros on both sides of the axes from `axis` on."""
-    width = [(0, 0)] * x.ndim
-    width[axis:axis + len(padding)] = [(p, p) for p in padding]
-    return jnp.pad(x, width)
-
-
-@functools.partial(jax.jit, static_argnums=(2, 3))  # traced once per shape: deep networks repeat it
-def _shifted_products(x, kernel, strides, padding):
-    """Depthwise convolution of the last `len(strides)` axes before the channels."""
-    first, wide = x.ndim - 1 - len(strides), jnp.promote_types(jnp.float32, x.dtype)
-    taps = [_pad(x, first, padding)]
-    for i, stride in enumerate(strides):
-        taps = [t for tap in taps for t in _taps(tap, first + i, kernel.shape[i], stride)]
-    weights = kernel.reshape(-1, kernel.shape[-1]).astype(wide)
-    return sum(tap.astype(wide) * w for tap, w in zip(taps, weights)).astype(x.dtype)
 
 
 class Dense(nn.Module):
@@ -166,19 +109,11 @@ class Dense(nn.Module):
     def __call__(self, x):
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         dtype = self.dtype or jnp.result_type(x, kernel)
-        y = _product(x.astype(dtype), kernel.astype(dtype))
+        y = forms.product(x.astype(dtype), kernel.astype(dtype))
         note("linear", self.path, x, y, math.prod(y.shape) * x.shape[-1], self.use_bias)
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(dtype)
         return y
-
-
-def _product(x, kernel):
-    """`x @ kernel`. A single row gets company on a CPU: XLA's matrix-vector product loses a digit."""
-    if math.prod(x.shape[:-1]) != 1 or jax.default_backend() != "cpu":
-        return x @ kernel
-    y = jnp.pad(x.reshape(-1, x.shape[-1]), ((0, 1), (0, 0))) @ kernel
-    return y[:1].reshape(*x.shape[:-1], -1)
 
 
 class BatchNorm(nn.Module):
@@ -398,23 +333,19 @@ def max_pool(x, window: Sequence[int], strides: Sequence[int], padding: Sequence
 
     `padding` holds one number per axis for both sides, or pairs (before, after).
     """
-    return _pool(x, "max_pool", -jnp.inf, jax.lax.max, window, strides, padding)
+    y = forms.max_pool(x, tuple(window), tuple(strides), tuple(per_axis(p, 2) for p in padding))
+    note("max_pool", (), x, y, kernel=window, strides=strides)
+    return y
 
 
 def avg_pool(x, window: Sequence[int], strides: Sequence[int], padding: Sequence[int]):
     """Mean over windows of the last `len(window)` axes before the channels; padded zeros count."""
-    return _pool(x, "avg_pool", 0.0, jax.lax.add, window, strides, padding) / math.prod(window)
-
-
-def _pool(x, kind, init, reducer, window, strides, padding):
-    lead = x.ndim - 1 - len(window)
-    # A numpy constant: with a traced one JAX does not recognise the pooling and cannot differentiate.
-    pairs = tuple(per_axis(p, 2) for p in padding)
+    lead = ((0, 0),) * (x.ndim - 1 - len(window))
     y = jax.lax.reduce_window(
-        x, np.asarray(init, x.dtype), reducer, (1,) * lead + (*window, 1),
-        (1,) * lead + (*strides, 1), ((0, 0),) * lead + pairs + ((0, 0),))
-    note(kind, (), x, y, kernel=window, strides=strides)
-    return y
+        x, np.asarray(0, x.dtype), jax.lax.add, (*(1 for _ in lead), *window, 1),
+        (*(1 for _ in lead), *strides, 1), (*lead, *(per_axis(p, 2) for p in padding), (0, 0)))
+    note("avg_pool", (), x, y, kernel=window, strides=strides)
+    return y / math.prod(window)
 
 
 def global_avg_pool(x, axes: Sequence[int] = (-3, -2)):

@@ -32,7 +32,6 @@ import re
 
 import flax
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from effvid_jax.backbones import blocks, trace
@@ -149,7 +148,7 @@ class GatedConv(blocks.Conv):
         bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
         dtype = self.dtype or jnp.result_type(x, kernel)
         layer = variants.Layer(x.shape, dtype, kernel.astype(dtype), bias, *tuples, self.groups,
-                                    S_c, S_t, self.factor_on_cpu and jax.default_backend() == "cpu")
+                                    S_c, S_t, self.plain)
         side = self.cheap_kernel if x.ndim > 3 else 1
         init = nn.initializers.normal(self.cheap_scale / side)
         for i in range(1, S_c):

@@ -12,7 +12,7 @@ import flax
 import jax
 import jax.numpy as jnp
 
-from effvid_jax.backbones import blocks
+from effvid_jax.backbones import forms
 
 
 @flax.struct.dataclass
@@ -44,10 +44,11 @@ class Layer:
     """
 
     def __init__(self, in_shape, dtype, kernel, bias, strides, padding, dilation, groups, S_c, S_t,
-                 factor):
+                 plain):
         self.dtype, self.kernel, self.bias = dtype, kernel, bias
         self.strides, self.padding, self.dilation, self.groups = strides, padding, dilation, groups
-        self.factor, self.cheap_c, self.cheap_t = factor, {}, {}
+        self.cheap_c, self.cheap_t = {}, {}
+        self.convolve = forms.plain if plain else forms.convolve
         axes = in_shape[1:-1]
         self.in_time = len(strides) == len(axes) and len(axes) in (1, 3)  # the kernel has a time axis
         out = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in zip(
@@ -114,8 +115,8 @@ class Layer:
         if groups > 1:
             groups = groups * kernel.shape[-1] // self.features
             x = x[..., :groups * kernel.shape[-2]]
-        z = blocks.convolve(x.astype(self.dtype), kernel.astype(self.dtype), tuple(strides), self.padding,
-                            groups, factor=self.factor, dilation=self.dilation)
+        z = self.convolve(x.astype(self.dtype), kernel.astype(self.dtype), tuple(strides), self.padding,
+                          groups, self.dilation)
         return z if bias is None else z + bias.astype(self.dtype)
 
     def _make_channels(self, z, n: int, source, weights):
@@ -125,7 +126,7 @@ class Layer:
         z = jnp.concatenate([z[..., :first]] * math.ceil(max(missing, 1) / first), axis=-1)[..., :missing]
         if kernel.shape[0] == 1 or not kernel.size:
             return z * kernel[0, 0, 0]
-        return blocks.convolve(z, kernel, (1, 1), (kernel.shape[0] // 2,) * 2, missing, self.factor)
+        return self.convolve(z, kernel, (1, 1), (kernel.shape[0] // 2,) * 2, missing, (1, 1))
 
     def _mix_frames(self, y, V_t, j: int):
         """sum_n V_t[n] hold_n(y) over n >= j, for y with frames 0, R, 2R, ... alone, R = 2^j."""

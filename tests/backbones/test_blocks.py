@@ -32,8 +32,8 @@ def test_conv_and_its_factors_on_a_cpu(rng, kernel, strides, padding, groups, ch
     x = rng.standard_normal((5, 7, 6, channels)).astype(np.float32)
     weight = rng.standard_normal((*kernel, channels // groups, 6)).astype(np.float32)
     expected = conv_by_hand(x, weight, strides, padding, groups)
-    for factor in (False, True):
-        module = blocks.Conv(6, kernel, strides, padding, groups, factor_on_cpu=factor)
+    for plain in (False, True):
+        module = blocks.Conv(6, kernel, strides, padding, groups, plain=plain)
         y = module.apply({"params": {"kernel": weight}}, jnp.asarray(x)[None])
         np.testing.assert_allclose(y[0], expected, atol=1e-5)
 

@@ -137,7 +137,7 @@ def training_loss(model, clip):
     pytest.param(name, marks=pytest.mark.slow) if name in DEEP else name for name in BACKBONES])
 def test_every_parameter_reaches_the_loss(name):
     """In the traced gradient at full size: what is not reached gets a constant 0, without compiling."""
-    whole = functools.partial(blocks.Conv, factor_on_cpu=False)  # one operation to trace in place of dozens
+    whole = functools.partial(blocks.Conv, plain=True)  # one operation to trace in place of dozens
     model = make_backbone(name, num_classes=5, conv=whole)
     x = jax.ShapeDtypeStruct((2, 8, 224, 224, 3), jnp.float32)
     with cost.parameters_without_values():

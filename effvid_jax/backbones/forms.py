@@ -1,0 +1,260 @@
+"""One operation, several ways to compute it: the platform that a program is compiled for decides.
+
+    convolution by         for                                             where
+    XLA's own              everything                                      TPU, the rest
+    images                 kernels that are 1 in time or in space: 2-D     GPU, CPU
+    a matrix product       1x1                                             CPU
+    patches                kernels with more positions than the result     CPU
+    frames as channels     other 3-D kernels: the frames that meet, in 2-D CPU
+    shifted products       depthwise kernels                               CPU
+
+All give the same values up to rounding. Why: XLA's 3-D convolutions are slower than 2-D ones that compute the
+same (1.6 times on an H100, more on a CPU). On a CPU it has no fast depthwise convolution; for the gradient
+of a 1x1 kernel it turns whole maps around; and a kernel larger than its map it exchanges with the map, which
+ends in a plain loop, 50 times slower. `benchmarks/conv_forms.py` measures them, docs/speed.md has the table.
+
+The choice is made while a program is lowered (`jax.lax.platform_dependent`), not while it is traced: what is
+exported on a CPU for GPUs and TPUs has their forms. Gradients exist in reverse mode only.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def convolve(x, kernel, strides, padding, groups: int = 1, dilation=None):
+    """`x` (B, [T,] H, W, C) with `kernel` (kH, kW, I, O) or (kT, kH, kW, I, O), no bias.
+
+    Args:
+        strides, padding, dilation: tuples with a number per kernel axis; zeros are added on both sides.
+        groups: channel groups, I = C / groups.
+    """
+    return _convolve(x, kernel, strides, padding, groups, dilation or (1,) * len(strides))
+
+
+def _forms(*args):
+    """{platform: (x, kernel) -> y} for `platform_dependent`."""
+    return {name: lambda x, kernel, form=form: form(x, kernel, *args)
+            for name, form in (("cpu", for_cpu), ("cuda", for_gpu), ("default", plain))}
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
+def _chosen(x, kernel, strides, padding, groups, dilation):
+    return jax.lax.platform_dependent(x, kernel, **_forms(strides, padding, groups, dilation))
+
+
+def _forward(x, kernel, *args):
+    return _chosen(x, kernel, *args), (x, kernel)
+
+
+def _backward(strides, padding, groups, dilation, inputs, dy):
+    """Gradients of the platform's form.
+
+    The choice is made anew here. Differentiated as it stands it would reach XLA as a condition that is known
+    too late for a CPU's fast convolutions: a gradient then takes 25 times as long.
+    """
+
+    def gradients(form):
+        return lambda x, kernel, dy: jax.vjp(form, x, kernel)[1](dy)
+
+    forms = _forms(strides, padding, groups, dilation)
+    return jax.lax.platform_dependent(*inputs, dy, **{k: gradients(form) for k, form in forms.items()})
+
+
+_chosen.defvjp(_forward, _backward)
+# Traced once per shape: deep networks repeat them.
+_convolve = jax.jit(_chosen, static_argnums=(2, 3, 4, 5))
+
+
+def plain(x, kernel, strides, padding, groups, dilation):
+    """XLA's own convolution."""
+    n = len(strides)
+    lead, space = x.shape[: x.ndim - n - 1], "THW"[3 - n:]
+    x = x.reshape(math.prod(lead), *x.shape[len(lead):])
+    y = jax.lax.conv_general_dilated(
+        x, kernel, strides, [(p, p) for p in padding], rhs_dilation=dilation, feature_group_count=groups,
+        dimension_numbers=("N" + space + "C", space + "IO", "N" + space + "C"))
+    return y.reshape(*lead, *y.shape[1:])
+
+
+def for_gpu(x, kernel, strides, padding, groups, dilation):
+    """3-D kernels that are 1 in time or in space as 2-D ones, everything else plain."""
+    y = _as_images(for_gpu, x, kernel, strides, padding, groups, dilation)
+    return plain(x, kernel, strides, padding, groups, dilation) if y is None else y
+
+
+def for_cpu(x, kernel, strides, padding, groups, dilation):
+    """The form that the module's docstring names."""
+    n, sizes = len(strides), kernel.shape[:-2]
+    maps = [s + 2 * p - d * (k - 1) for s, p, d, k in zip(x.shape[-1 - n:-1], padding, dilation, sizes)]
+    if min(maps) < 1:  # an empty result
+        return plain(x, kernel, strides, padding, groups, dilation)
+    if groups == x.shape[-1] == kernel.shape[-1] and max(dilation) == 1:
+        return _shifted_products(x, kernel, strides, padding)
+    if math.prod(sizes) == 1 and groups == 1:
+        steps = tuple(slice(None, None, s) for s in strides)
+        return _product(_pad(x, padding)[(..., *steps, slice(None))], kernel.reshape(kernel.shape[-2:]))
+    y = _as_images(for_cpu, x, kernel, strides, padding, groups, dilation)
+    if y is not None:
+        return y
+    if n == 3 and groups == 1:
+        # The frames that meet in one output frame become channels of a 2-D convolution.
+        x = _pad(x, (padding[0], 0, 0))
+        x = jnp.concatenate(_taps(x, -4, sizes[0], strides[0], dilation[0]), axis=-1)
+        kernel = jnp.moveaxis(kernel, 0, 2).reshape(*sizes[1:], -1, kernel.shape[-1])
+        return for_cpu(x, kernel, strides[1:], padding[1:], groups, dilation[1:])
+    out = math.prod((m - 1) // s + 1 for m, s in zip(maps, strides))
+    if math.prod(sizes) > out and groups == 1:  # not the input's size: the gradient's input is the output
+        x = jnp.concatenate(_windows(_pad(x, padding), sizes, strides, dilation), axis=-1)
+        return _product(x, kernel.reshape(-1, kernel.shape[-1]))
+    return plain(x, kernel, strides, padding, groups, dilation)
+
+
+def _as_images(form, x, kernel, strides, padding, groups, dilation):
+    """By `form` of a 2-D kernel over frames, or over time and flattened space; None if neither fits."""
+    if len(strides) != 3:
+        return None
+    if (kernel.shape[0], strides[0], padding[0]) == (1, 1, 0):
+        return form(x, kernel[0], strides[1:], padding[1:], groups, dilation[1:])
+    if (kernel.shape[1:3], strides[1:], padding[1:]) == ((1, 1), (1, 1), (0, 0)):
+        *lead, h, w, c = x.shape
+        y = form(x.reshape(*lead, h * w, c), kernel[:, 0], (strides[0], 1), (padding[0], 0), groups,
+                 (dilation[0], 1))
+        return y.reshape(*y.shape[:-2], h, w, y.shape[-1])
+    return None
+
+
+def _pad(x, padding: Sequence[int]):
+    """Zeros on both sides of the axes before the channels."""
+    sides = [(p, p) for p in padding]
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 1 - len(sides)) + sides + [(0, 0)]) if any(padding) else x
+
+
+def _taps(x, axis: int, size: int, stride: int, dilation: int = 1) -> list[jax.Array]:
+    """What each of `size` kernel positions reads along `axis` of padded `x`, one array per position."""
+    span = (x.shape[axis] - dilation * (size - 1) - 1) // stride * stride + 1
+    return [jax.lax.slice_in_dim(x, i * dilation, i * dilation + span, stride, axis) for i in range(size)]
+
+
+def _windows(x, sizes, strides, dilation) -> list[jax.Array]:
+    """What each kernel position reads of padded `x`, in the order of the kernel's values."""
+    taps = [x]
+    for i, args in enumerate(zip(sizes, strides, dilation)):
+        taps = [t for tap in taps for t in _taps(tap, x.ndim - 1 - len(sizes) + i, *args)]
+    return taps
+
+
+def _shifted_products(x, kernel, strides, padding):
+    """Depthwise convolution."""
+    wide = jnp.promote_types(jnp.float32, x.dtype)
+    taps = _windows(_pad(x, padding), kernel.shape[:-2], strides, (1,) * len(strides))
+    weights = kernel.reshape(-1, kernel.shape[-1]).astype(wide)
+    return sum(tap.astype(wide) * w for tap, w in zip(taps, weights)).astype(x.dtype)
+
+
+@jax.custom_vjp
+def _product(x, kernel):
+    """`x @ kernel` on a CPU. A single row gets company: XLA's matrix-vector product loses a digit."""
+    rows = x.reshape(-1, x.shape[-1])
+    if rows.shape[0] == 1:
+        return _product(jnp.pad(rows, ((0, 1), (0, 0))), kernel)[:1].reshape(*x.shape[:-1], -1)
+    return (rows @ kernel).reshape(*x.shape[:-1], -1)
+
+
+def _product_gradients(inputs, dy):
+    # Written out, since JAX's own gradient of the kernel makes XLA copy `dy` the other way round, position by
+    # position: a third of a training step of ResNet-50.
+    x, kernel = inputs
+    rows, dy_rows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+    dx = jax.lax.dot_general(dy_rows, kernel, (((1,), (1,)), ((), ())))
+    return dx.reshape(x.shape), jax.lax.dot_general(rows, dy_rows, (((0,), (0,)), ((), ())))
+
+
+_product.defvjp(lambda x, kernel: (_product(x, kernel), (x, kernel)), _product_gradients)
+
+
+def product(x, kernel):
+    """`x @ kernel`, with no less precision for a single row."""
+    if math.prod(x.shape[:-1]) != 1:
+        return x @ kernel
+    return jax.lax.platform_dependent(x, kernel, cpu=_product, default=jnp.matmul)
+
+
+# --------------------------------------------------------------------------------------- max-pooling
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def max_pool(x, window, strides, padding):
+    """Maximum over the last `len(window)` axes before the channels.
+
+    The first of equal values in a window gets the gradient, as in PyTorch and XLA. On a CPU XLA finds it by
+    a search over pairs of value and position; axis by axis a gradient takes a fifth of that time.
+
+    Args:
+        padding: pairs (before, after) of -inf.
+    """
+    def by_axis(x):
+        for args in reversed(list(zip(_axes(x, window), window, strides, padding))):
+            x = _max_along(x, *args)[0]
+        return x
+
+    whole = functools.partial(_reduce_window, window=window, strides=strides, padding=padding)
+    if math.prod(window) < 27:  # few positions: XLA's own is as fast
+        return whole(x)
+    return jax.lax.platform_dependent(x, cpu=by_axis, default=whole)
+
+
+def _reduce_window(x, window, strides, padding):
+    lead = x.ndim - 1 - len(window)
+    # A numpy constant: with a traced one JAX does not recognise the pooling and cannot differentiate.
+    return jax.lax.reduce_window(
+        x, np.asarray(-np.inf, x.dtype), jax.lax.max, (1,) * lead + (*window, 1), (1,) * lead + (*strides, 1),
+        ((0, 0),) * lead + (*padding, (0, 0)))
+
+
+def _max_pool_gradient(window, strides, padding, x, dy):
+    def by_axis(x, dy):
+        maps, args = [x], list(zip(_axes(x, window), window, strides, padding))
+        for arg in reversed(args):
+            maps.append(_max_along(maps[-1], *arg)[0])
+        for arg in args:
+            y = maps.pop()
+            dy = _max_gradient_along(maps[-1], y, dy, *arg)
+        return dy
+
+    def whole(x, dy):
+        return jax.vjp(lambda x: _reduce_window(x, window, strides, padding), x)[1](dy)[0]
+
+    return (jax.lax.platform_dependent(x, dy, cpu=by_axis, default=whole),)
+
+
+max_pool.defvjp(lambda x, *args: (max_pool(x, *args), x), _max_pool_gradient)
+
+
+def _axes(x, window) -> range:
+    return range(x.ndim - 1 - len(window), x.ndim - 1)
+
+
+def _max_along(x, axis: int, size: int, stride: int, padding):
+    """Maxima along one axis, and what each position of the window reads."""
+    sides = [(0, 0)] * x.ndim
+    sides[axis] = padding
+    taps = _taps(jnp.pad(x, sides, constant_values=-np.inf), axis, size, stride)
+    return functools.reduce(jnp.maximum, taps), taps
+
+
+def _max_gradient_along(x, y, dy, axis: int, size: int, stride: int, padding):
+    length, dx, free = x.shape[axis], 0, True
+    total = length + sum(padding)
+    for i, tap in enumerate(_max_along(x, axis, size, stride, padding)[1]):
+        hit = free & (tap == y)
+        free = free & ~hit
+        end = total - i - (y.shape[axis] - 1) * stride - 1
+        back = [(0, 0, 0)] * x.ndim
+        back[axis] = (i - padding[0], end - padding[1], stride - 1)  # negative: cut off
+        dx += jax.lax.pad(jnp.where(hit, dy, 0), jnp.zeros((), dy.dtype), back)
+    return dx

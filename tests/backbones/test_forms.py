@@ -1,0 +1,126 @@
+"""Every form of a convolution or pooling against XLA's own: values, gradients, and which platform gets it."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from effvid_jax.backbones import blocks, forms
+
+
+def geometries(count: int) -> list[dict]:
+    """Drawn geometries: odd maps, one pixel, strides, groups, dilation, kernels larger than the map."""
+    rng, found = np.random.default_rng(0), []
+    while len(found) < count:
+        n = int(rng.choice([2, 3]))
+        kernel = tuple(int(rng.choice([1, 2, 3, 5])) for _ in range(n))
+        if n == 3 and rng.random() < 0.5:  # those that are 2-D in truth
+            kernel = (1, *kernel[1:]) if rng.random() < 0.5 else (kernel[0], 1, 1)
+        groups = int(rng.choice([1, 1, 2, 4]))
+        one = dict(shape=(2, *(int(rng.choice([1, 2, 3, 4, 7])) for _ in range(3)), 4), kernel=kernel,
+                   strides=tuple(int(rng.choice([1, 1, 2, 3])) for _ in range(n)),
+                   padding=tuple(int(rng.integers(0, k // 2 + 2)) for k in kernel), groups=groups,
+                   features=4 if groups == 4 else 6,
+                   dilation=tuple(int(rng.choice([1, 1, 1, 2])) for _ in range(n)))
+        maps = zip(one["shape"][-1 - n:-1], one["padding"], one["dilation"], kernel)
+        if all(size + 2 * p >= d * (k - 1) + 1 for size, p, d, k in maps):
+            found.append(one)
+    return found
+
+
+def both(function, x, *others):
+    """Value, and gradients for a cotangent that tells positions apart."""
+    def run(*args):
+        y, back = jax.vjp(function, *args)
+        return y, back(jnp.sin(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
+    return jax.jit(run)(x, *others)
+
+
+@pytest.mark.parametrize("drawn", [
+    slice(0, 16), *(pytest.param(slice(i, i + 40), marks=pytest.mark.slow) for i in (16, 56))])
+def test_every_form_equals_the_plain_convolution(drawn):
+    for one in geometries(drawn.stop)[drawn]:
+        keys = jax.random.split(jax.random.key(len(one["kernel"])))
+        x = jax.random.normal(keys[0], one["shape"])
+        kernel = jax.random.normal(keys[1], (*one["kernel"], 4 // one["groups"], one["features"]))
+        args = one["strides"], one["padding"], one["groups"], one["dilation"]
+        expected, *others = (both(lambda x, w, form=form: form(x, w, *args), x, kernel)  # noqa: B023
+                             for form in (forms.plain, forms.convolve, forms.for_gpu))
+        for found in others:
+            for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
+                np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-5, err_msg=str(one))
+
+
+def test_an_empty_result_is_the_plain_one():
+    x, kernel = jnp.ones((2, 1, 2, 2, 4)), jnp.ones((3, 3, 4, 4))
+    assert forms.convolve(x, kernel, (1, 1), (0, 0)).shape == (2, 1, 0, 0, 4)
+
+
+@pytest.mark.parametrize("window,strides,padding", [
+    ((3, 3), (2, 2), ((1, 1), (1, 1))), ((3, 3, 3), (1, 1, 1), ((1, 1),) * 3),
+    ((1, 3, 3), (1, 2, 2), ((0, 0), (0, 1), (1, 0))), ((2, 2, 2), (2, 2, 2), ((0, 0),) * 3),
+    ((3, 5, 2), (3, 1, 2), ((1, 0), (2, 2), (0, 1))),
+])
+def test_max_pool_and_who_of_equals_gets_the_gradient(rng, window, strides, padding):
+    x = jnp.asarray(rng.integers(0, 4, (2, 5, 7, 6, 3)), jnp.float32)  # few values: equals in most windows
+    pool = functools.partial(forms.max_pool, window=window, strides=strides, padding=padding)
+    plain = functools.partial(forms._reduce_window, window=window, strides=strides, padding=padding)
+    found, expected = both(pool, x), both(plain, x)
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_allclose(found[1][0], expected[1][0], atol=1e-6)
+
+
+def lowered(platform: str, kernel: tuple[int, ...], gradient: bool, c: int = 8, groups: int = 1) -> list[str]:
+    """Dot products and convolutions of a layer's program, with the number of a convolution's map axes."""
+    conv = blocks.Conv(c, kernel, 1, tuple(k // 2 for k in kernel), groups)
+    x = jax.ShapeDtypeStruct((2, 4, 2, 2, c), jnp.float32)
+    w = jax.ShapeDtypeStruct((*kernel, c // groups, c), jnp.float32)
+
+    def run(x, w):
+        return (conv.apply({"params": {"kernel": w}}, x) ** 2).sum()
+
+    program = jax.jit(jax.grad(run, (0, 1)) if gradient else run)
+    text = program.trace(x, w).lower(lowering_platforms=(platform,)).as_text()
+    convolutions = re.findall(r"stablehlo\.convolution\(.*: \(tensor<(.*?)>", text)
+    return sorted(["dot"] * text.count("stablehlo.dot_general") + [
+        f"convolution{shape.count('x') - 2}" for shape in convolutions])
+
+
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (1, 3, 3), (3, 1, 1), (3, 3, 3), (1, 1, 1)])
+@pytest.mark.parametrize("gradient", [False, True])
+def test_the_form_follows_the_platform_that_is_lowered_for(kernel, gradient):
+    """Nothing of a CPU's forms reaches a GPU or TPU, whatever this process runs on."""
+    parts = 3 if gradient else 1
+    assert lowered("tpu", kernel, gradient) == [f"convolution{len(kernel)}"] * parts
+    two = len(kernel) == 2 or 1 in (kernel[0], kernel[1])
+    assert lowered("cuda", kernel, gradient) == [f"convolution{2 if two else 3}"] * parts
+    on_cpu = set(lowered("cpu", kernel, gradient))  # on maps of 2 x 2
+    assert on_cpu == ({"convolution2"} if kernel == (3, 1, 1) else {"dot"})
+
+
+def test_depthwise_kernels_stay_convolutions_elsewhere():
+    for platform in ("tpu", "cuda"):
+        assert lowered(platform, (3, 3), True, groups=8) == ["convolution2"] * 3
+    assert lowered("cpu", (3, 3), True, groups=8) == []
+
+
+def test_max_pool_elsewhere_is_one_operation():
+    x = jax.ShapeDtypeStruct((2, 4, 8, 8, 3), jnp.float32)
+    step = jax.jit(jax.grad(lambda x: blocks.max_pool(x, (3, 3), (2, 2), (1, 1)).sum()))
+    for platform, expected in (("tpu", 1), ("cuda", 1), ("cpu", 0)):
+        text = step.trace(x).lower(lowering_platforms=(platform,)).as_text()
+        assert text.count("select_and_scatter") == expected, platform
+
+
+def test_one_program_for_several_platforms():
+    """An export for CPUs and others chooses when it is called."""
+    def run(x, w):
+        return forms.convolve(x, w, (1, 1), (1, 1))
+
+    x, w = (jax.random.normal(jax.random.key(0), shape) for shape in ((1, 2, 2, 3), (3, 3, 3, 4)))
+    program = jax.export.export(jax.jit(run), platforms=("cpu", "cuda", "tpu"))(x, w)
+    np.testing.assert_allclose(program.call(x, w), run(x, w), atol=1e-6)
+    assert "dot_general" in program.mlir_module() and "stablehlo.convolution" in program.mlir_module()
