@@ -2,8 +2,8 @@
 
     step = torch_networks.Inference(torch_networks.make("tsm_resnet50", frames=8), clips, torch.bfloat16)
 
-torchvision's networks where it has them; TSN, TSM (arXiv 1811.08383), SlowOnly (arXiv 1812.03982) and X3D
-(arXiv 2004.04730) are small definitions on top of it. All read uint8 clips (B,T,H,W,3), normalise them on
+torchvision's networks where it has them; TSN, TSM (arXiv 1811.08383) and SlowOnly (arXiv 1812.03982) are made
+of them, others are in `torch_own.py`. All read uint8 clips (B,T,H,W,3), normalise them on
 the device as ours do, and give logits (B,K). PyTorch and torchvision are requirements of this file alone.
 Weights are those of the constructors: random.
 """
@@ -19,6 +19,7 @@ import torchvision
 from torch import nn
 from torch.nn import functional as F
 
+from benchmarks import torch_own
 from effvid_jax.methods import base
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -54,6 +55,8 @@ class Recognizer(nn.Module):
         """The map of a clip to its logits."""
         if not self.frames:
             return self.head(maps)
+        if isinstance(maps, list):  # of every exit; the last one answers
+            return [self.head[k](m).unflatten(0, (-1, self.frames)).mean(1) for k, m in enumerate(maps)][-1]
         pooled = maps.mean((2, 3)).unflatten(0, (-1, self.frames))
         return self.head(pooled.mean(1)) if self.early else self.head(pooled).mean(1)
 
@@ -107,26 +110,6 @@ class Shift(nn.Module):
         return out.flatten(0, 1)
 
 
-class X3DBlock(nn.Module):
-    """1x1x1, depthwise 3x3x3, squeeze-excitation in every other block, Swish, 1x1x1; shortcut."""
-
-    def __init__(self, inputs: int, outputs: int, hidden: int, stride: int, squeeze: int):
-        super().__init__()
-        self.conv1 = _unit(inputs, hidden, 1, nn.ReLU())
-        self.conv2 = _unit(hidden, hidden, 3, stride=(1, stride, stride), groups=hidden)
-        self.squeeze = torchvision.ops.SqueezeExcitation(hidden, squeeze) if squeeze else nn.Identity()
-        if squeeze:
-            self.squeeze.avgpool = nn.AdaptiveAvgPool3d(1)
-            self.squeeze.fc1, self.squeeze.fc2 = nn.Conv3d(hidden, squeeze, 1), nn.Conv3d(squeeze, hidden, 1)
-        self.conv3 = _unit(hidden, outputs, 1)
-        project = stride > 1 or inputs != outputs
-        self.project = _unit(inputs, outputs, 1, stride=(1, stride, stride)) if project else nn.Identity()
-
-    def forward(self, x):
-        y = self.conv3(F.silu(self.squeeze(self.conv2(self.conv1(x)))))
-        return F.relu(self.project(x) + y)
-
-
 def make(name: str, frames: int, classes: int = 400) -> Recognizer:
     """A network by the name of ours.
 
@@ -151,8 +134,9 @@ def make(name: str, frames: int, classes: int = 400) -> Recognizer:
         net = torchvision.models.resnet50(num_classes=classes)
         head = nn.Sequential(nn.AdaptiveAvgPool3d(1), nn.Flatten(), net.fc)
         return Recognizer(_inflate(_body(net)), head)
-    if name == "x3d_m":
-        return _x3d(classes)
+    if name in torch_own.NETWORKS:
+        features, head = torch_own.NETWORKS[name](classes)
+        return Recognizer(features, head, frames if name.startswith("msdnet") else 0, early=False)
     if not hasattr(torchvision.models.video, name):
         raise ValueError(f"torch_networks has no {name!r}.")
     options = {"dropout": 0.0} if name in ("s3d", "mvit_v2_s", "swin3d_t") else {}
@@ -181,30 +165,6 @@ def _inflate(body: nn.Sequential) -> nn.Sequential:
         parent, _, last = path.rpartition(".")
         setattr(body.get_submodule(parent), last, new)
     return body
-
-
-def _unit(inputs: int, outputs: int, size: Any, last: nn.Module | None = None, **options) -> nn.Sequential:
-    """Convolution, batch norm and maybe an activation; the padding keeps the size."""
-    size = (size,) * 3 if isinstance(size, int) else size
-    conv = nn.Conv3d(inputs, outputs, size, padding=[k // 2 for k in size], bias=False, **options)
-    return nn.Sequential(conv, nn.BatchNorm3d(outputs), *[last] * (last is not None))
-
-
-def _x3d(classes: int) -> Recognizer:
-    """X3D-M with mmaction2's head (the mean over the whole map)."""
-    layers = [nn.Conv3d(3, 24, (1, 3, 3), (1, 2, 2), (0, 1, 1), bias=False),
-              _unit(24, 24, (5, 1, 1), nn.ReLU(), groups=24)]
-    inputs = 24
-    for size, width in zip((3, 5, 11, 7), (24, 48, 96, 192)):
-        hidden = int(width * 2.25)
-        for b in range(size):
-            squeeze = torchvision.models._utils._make_divisible(hidden / 16, 8) if b % 2 == 0 else 0
-            layers.append(X3DBlock(inputs, width, hidden, 2 if b == 0 else 1, squeeze))
-            inputs = width
-    layers.append(_unit(192, 432, 1, nn.ReLU()))
-    head = nn.Sequential(nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(432, 2048, bias=False), nn.ReLU(),
-                         nn.Linear(2048, classes))
-    return Recognizer(nn.Sequential(*layers), head)
 
 
 def _resize(x, size: int):

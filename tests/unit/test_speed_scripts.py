@@ -1,0 +1,70 @@
+"""The scripts that time convolutions and PyTorch's side, without PyTorch."""
+
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from benchmarks import conv_forms, versus_torch
+from effvid_jax.reports import results
+
+
+def row(name: str, value: str) -> dict:
+    return results.make_row(name, value, dataset="", config="", command="", seeds=())
+
+
+def test_a_lost_ratio_is_named():
+    before = versus_torch.stored([row("cpu_train: TSN-R50, 8 x 64²: ours ÷ best PyTorch", "0.80"),
+                                  row("cpu_train: TSN-R50, 8 x 64²: ours (clips/s)", "3"),
+                                  row("gpu_train: TSN-R50, 8 x 64²: ours ÷ best PyTorch", "5")])
+    assert before == {"train/TSN-R50, 8 x 64²": 0.8}
+    lines = {"peaks/device": {"values": {}}, "train/TSN-R50, 8 x 64²": {"values": {"ratio": 0.69}}}
+    assert not versus_torch.losses(lines, before)
+    lines["train/TSN-R50, 8 x 64²"]["values"]["ratio"] = 0.6
+    assert versus_torch.losses(lines, before) == [
+        "train/TSN-R50, 8 x 64²: 0.60 of PyTorch's speed, stored is 0.80 (-25 %)"]
+
+
+def test_a_profile_names_operations():
+    x = jnp.ones((64, 64))
+    told = versus_torch.profile(functools.partial(jax.jit(lambda x: jnp.sin(x @ x)), x))
+    assert "| operations" in told and len(told.splitlines()) > 2
+
+
+def test_every_geometry_is_found_once_and_measured(tmp_path, capsys):
+    found = conv_forms.geometries(["resnet18", "tsm_resnet18", "x3d_s"], [64])
+    assert found[((1, 8, 64, 64, 3), (7, 7, 3, 64), (2, 2), (3, 3), 1, (1, 1))] == [
+        "resnet18 at 64", "tsm_resnet18 at 64"]
+    kinds = {conv_forms.kind(geometry) for geometry in found}
+    assert kinds >= {"1x1", "kernel larger than map", "strided", "depthwise 3-D", "1 in time"}
+    small = [g for g in found if g[0][2] == 2 and conv_forms.kind(g) == "kernel larger than map"][:1]
+    line = conv_forms.measure(small[0], (1e11, 1e10), repeats=1)
+    assert line["gmacs"] > 0 and line["plain_backward_ms"] > 0 and line["forward_over_limit"] > 0
+    line |= {"geometry": repr(small[0]), "kind": "kernel larger than map", "who": ["resnet18 at 64"]}
+    (tmp_path / conv_forms.FILE).write_text(json.dumps(line) + "\n")
+    conv_forms.main(["--out", str(tmp_path), "--rows", "none", "--results", str(results_file(tmp_path))])
+    assert "kernel larger than map" in capsys.readouterr().out
+    assert any("XLA's ÷ ours" in r["what"] for r in results.read_rows(str(results_file(tmp_path))))
+
+
+def results_file(tmp_path):
+    path = tmp_path / "results.csv"
+    if not path.exists():
+        path.write_text(",".join(results.COLUMNS) + "\n")
+    return path
+
+
+@pytest.mark.slow
+def test_no_geometry_is_far_from_its_limit():
+    """Of the networks that people start with, at 64 pixels: the best of five within 3 times the limit."""
+    rates = conv_forms.peaks()
+    far = {}
+    for geometry in conv_forms.geometries(["resnet50", "r2plus1d_18", "x3d_m", "i3d"], [16, 64]):
+        line = conv_forms.measure(geometry, rates, plain=False)
+        worst = max(line["forward_over_limit"], line["backward_over_limit"])
+        if worst > 3:
+            far[geometry] = round(worst, 1)
+        jax.clear_caches()
+    assert not far, far
