@@ -19,8 +19,9 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from effvid_jax import cli, peers
+from effvid_jax import cli, console, peers
 from effvid_jax.errors import UserError
+from effvid_jax.speed import compilation_cache
 
 MODES = ("train", "eval", "predict", "bench", "report", "export")
 
@@ -55,6 +56,7 @@ def main(argv):
             jax.config.update("jax_enable_preemption_service", False)
         jax.distributed.initialize(os.environ.get("JAX_COORDINATOR_ADDRESS"), **number)
         peers.start()
+    compilation_cache.use(console.say)
     workdir = os.path.abspath(_WORKDIR.value)
     if _MODE.value == "predict":
         cli.predict(_CONFIG.value, workdir, _VIDEO.value, _JSON.value, _changed())

@@ -22,6 +22,8 @@ MAY = {
     ("data_pipelines.check_videos", "open"): "a journal grows by a line at a time; a cut one is left out",
     ("data_pipelines.extract_frames", "write_bytes"): "into a folder that takes its place when it is whole",
     ("effvid_jax.export", "open"): "parts that take their places together",
+    ("effvid_jax.speed.compilation_cache", "open"): "an empty file, for its date",
+    ("benchmarks.conv_forms", "open"): "grows by a line at a time",
     ("benchmarks.gpu_suite", "open"): "grows by a line at a time",
     ("benchmarks.faults", "open"): "grows by a line at a time; logs of what is killed",
     ("benchmarks.hostile", "open"): "grows by a line at a time; damaged files, made to be read",
