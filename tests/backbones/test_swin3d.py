@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from effvid_jax import cost
-from effvid_jax.backbones import blocks, make_backbone, swin3d
+from effvid_jax.backbones import blocks, forms, make_backbone, swin3d
 from effvid_jax.torch_import import convert
 
 
@@ -229,6 +229,6 @@ def test_two_dimensional_weights_make_a_network_for_still_clips():
     still = jnp.broadcast_to(clip(shape)[:, :1], shape)
     found = model.bind(variables).patch_embed.proj(still)
     kernel = jnp.asarray(state["patch_embed.proj.weight"], jnp.float32).transpose(2, 3, 1, 0)
-    expected = blocks.convolve(still[:, 0], kernel, (4, 4), (0, 0))
+    expected = forms.convolve(still[:, 0], kernel, (4, 4), (0, 0))
     expected = expected + state["patch_embed.proj.bias"].astype(np.float32)
     np.testing.assert_allclose(found[:, 0], expected, atol=1e-4)
