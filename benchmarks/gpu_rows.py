@@ -220,6 +220,7 @@ def _train_config(setup, backbone, frames, side, batch, teacher, resolution):
     if teacher:
         config = reskd_minik.get_config(f"backbone={backbone},teacher={teacher},resolution={resolution}")
         config.method.teacher_resolution, config.run = side, "student"
+        config.method.teacher_clips = 0  # as PyTorch's side: statistics of the whole batch
     else:
         config = defaults()
         config.model.backbone = backbone
