@@ -15,9 +15,9 @@ or in `--mode=eval`. After every fault the same command is started again, until 
     hung         a process did not end by itself within --limit seconds
     left over    files that an undisturbed run does not have, or processes that are alive
 
-Of two processes (jax.distributed on the CPU) one or both are hit. As a cluster does, the campaign ends the
-other one where the one that was hit had no chance to tell it (SIGKILL, a second signal, a signal before
-training begins); after one signal in training both must stop by themselves.
+Of two processes (jax.distributed on the CPU) one or both are hit. In training both must end by themselves,
+whatever happened to one of them; before it, where one cannot know of the other, the campaign ends the other
+one after some seconds, as a cluster does.
 
 Rows are drawn one by one from --seed, so that a campaign can be stopped and goes on; each is a line of
 `faults.jsonl` in --workdir.
@@ -138,6 +138,7 @@ class Command:
         self.workdir, self._logs = workdir, logs
         self._seen: set[str] = set(self._unfinished())
         self._saves = 0
+        os.makedirs(logs, exist_ok=True)
         env = os.environ | {"JAX_PLATFORMS": "cpu", _MARK: mark, "XLA_FLAGS": (
             f"--xla_force_host_platform_device_count={2 if processes == 1 else 1}")}
         if processes > 1:
@@ -259,11 +260,10 @@ def disturb(plan: Plan, workdir: str, logs: str, args, limit: float = 180.0, mar
         `tracebacks`: lists of texts.
     """
     row = {name: [] for name in ("faults", "missed", "lost", "hung", "alive", "tracebacks")}
-    os.makedirs(logs, exist_ok=True)
     promised, finished = -1, False  # the step that the next command must not go on before
-    for fault in [*plan.faults, None]:
+    for number, fault in enumerate([*plan.faults, None]):
         finished = False
-        with Command(args, workdir, logs, plan.processes, mark) as command:
+        with Command(args, workdir, os.path.join(logs, str(number)), plan.processes, mark) as command:
             sent = fault is not None and _strike(command, fault, limit)
             if fault is not None:
                 row["faults" if sent else "missed"].append(fault.told())
@@ -305,9 +305,9 @@ def _strike(command: Command, fault: Fault, limit: float) -> bool:
 
 
 def _tells_the_others(command: Command, fault: Fault) -> bool:
-    """Whether the processes that are hit can tell the others: one signal, in a run that has begun."""
-    return len(fault.signals) == 1 and fault.signals[0] != KILL and (
-        "writes to " in command.said() or fault.moment == "eval" and len(fault.hit) > 1)
+    """Whether the others hear of a fault: in a run that has begun, or where all are hit by one signal."""
+    alone = len(fault.signals) > 1 or fault.signals[0] == KILL or len(fault.hit) < len(command.processes)
+    return "writes to " in command.said() or not alone
 
 
 def _began_at(said: str) -> int | None:

@@ -163,7 +163,8 @@ class Cases:
         done = subprocess.run([sys.executable, os.path.join(ROOT, "main.py"), *args], cwd=ROOT, env=env,
                               capture_output=True, text=True, errors="replace", check=False,
                               stdin=subprocess.DEVNULL)
-        said = f"{args}: {done.returncode}: {(done.stderr.strip().splitlines() or [''])[-1]}"
+        lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        said = f"{args}: {done.returncode}: {lines[-1] if lines else done.stderr[-300:]}"
         if "Traceback" in done.stderr:
             return "traceback", said
         if done.returncode < 0:
