@@ -46,7 +46,7 @@ from benchmarks import hostile_configs, hostile_videos, hostile_weights
 
 FILE = "hostile.jsonl"
 PARTS = {"configs": 5000, "commands": 100, "videos": 1000, "checks": 10, "training": 50, "weights": 200}
-SLOW = {"commands": 3.0, "checks": 5.0}  # times the limit of a case
+SLOW = {"commands": 5.0, "checks": 5.0}  # times the limit of a case
 FAULTS = ("traceback", "message", "crash", "hang", "memory", "connection", "execution")
 _RENEWED = 200  # cases after which a process is replaced by a new one
 _AT_ONCE = {"checks": 100, "training": 20}  # videos of a case
