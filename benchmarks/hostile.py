@@ -104,7 +104,8 @@ class Cases:
     # configs
 
     def _begin_configs(self):
-        from effvid_jax import bounds, cli, console, train
+        from effvid_jax import cli, console, train
+        from effvid_jax.start import bounds
 
         def accept(config, *args):
             raise Accepted(config)

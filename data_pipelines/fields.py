@@ -3,7 +3,7 @@
     Field.integer(1)                 Field.number(0, 1)             Field.number(above=0, below=1)
     Field.choice("none", "memory")   Field.many(Field.integer(0))   Field.text()
 
-The fields of `config.data` are in `options.py`, all others in `effvid_jax/bounds.py`.
+The fields of `config.data` are in `options.py`, all others in `effvid_jax/start/bounds.py`.
 """
 
 import dataclasses

@@ -18,12 +18,13 @@ from absl import flags
 
 import data_pipelines
 from data_pipelines import DataError, VideoError
-from effvid_jax import bounds, checkpoint, console, lock, peers, saved_config, workdirs, writers
+from effvid_jax import checkpoint, console, peers, writers
 from effvid_jax.course import Course
 from effvid_jax.errors import Interrupted, TrainingError, UserError
 from effvid_jax.methods import find_method
-from effvid_jax.runs import known_configs, prepare, stage_config, stage_names, trained
 from effvid_jax.signals import Signals
+from effvid_jax.start import bounds, lock, saved_config, workdirs
+from effvid_jax.start.runs import known_configs, prepare, stage_config, stage_names, trained
 from effvid_jax.tasks import make_task
 
 # What jax says when another process does not answer: of its collectives, and of its coordination service.

@@ -19,10 +19,11 @@ import jax
 import numpy as np
 
 from data_pipelines import ClipReader, VideoError
-from effvid_jax import console, evaluate, runs
+from effvid_jax import console, evaluate
 from effvid_jax.errors import NotFiniteError
 from effvid_jax.exits import executor
 from effvid_jax.signals import Signals
+from effvid_jax.start import runs
 
 
 class Predictor:

@@ -22,14 +22,15 @@ import jax.numpy as jnp
 import numpy as np
 
 import data_pipelines
-from effvid_jax import checkpoint, console, fit, sharding, workdirs, writers
+from effvid_jax import checkpoint, console, fit, sharding, writers
 from effvid_jax.course import Course
 from effvid_jax.evaluate import Evaluations
 from effvid_jax.log import Log
 from effvid_jax.methods import Method, Variables, make_method
 from effvid_jax.saver import Saver
 from effvid_jax.signals import Signals
-from effvid_jax.start import introduce
+from effvid_jax.start import workdirs
+from effvid_jax.start.introduction import introduce
 from effvid_jax.tasks import make_task
 
 

@@ -8,8 +8,9 @@ import os
 import pytest
 
 from configs.recipes import base
-from effvid_jax import cli, runs
+from effvid_jax import cli
 from effvid_jax.reports import report
+from effvid_jax.start import runs
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 NAMES = sorted(os.path.basename(path)[:-3] for path in glob.glob(f"{ROOT}/configs/*_*.py")

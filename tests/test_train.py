@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from configs import reskd_minik, supervised_minik
-from effvid_jax import checkpoint, cli, evaluate, sharding, stored, workdirs
+from effvid_jax import checkpoint, cli, evaluate, sharding, stored
 from effvid_jax.errors import Interrupted, TrainingError, UserError
+from effvid_jax.start import workdirs
 from effvid_jax.train import train
 
 

@@ -20,11 +20,12 @@ import numpy as np
 import tabulate
 
 import data_pipelines
-from effvid_jax import console, evaluate, plots, runs, writers
+from effvid_jax import console, evaluate, plots, writers
 from effvid_jax.errors import UserError
 from effvid_jax.methods import find_method
 from effvid_jax.signals import Signals
 from effvid_jax.speed import bench, timing
+from effvid_jax.start import runs
 from effvid_jax.tasks import Task, make_task
 
 TIMING_SECONDS = 3.0

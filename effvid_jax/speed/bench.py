@@ -32,10 +32,11 @@ import numpy as np
 import tabulate
 
 import data_pipelines
-from effvid_jax import checkpoint, console, cost, runs, sharding, writers
+from effvid_jax import checkpoint, console, cost, sharding, writers
 from effvid_jax.methods import base, find_method, make_method
 from effvid_jax.optim import make_optimizer
 from effvid_jax.speed import exit_bench, timing
+from effvid_jax.start import runs
 from effvid_jax.tasks import Task, make_task
 
 CPU_PIXELS = 2**20  # of a batch: 32 clips of 8 frames of 64 x 64

@@ -40,8 +40,8 @@ from data_pipelines import Field
 from effvid_jax import checkpoint, fit
 from effvid_jax.backbones import make_backbone
 from effvid_jax.backbones.swin3d import inflate_position_table
-from effvid_jax.bounds import FIELDS
 from effvid_jax.errors import UserError
+from effvid_jax.start.bounds import FIELDS
 from effvid_jax.torch_import.loading import State, load_with_notes
 from effvid_jax.torch_import.naming import CLASSIFIER, DROPPED, NAMING, PARTS, best_naming, select_part
 

@@ -14,7 +14,7 @@ from data_pipelines import DataError
 from data_pipelines.batches import clips
 from data_pipelines.options import plain_options
 from data_pipelines.sources import make_source
-from effvid_jax import checkpoint, cli, cost, predict, runs, train
+from effvid_jax import checkpoint, cli, cost, predict, train
 from effvid_jax import evaluate as evaluation
 from effvid_jax import export as exporting
 from effvid_jax.backbones import make_backbone
@@ -23,6 +23,7 @@ from effvid_jax.errors import UserError
 from effvid_jax.exits import network, routes, stopping
 from effvid_jax.methods import base, check_method
 from effvid_jax.reports import mean_of_splits, report
+from effvid_jax.start import runs
 from tests.drawn import draw
 from tests.made import made
 

@@ -5,8 +5,9 @@ import pytest
 from configs import reskd_minik
 from data_pipelines.options import plain_options
 from data_pipelines.sources import make_source
-from effvid_jax import cli, runs
+from effvid_jax import cli
 from effvid_jax.reports import report
+from effvid_jax.start import runs
 
 
 @pytest.fixture(scope="session")

@@ -10,10 +10,11 @@ from benchmarks.hostile_configs import Fuzz, paths, problem, put
 from configs import dynamic_k400, reskd_minik, supervised_minik, va_red2_minik
 from configs.recipes import base
 from data_pipelines import DataError, Field
-from effvid_jax import bounds, cli, console, lookup, runs, train
+from effvid_jax import cli, console, lookup, train
 from effvid_jax.errors import UserError
 from effvid_jax.methods import SHARED, find_method
 from effvid_jax.methods.reskd import Reskd
+from effvid_jax.start import bounds, runs
 from tests.toys import toy_config
 
 

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from data_pipelines import DataError
-from effvid_jax import checkpoint, cli, evaluate, predict, runs, sharding
+from effvid_jax import checkpoint, cli, evaluate, predict, sharding
 from effvid_jax.errors import NotFiniteError, UserError
 from effvid_jax.fit import differences
 from effvid_jax.methods.base import Prediction, Runner
+from effvid_jax.start import runs
 from effvid_jax.tasks import make_task
 
 

@@ -14,11 +14,12 @@ import time
 import pytest
 
 from configs import reskd_minik, supervised_minik
-from effvid_jax import cli, lock
+from effvid_jax import cli
 from effvid_jax.errors import UserError
+from effvid_jax.start import lock
 
 ROOT = pathlib.Path(__file__).parents[2]
-HOLDER = ("import sys, time; from effvid_jax import lock\n"
+HOLDER = ("import sys, time; from effvid_jax.start import lock\n"
           "with lock.hold(sys.argv[1]): print('held', flush=True); time.sleep(60)")
 
 

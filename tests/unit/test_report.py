@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 from configs.recipes import base
-from effvid_jax import cli, plots, runs
+from effvid_jax import cli, plots
 from effvid_jax.reports import report
+from effvid_jax.start import runs
 from effvid_jax.tasks import classification
 
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from effvid_jax import start
+from effvid_jax.start import introduction as start
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("[a-z]*_*.py"))

@@ -9,8 +9,9 @@ import pytest
 import data_pipelines
 from configs import dynamic_k400, reskd_minik, supervised_actnet, supervised_folder, supervised_minik
 from configs.recipes import base
-from effvid_jax import cli, evaluate, runs, workdirs
+from effvid_jax import cli, evaluate
 from effvid_jax.errors import UserError
+from effvid_jax.start import runs, workdirs
 
 MAY_CHANGE = {
     "name", "note", "data.root", "data.train_list", "data.val_list", "data.classes_file", "data.num_threads",

@@ -12,9 +12,10 @@ import pytest
 
 from configs import reskd_minik
 from configs.recipes import base
-from effvid_jax import checkpoint, cli, runs, writers
+from effvid_jax import checkpoint, cli, writers
 from effvid_jax.errors import UserError
 from effvid_jax.reports import mean_of_splits, report
+from effvid_jax.start import runs
 from tests.made import full_disk
 
 

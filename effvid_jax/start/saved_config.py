@@ -1,10 +1,10 @@
-"""The config saved with a trained run, as a config file: `--config=effvid_jax/saved_config.py:WORKDIR`.
+"""The config saved with a trained run, as a config file: `--config=effvid_jax/start/saved_config.py:WORKDIR`.
 
 `cli.parse_flags` gives it where a command changes fields (`--config.method.form=compact`) of a run in
 `--workdir` without naming a config.
 """
 
-from effvid_jax import runs
+from effvid_jax.start import runs
 
 
 def get_config(workdir: str):

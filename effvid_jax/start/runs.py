@@ -7,9 +7,10 @@ import re
 
 import ml_collections
 
-from effvid_jax import bounds, checkpoint, writers
+from effvid_jax import checkpoint, writers
 from effvid_jax.errors import UserError
 from effvid_jax.methods import find_method
+from effvid_jax.start import bounds
 
 # What every mode reads of a saved config; `data_pipelines` says itself what it misses in `data`.
 FIELDS = {
@@ -120,7 +121,8 @@ def stage_config(config, name: str, workdir: str) -> ml_collections.ConfigDict:
 
 def known_configs() -> list[str]:
     """Config files beside `main.py`, as a user names them."""
-    folder = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "configs")
+    project = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    folder = os.path.join(project, "configs")
     if not os.path.isdir(folder):
         return []
     return sorted(f"configs/{name}" for name in os.listdir(folder)
