@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -43,6 +44,7 @@ class Signals:
         if threading.current_thread() is threading.main_thread():
             for s in (signal.SIGINT, signal.SIGTERM):
                 self._old[s] = signal.signal(s, self._catch)
+            self._alarm = signal.signal(signal.SIGALRM, self._catch) if hasattr(signal, "SIGALRM") else None
             self._ear, mouth = os.pipe()
             os.set_blocking(mouth, False)
             self._mouths = mouth, signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
@@ -132,9 +134,12 @@ class Signals:
             raise Interrupted(f"stopped by {name}; {self._left}")
 
     def _catch(self, number, frame):
-        del frame
-        self.caught = signal.Signals(number).name
-        if peers.several():
+        if number in self._old:
+            self.caught = signal.Signals(number).name
+        if peers.several() or not self.caught:
+            return
+        if _swallows(frame) and hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, 0.02)  # again, when that is over
             return
         if not self._saves and not Signals._holds:
             self._raise(self.caught)
@@ -162,6 +167,19 @@ class Signals:
         signal.set_wakeup_fd(self._mouths[1])
         for s, handler in self._old.items():
             signal.signal(s, handler)
+        if hasattr(signal, "SIGALRM"):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, self._alarm)
+
+
+def _swallows(frame) -> bool:
+    """Whether Python prints and forgets what is raised here: a destructor, a callback of the collector."""
+    callbacks = {getattr(callback, "__code__", None) for callback in gc.callbacks}
+    while frame is not None:
+        if frame.f_code.co_name == "__del__" or frame.f_code in callbacks:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _in_child() -> None:

@@ -1,5 +1,6 @@
 """SIGINT and SIGTERM: the first one saves, a second one ends the process, at any time."""
 
+import gc
 import os
 import pathlib
 import queue
@@ -94,6 +95,37 @@ def test_any_second_signal_quits(second):
             assert process.wait(timeout=20) == 128 + second
         finally:
             process.kill()
+
+
+class Dying:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("place", ["destructor", "collector"])
+def test_a_signal_where_python_forgets_what_is_raised(place, recwarn):
+    """jax has a callback of the garbage collector: a run that heard SIGTERM in it went on."""
+    def collected(phase, info):
+        if phase == "start":
+            signal.raise_signal(signal.SIGTERM)
+
+    def begin():
+        if place == "collector":
+            gc.callbacks.append(collected)
+            try:
+                gc.collect()
+            finally:
+                gc.callbacks.remove(collected)
+        else:
+            Dying()
+
+    before = signal.getsignal(signal.SIGALRM)
+    with pytest.raises(Interrupted, match="SIGTERM"), Signals():
+        begin()
+        time.sleep(5)
+        raise AssertionError("not reached")
+    assert signal.getsignal(signal.SIGALRM) == before
+    assert not [w for w in recwarn if "Interrupted" in str(w.message)]
 
 
 def test_a_forked_child_dies_as_usual_and_tells_nobody(capfd):
