@@ -14,7 +14,7 @@ import time
 import numpy as np
 import pytest
 
-from effvid_jax import checkpoint, cli, evaluate, export, predict
+from effvid_jax import cli, evaluate, export, predict, recovery
 from effvid_jax.errors import Interrupted
 from effvid_jax.reports import report
 from effvid_jax.signals import Signals, told
@@ -176,7 +176,7 @@ def command(mode, tiny_run, val_videos):
 
 
 @pytest.mark.parametrize(("mode", "where"), [
-    ("eval", (evaluate.Evaluator, "_whole")), ("eval", (checkpoint, "read")),
+    ("eval", (evaluate.Evaluator, "_whole")), ("eval", (recovery, "read")),
     ("eval", (evaluate, "write_result")), ("report", (report, "page")),
     ("predict", (predict.Predictor, "classify")),
     ("export", (evaluate, "restore_for_inference"))], ids=lambda x: x if isinstance(x, str) else x[1])
