@@ -8,8 +8,8 @@
     frames as channels     other 3-D kernels: the frames that meet, in 2-D CPU
     shifted products       depthwise kernels                               CPU
 
-Gradients may have another form than values: on a CPU, those of a strided kernel's map and of a kernel over time
-are a matrix product for each kernel position.
+Gradients may have another form than values: on a CPU those of a strided kernel's map and of a kernel over
+time are a matrix product for each kernel position.
 
 All give the same values up to rounding. Why: XLA's 3-D convolutions are slower than 2-D ones that compute the
 same (1.6 times on an H100, more on a CPU). On a CPU it has no fast depthwise convolution; for the gradient
