@@ -4,15 +4,19 @@ XLA allocates the buffers of a program anew for every call, and every page of ne
 touched. Huge pages make that cheaper: a training step of the small R(2+1)D took about a quarter less time.
 Buffers above 32 MB come from the system and go back to it, unless glibc is told otherwise: keeping them took
 a quarter off the gated convolutions of R(2+1)D-18's first stage, and nothing off that training step; the
-program's memory grew by 3 %. glibc reads its settings before Python runs.
+program's memory grew by 3 %. Only glibc's main arena can keep such buffers, and which thread's arena XLA asks is
+left to chance, so with few cores there is one: times of a step then scatter less. With many cores, threads that
+decode would wait for each other. glibc reads its settings before Python runs.
 """
 
 import os
 import sys
 
 SETTING = "GLIBC_TUNABLES"
+FEW = 4  # cores
 VALUE = ":".join(f"glibc.malloc.{name}={value}" for name, value in (
-    ("hugetlb", 1), ("mmap_threshold", 2**32), ("trim_threshold", 2**33)))
+    ("hugetlb", 1), ("mmap_threshold", 2**32), ("trim_threshold", 2**33),
+    *((("arena_max", 1),) if (os.cpu_count() or 1) <= FEW else ())))
 
 
 def tune() -> None:
