@@ -4,9 +4,9 @@ XLA allocates the buffers of a program anew for every call, and every page of ne
 touched. Huge pages make that cheaper: a training step of the small R(2+1)D took about a quarter less time.
 Buffers above 32 MB come from the system and go back to it, unless glibc is told otherwise: keeping them took
 a quarter off the gated convolutions of R(2+1)D-18's first stage, and nothing off that training step; the
-program's memory grew by 3 %. Only glibc's main arena can keep such buffers, and which thread's arena XLA asks is
-left to chance, so with few cores there is one: times of a step then scatter less. With many cores, threads that
-decode would wait for each other. glibc reads its settings before Python runs.
+program's memory grew by 3 %. Only glibc's main arena can keep such buffers, and which thread asks for them is
+left to chance, so with few cores there is one arena: times of a step then scatter less. With many cores,
+threads that decode would wait for each other. glibc reads its settings before Python runs.
 """
 
 import os
