@@ -117,9 +117,10 @@ class Inception3D(Backbone):
         def wide(channels):
             return round_channels(self.width_mult * channels)
 
-        # SAME padding of the only strided convolution is added by `run_stem`: it depends on the input.
+        # SAME padding of the only strided convolution depends on the input: `run_stem` adds what is more than 2.
+        # (Without any, XLA's CPU compiler takes another way for the convolution, and four times as long.)
         self.Conv3d_1a_7x7 = unit(wide(64), (7, 7, 7), self.stem_strides,
-                                  (0, 0, 0) if self.same else (3, 3, 3))
+                                  (2, 2, 2) if self.same else (3, 3, 3))
         self.Conv3d_2b_1x1 = unit(wide(64), (1, 1, 1))
         self.Conv3d_2c_3x3 = unit(wide(192), (3, 3, 3), padding=(1, 1, 1))
         for mixed in STAGES:
@@ -138,7 +139,7 @@ class Inception3D(Backbone):
         """Clip -> map after the 7x7x7 convolution, at half the resolution."""
         if self.same:
             pads = [same_padding(n, 7, s) for n, s in zip(x_BTHWC.shape[1:4], self.stem_strides)]
-            x_BTHWC = jnp.pad(x_BTHWC, ((0, 0), *pads, (0, 0)))
+            x_BTHWC = jnp.pad(x_BTHWC, ((0, 0), *((a - 2, b - 2) for a, b in pads), (0, 0)))
         return self.Conv3d_1a_7x7(x_BTHWC, train)
 
     def run_pool(self, stage: int, x):
