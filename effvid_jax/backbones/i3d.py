@@ -117,8 +117,8 @@ class Inception3D(Backbone):
         def wide(channels):
             return round_channels(self.width_mult * channels)
 
-        # SAME padding of the only strided convolution depends on the input: `run_stem` adds what is more than 2.
-        # (Without any, XLA's CPU compiler takes another way for the convolution, and four times as long.)
+        # SAME padding of the only strided convolution depends on the input: `run_stem` adds what is more than
+        # 2. (With none of its own, XLA's CPU compiler takes four times as long for it.)
         self.Conv3d_1a_7x7 = unit(wide(64), (7, 7, 7), self.stem_strides,
                                   (2, 2, 2) if self.same else (3, 3, 3))
         self.Conv3d_2b_1x1 = unit(wide(64), (1, 1, 1))
