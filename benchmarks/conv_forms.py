@@ -204,10 +204,12 @@ def main(argv=None) -> None:
         print(f"{line['forward_over_limit']:5.1f} {line['backward_over_limit']:5.1f} of the limit: "
               f"{line['geometry']} ({', '.join(line['who'][:3])})")
     if args.results:
+        who = sorted({name.split(" at ")[0] for line in lines.values() for name in line["who"]})
+        sizes = sorted({int(name.split(" at ")[1]) for line in lines.values() for name in line["who"]})
+        config = f"{'every backbone' if len(who) > 20 else ' '.join(who)} at {sizes} pixels, float32"
         results.replace_measured(args.results, [
             results.make_row(f"conv_forms: {row['kind']}: {column}", value, dataset="random maps",
-                             config="every backbone, float32", command="python benchmarks/conv_forms.py",
-                             seeds=[0])
+                             config=config, command="python benchmarks/conv_forms.py", seeds=[0])
             for row in rows for column, value in row.items() if column != "kind"])
 
 
