@@ -37,7 +37,7 @@ class Signals:
         self.caught = ""
         self._old: dict[int, Any] = {}
         self._heard = 0
-        self._saves = self._waits = False
+        self._saves = self._waits = self._collects = False
 
     def __enter__(self):
         peers.start()
@@ -51,10 +51,12 @@ class Signals:
             self._thread = threading.Thread(target=self._listen, daemon=True)
             self._thread.start()
             self._outer, Signals._of_process = Signals._of_process, self
+            gc.callbacks.insert(0, self._collector)
         return self
 
     def __exit__(self, *_):
         if self._old:
+            gc.callbacks.remove(self._collector)
             Signals._of_process = self._outer
             self._give_back()
             os.close(self._mouths[0])
@@ -138,13 +140,17 @@ class Signals:
             self.caught = signal.Signals(number).name
         if peers.several() or not self.caught:
             return
-        if _swallows(frame) and hasattr(signal, "setitimer"):
+        if (self._collects or _swallows(frame)) and hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, 0.02)  # again, when that is over
             return
         if not self._saves and not Signals._holds:
             self._raise(self.caught)
         if self._waits:
             raise _Woken
+
+    def _collector(self, phase: str, info) -> None:
+        del info
+        self._collects = phase == "start"  # callbacks of weakrefs swallow what is raised in them
 
     def _listen(self) -> None:
         while number := os.read(self._ear, 1):

@@ -251,7 +251,7 @@ def test_the_first_batch_does_not_wait_for_those_that_are_read_ahead(clips):
 
     def slowly(index):
         with slots:
-            time.sleep(0.02)
+            time.sleep(0.1)  # longer than a busy machine needs to start sixteen threads
             opened.append(index)
         return read(index)
 

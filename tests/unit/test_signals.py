@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -102,7 +103,11 @@ class Dying:
         signal.raise_signal(signal.SIGTERM)
 
 
-@pytest.mark.parametrize("place", ["destructor", "collector"])
+class Node:
+    """Something that is in a circle, for the collector."""
+
+
+@pytest.mark.parametrize("place", ["destructor", "collector", "weakref"])
 def test_a_signal_where_python_forgets_what_is_raised(place, recwarn):
     """jax has a callback of the garbage collector: a run that heard SIGTERM in it went on."""
     def collected(phase, info):
@@ -116,9 +121,16 @@ def test_a_signal_where_python_forgets_what_is_raised(place, recwarn):
                 gc.collect()
             finally:
                 gc.callbacks.remove(collected)
+        elif place == "weakref":
+            node = Node()
+            node.itself = node
+            kept.append(weakref.ref(node, lambda _: signal.raise_signal(signal.SIGTERM)))
+            del node
+            gc.collect()
         else:
             Dying()
 
+    kept: list = []
     before = signal.getsignal(signal.SIGALRM)
     with pytest.raises(Interrupted, match="SIGTERM"), Signals():
         begin()
