@@ -47,7 +47,8 @@ def use(say: Callable[[str], None] = lambda text: None) -> str:
 
     def compiled(event: str, seconds: float, **more) -> None:
         if event == "/jax/core/compile/backend_compile_duration" and seconds >= LONG:
-            say(f"compiled {more.get('fun_name', 'a program')} in {seconds:.0f} s{kept}")
+            name = str(more.get("fun_name", "")).removeprefix("jit(").removesuffix(")")
+            say(f"compiled {name if name.isidentifier() else 'a program'} in {seconds:.0f} s{kept}")
 
     jax.monitoring.register_event_duration_secs_listener(compiled)
     return folder
