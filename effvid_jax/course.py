@@ -60,12 +60,17 @@ class Course:
     """
 
     def __init__(self, config, num_clips: int, position: Position | None = None):
-        self._size = size = config.data.batch_size
+        self._config, self._num_clips, self._size = config, num_clips, config.data.batch_size
+        self.steps_per_epoch = max(1, num_clips // self._size)
+        self.go_on(position)
+
+    def go_on(self, position: Position | None) -> None:
+        """Continues at another place: where it is becomes known only when the saved run has been read."""
+        config, size = self._config, self._size
         self._position = at = position or begin(size)
-        self._per_epoch = max(1, num_clips // at.first_batch_size)
+        self._per_epoch = max(1, self._num_clips // at.first_batch_size)
         total = config.train.num_steps or round(config.train.num_epochs * self._per_epoch)
         self.skip = at.clips - at.step * size
-        self.steps_per_epoch = max(1, num_clips // size)
         seen, self.num_steps = None, total
         if self.skip or size != at.first_batch_size:
             left = -((at.clips - total * at.first_batch_size) // size)  # rounded up

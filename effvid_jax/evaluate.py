@@ -19,6 +19,7 @@ import numpy as np
 
 import data_pipelines
 from effvid_jax import checkpoint, console, sharding, writers
+from effvid_jax.course import Course
 from effvid_jax.errors import NotFiniteError, TrainingError, UserError
 from effvid_jax.exits import executor
 from effvid_jax.methods import Method, Runner, Variables, make_method
@@ -211,20 +212,19 @@ class Evaluations:
         method: what is trained.
         mesh: the devices.
         workdir: gets what is written at the end.
-        steps_per_epoch: of the training data.
-        num_steps: of the whole run.
+        course: of the run.
     """
 
-    def __init__(self, config, method: Method, mesh, workdir: str, steps_per_epoch: int, num_steps: int):
+    def __init__(self, config, method: Method, mesh, workdir: str, course: Course):
         self._config, self._method, self._mesh, self._workdir = config, method, mesh, workdir
-        self.num_steps = num_steps
+        self._course = course
         self._runner = method.runners()[method.runner]
         if self._runner.predict is None:  # a run is scored with everything computed
             self._runner = Runner(method.predict)
         self._compiled: dict[Any, Any] = {}
         plan = {"val": config.train.eval_every_epochs, **config.get("evaluations", {})}
         self._evaluators = [
-            (self._evaluator(split), max(1, round(epochs * steps_per_epoch)) if epochs else 0)
+            (self._evaluator(split), max(1, round(epochs * course.steps_per_epoch)) if epochs else 0)
             for split, epochs in plan.items()]
         self._calibration = self._evaluator("calib") if method.calibrates else None  # its errors, now
 
@@ -268,7 +268,7 @@ class Evaluations:
         """The variables with what the method chooses on the held-out split 'calib', such as thresholds."""
         if self._calibration is None:
             return variables
-        rows = self._calibration.rows(variables, self._runner, step=self.num_steps)
+        rows = self._calibration.rows(variables, self._runner, step=self._course.num_steps)
         found = self._method.calibrate(variables, rows.arrays)
         return found.replace(stats=sharding.replicate(found.stats, self._mesh))
 
@@ -286,7 +286,7 @@ class Evaluations:
             The signal that ended it before its time, or ''. The same command makes up for it.
         """
         for evaluator, every in self._evaluators:
-            if not every or step % every or not 0 < step < self.num_steps:
+            if not every or step % every or not 0 < step < self._course.num_steps:
                 continue
             if only_missing and log.has(step, f"{evaluator.split.name}/"):
                 continue
@@ -302,7 +302,7 @@ class Evaluations:
         """Scores everything and writes what is worth keeping into the workdir."""
         return {name: value for evaluator, _ in self._evaluators
                 for name, value in evaluator.evaluate(
-                    variables, self._runner, self._workdir, step=self.num_steps).items()}
+                    variables, self._runner, self._workdir, step=self._course.num_steps).items()}
 
 
 def evaluate_workdir(config, workdir: str, split: str = "val", what: str = "") -> dict[str, float]:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from effvid_jax import checkpoint, console, writers
+from effvid_jax.course import Course
 from effvid_jax.errors import TrainingError
 
 
@@ -18,7 +19,7 @@ class Log:
     Args:
         config: of the run.
         workdir: gets `metrics.jsonl`, `metrics.csv` and TensorBoard events.
-        num_steps: of the whole run.
+        course: of the run.
         name_of: id -> name of a video, for messages.
         watched: the task's scalar that is shown beside the loss.
         enabled: False on all processes but the first.
@@ -26,10 +27,10 @@ class Log:
 
     lag = 2  # a step is looked at when this many later ones are under way
 
-    def __init__(self, config, workdir: str, num_steps: int, name_of: Callable[[int], str], watched: str,
+    def __init__(self, config, workdir: str, course: Course, name_of: Callable[[int], str], watched: str,
                  enabled: bool):
         self._every, self._title = config.train.log_every_steps, f"train {config.name}"
-        self._workdir, self._enabled, self.num_steps = workdir, enabled, num_steps
+        self._workdir, self._enabled, self._course = workdir, enabled, course
         self._name_of = name_of
         self._shown = ("train/loss", "train/loss_kd", f"train/{watched}", f"val/{watched}")
         self._pending: list[tuple[int, dict, np.ndarray]] = []
@@ -49,7 +50,7 @@ class Log:
             more: step -> what else goes into its line of the log, such as the learning rate.
         """
         self._more = more
-        with console.bar(self.num_steps, self._title, "step", self._first_step) as self._bar:
+        with console.bar(self._course.num_steps, self._title, "step", self._first_step) as self._bar:
             self._reset()
             self._compiled = False
             yield
@@ -74,7 +75,7 @@ class Log:
         self._bar.update()
         if not self._compiled:  # the first step waits for the compiler, which says nothing of the speed
             self._compiled, self._untimed, self._since = True, len(self._pending), time.monotonic()
-        if step % self._every == 0 or step == self.num_steps:
+        if step % self._every == 0 or step == self._course.num_steps:
             self.write(step, self.settle() | self._more(step))
 
     def settle(self) -> dict[str, float]:
@@ -131,8 +132,8 @@ class Log:
         if not all(np.isfinite(value) for value in values.values()):
             videos = ", ".join(self._name_of(int(i)) for i in ids[:8])
             raise TrainingError(
-                f"not finite at step {step} of {self.num_steps}: {values}. Clips of that batch: {videos}"
-                f"{', ...' if len(ids) > 8 else ''}. Nothing of this step was saved; a lower "
+                f"not finite at step {step} of {self._course.num_steps}: {values}. Clips of that batch: "
+                f"{videos}{', ...' if len(ids) > 8 else ''}. Nothing of this step was saved; a lower "
                 f"config.optim.lr or config.optim.clip_norm may help.")
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from effvid_jax import checkpoint, console
+from effvid_jax.course import Course
 from effvid_jax.errors import Interrupted, UserError
 from effvid_jax.signals import Signals
 
@@ -14,15 +15,15 @@ class Saver:
         config: of the run.
         workdir: gets `checkpoints/<step>`.
         class_names: K names, saved with the state.
-        num_steps: of the whole run.
+        course: of the run.
 
     Raises:
         UserError: `config.train.keep`, or a workdir that cannot be written; `CheckpointError` from what
             saves, where it is not on disk.
     """
 
-    def __init__(self, config, workdir: str, class_names, num_steps: int):
-        self._config, self._class_names, self.num_steps = config, class_names, num_steps
+    def __init__(self, config, workdir: str, class_names, course: Course):
+        self._config, self._class_names, self._course = config, class_names, course
         self._every = config.train.checkpoint_every_steps
         self._checkpoints = checkpoint.Checkpointer(workdir, config.train.keep)
         self._there: int | None = None  # the step that was saved last, or that the run goes on from
@@ -70,18 +71,18 @@ class Saver:
         if now and not step:
             raise Interrupted(f"stopped by {now} before the first step: there is nothing to save. Start the "
                               f"same command again.")
-        if step != self._there and (now or step % self._every == 0 or step == self.num_steps):
+        if step != self._there and (now or step % self._every == 0 or step == self._course.num_steps):
             before()
             self._checkpoints.save(step, state.saved(), self._config, self._class_names)
             self._there = step
-        if now or step == self.num_steps:
+        if now or step == self._course.num_steps:
             self._checkpoints.wait()
         if now:
             raise Interrupted(
-                f"stopped by {now} after step {step} of {self.num_steps}; the state is saved. Start the "
-                f"same command again to continue.")
+                f"stopped by {now} after step {step} of {self._course.num_steps}; the state is saved. Start "
+                f"the same command again to continue.")
 
     def again(self, state) -> None:
         """Saves the state after the last step in place of the one that is there."""
         with Signals.held():
-            self._checkpoints.replace(self.num_steps, state.saved(), self._config, self._class_names)
+            self._checkpoints.replace(self._course.num_steps, state.saved(), self._config, self._class_names)

@@ -87,13 +87,12 @@ def _train(config, workdir: str, resume_anyway: bool, signals: Signals) -> dict[
     method = make_method(config, task)
     method.check_calibration()
     course = Course(config, len(split))
-    evaluations = Evaluations(config, method, mesh, workdir, course.steps_per_epoch, course.num_steps)
-    with Log(config, workdir, course.num_steps, lambda i: split.entry(i).name, task.watched,
-             first_process) as log:
-        with Saver(config, workdir, task.class_names, course.num_steps) as saver:
+    evaluations = Evaluations(config, method, mesh, workdir, course)
+    with Log(config, workdir, course, lambda i: split.entry(i).name, task.watched, first_process) as log:
+        with Saver(config, workdir, task.class_names, course) as saver:
             state, resumed = start(config, method, course.optimizer, saver)
-            course = Course(config, len(split), saver.position)
-            log.num_steps = saver.num_steps = evaluations.num_steps = num_steps = course.num_steps
+            course.go_on(saver.position)
+            num_steps = course.num_steps
             workdirs.check_length(first_step := int(state.step), num_steps, workdir)
             describe_run(config, workdir, task.class_names)  # not before all that can be refused
             log.begin(first_step)

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import types
 
 import jax.numpy as jnp
 import ml_collections
@@ -15,6 +16,7 @@ from effvid_jax.errors import Interrupted, UserError
 from tests.made import full_disk
 
 CONFIG = {"model": {"backbone": "resnet18"}}
+COURSE = types.SimpleNamespace(num_steps=100)
 
 
 def state(step=7):
@@ -198,7 +200,7 @@ def test_init_step_goes_back_once(workdir, capsys):
         "train": {"keep": 9, "checkpoint_every_steps": 1}, "init": {"step": 3}})
 
     def command(step):
-        with saver.Saver(config, str(workdir), ["a", "b", "c"], 100) as saves:
+        with saver.Saver(config, str(workdir), ["a", "b", "c"], COURSE) as saves:
             begun = int(saves.newest(state())["step"])
             saves.at(step, _State(step))
         return begun
@@ -226,7 +228,7 @@ def test_a_signal_where_the_state_is_saved_already_saves_nothing_twice(workdir):
     """While data is late after a save, or after a start: orbax refused the step, and the run ended with 1."""
     config = ml_collections.ConfigDict(CONFIG | {
         "train": {"keep": 9, "checkpoint_every_steps": 4}, "init": {"step": 0}})
-    with saver.Saver(config, str(workdir), ["a", "b", "c"], 100) as saves:
+    with saver.Saver(config, str(workdir), ["a", "b", "c"], COURSE) as saves:
         assert int(saves.newest(state())["step"]) == 7
         with pytest.raises(Interrupted, match="SIGTERM after step 7 of 100; the state is saved"):
             saves.at(7, _State(7), now="SIGTERM")

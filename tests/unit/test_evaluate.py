@@ -5,6 +5,7 @@ import json
 import os
 import re
 import threading
+import types
 from types import SimpleNamespace
 
 import jax
@@ -58,7 +59,8 @@ def test_several_evaluations_each_with_its_turn(tiny_run):
         config.evaluations = {"train": 0.5}
     method, variables, _ = evaluate.restore_for_inference(config, stage)
     mesh, written = sharding.make_mesh(), []
-    evaluations = evaluate.Evaluations(config, method, mesh, stage, steps_per_epoch=4, num_steps=5)
+    course = types.SimpleNamespace(steps_per_epoch=4, num_steps=5)
+    evaluations = evaluate.Evaluations(config, method, mesh, stage, course)
     log = type("Log", (), {"write": lambda self, step, metrics: written.append((step, sorted(metrics)[0])),
                            "paused": contextlib.nullcontext})()
     variables = sharding.replicate(variables, mesh)
