@@ -2,6 +2,7 @@
 
 import io
 import re
+import types
 
 import numpy as np
 
@@ -56,7 +57,7 @@ def test_logged_speed_is_without_the_step_that_compiles(tmp_path, monkeypatch):
     monkeypatch.setattr(writers.MetricWriter, "write_scalars", lambda self, step, row: seen.append(row))
     config, seen = base.defaults(), []
     config.train.log_every_steps = 4
-    with log.Log(config, str(tmp_path), 8, str, "top1", True) as ours:
+    with log.Log(config, str(tmp_path), types.SimpleNamespace(num_steps=8), str, "top1", True) as ours:
         ours.begin(0)
         with ours.progress(lambda step: {}):
             for step in range(1, 9):
@@ -75,7 +76,7 @@ def test_an_evaluation_in_between_is_no_time_of_a_step(tmp_path, monkeypatch):
     monkeypatch.setattr(writers.MetricWriter, "write_scalars", lambda self, step, row: seen.append(row))
     config = base.defaults()
     config.train.log_every_steps = 4
-    with log.Log(config, str(tmp_path), 100, str, "top1", True) as ours:
+    with log.Log(config, str(tmp_path), types.SimpleNamespace(num_steps=100), str, "top1", True) as ours:
         ours.begin(0)
         with ours.progress(lambda step: {}):
             for step in range(1, 9):
