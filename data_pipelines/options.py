@@ -24,7 +24,8 @@ FIELDS = {
     "short_side": _SIDE, "train_crop": Field.choice("multi_scale", "random_resized", "center"),
     "crop": _SIDE, "snap_side": Field.integer(0, 2**14), "flip": Field.flag(), "test_short_side": _SIDE,
     "test_crop": Field.choice("center", "three"), "test_crop_size": _SIDE,
-    "batch_size": _BATCH, "eval_batch_size": _BATCH, "seed": Field.integer(0, 2**32 - 1),
+    "batch_size": _BATCH, "eval_batch_size": _BATCH, "views_per_pass": Field.integer(0, 10**5),
+    "seed": Field.integer(0, 2**32 - 1),
     "num_threads": Field.integer(0, 1024), "num_workers": Field.integer(0, 1024),
     "prefetch": Field.integer(1, 2**16), "max_broken_share": Field.number(0, 1),
     "cache": Field.choice("none", "memory"), "cache_gib": Field.number(0, 2**20),
@@ -82,6 +83,7 @@ class Options:
 
     calib_share: float = 0.0
     snap_side: int = 0
+    views_per_pass: int = 0
 
 
 def plain_options(config) -> Options:

@@ -21,11 +21,10 @@ from effvid_jax import cost
 from effvid_jax.backbones import make_backbone
 from effvid_jax.errors import UserError
 from effvid_jax.exits import executor, network
+from effvid_jax.methods.clips import clip_shape, normalise, over_views, resize
 from effvid_jax.methods.settings import MethodSettings
 from effvid_jax.tasks import Task
 
-MEAN_RGB = (123.675, 116.28, 103.53)  # of 0-255 values; mmaction2's img_norm_cfg
-STD_RGB = (58.395, 57.12, 57.375)
 DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}  # None: follows the inputs
 
 
@@ -114,6 +113,7 @@ class Method(abc.ABC):
         Settings: of `config.method`; every method has its own, in its own file.
         settings: those of this config, checked.
         resolution: side in pixels that the evaluated network sees; 0: as the pipeline crops.
+        views_per_pass: see `over_views`.
         calibrates: whether `calibrate` is to be called.
         pictures: {file: (title, caption)} of what `analyse` draws, `<file>_<split>.png`, for the report; the
             numbers are in `<file>_<split>.csv`.
@@ -131,6 +131,7 @@ class Method(abc.ABC):
         self.settings = self.Settings.read(config.method)
         self.settings.check(config)
         self.resolution: int = config.model.resolution
+        self.views_per_pass: int = config.data.get("views_per_pass", 0)
 
     @classmethod
     def inference(cls, config, task: Task) -> Method:
@@ -208,27 +209,6 @@ class Method(abc.ABC):
         return resize(normalise(batch["video"]), self.resolution)
 
 
-def normalise(video):
-    """uint8 RGB (..., 3) -> float32 (x - mean) / std per channel, on the device.
-
-    Floating-point clips pass through: they are taken as normalised.
-    """
-    if jnp.issubdtype(video.dtype, jnp.floating):
-        return video
-    return (video.astype(jnp.float32) - jnp.asarray(MEAN_RGB)) / jnp.asarray(STD_RGB)
-
-
-def resize(x, size: int):
-    """Bilinear resize of (..., H, W, C) to `size` x `size` (0: as it is), half-pixel, no antialias.
-
-    Torch's `interpolate(mode='bilinear', align_corners=False)`, which ResKD uses for its student's
-    input and for its features; `jax.image.resize` would antialias by default.
-    """
-    if not size or x.shape[-3:-1] == (size, size):
-        return x
-    return jax.image.resize(x, (*x.shape[:-3], size, size, x.shape[-1]), "bilinear", antialias=False)
-
-
 def build_backbone(model, num_classes: int, **fields) -> nn.Module:
     """The module that a `config.model` describes.
 
@@ -273,13 +253,8 @@ def init_backbone(model: nn.Module, rng, clip_shape_BTHWC) -> tuple[Any, Any]:
     return variables["params"], variables.get("batch_stats", {})
 
 
-def views_as_clips(video, resolution: int):
-    """Views (B, V, T, H, W, 3) -> clips (B * V, T, side, side, 3) as a network sees them, B and V."""
-    b, v = video.shape[:2]
-    return resize(normalise(video.reshape(b * v, *video.shape[2:])), resolution), b, v
-
-
-def predict_views(model: nn.Module, task: Task, resolution: int, variables, batch) -> Prediction:
+def predict_views(model: nn.Module, task: Task, resolution: int, variables, batch,
+                  at_once: int = 0) -> Prediction:
     """`Method.predict` of a plain network: every view is looked at alone, then views are averaged.
 
     Args:
@@ -288,11 +263,13 @@ def predict_views(model: nn.Module, task: Task, resolution: int, variables, batc
         resolution: side of its input; 0: as the views are.
         variables: of the network, a dict.
         batch: with `video` (B, V, T, H, W, 3).
+        at_once: see `over_views`.
     """
-    clips, b, v = views_as_clips(batch["video"], resolution)
-    logits, _ = model.apply(variables, clips)
+    video = batch["video"]
+    b, v = video.shape[:2]
+    logits = over_views(lambda clips: model.apply(variables, clips)[0], video, resolution, at_once)
     logits = logits.astype(jnp.float32).reshape(b, v, *logits.shape[1:])
-    gmacs = cost.gmacs(model, clips.shape[1:]) * v
+    gmacs = cost.gmacs(model, clip_shape(video, resolution)) * v
     return Prediction(task.mean_of_views(logits), jnp.full((b,), gmacs, jnp.float32),
                       clip_answers(task, logits))
 

@@ -144,9 +144,10 @@ class DynamicInference(base.Method):
 
     def predict(self, variables, batch):
         """See `Method.predict`. Views are averaged at every checkpoint: a video stops with all of them."""
-        clips, b, v = base.views_as_clips(batch["video"], self.resolution)
-        _, features = self.model.apply(network(variables), clips)
-        logits = features["checkpoints"].astype(jnp.float32).reshape(b, v, self.m, -1)
+        b, v = batch["video"].shape[:2]
+        logits = base.over_views(lambda clips: self.model.apply(network(variables), clips)[1]["checkpoints"],
+                                 batch["video"], self.resolution, self.views_per_pass)
+        logits = logits.astype(jnp.float32).reshape(b, v, self.m, -1)
         logits = self.task.mean_of_views(logits)
         scores = stopping.scores(logits)
         taken = stopping.exits_taken(scores[..., self.rule], variables.stats[RECORD]["thresholds"])

@@ -73,10 +73,12 @@ class Gated(base.Method):
 
     def predict(self, variables, batch):
         """See `Method.predict`."""
-        clips, b, v = base.views_as_clips(batch["video"], self.resolution)
-        logits, found = self._run(variables.network, clips)
+        video = batch["video"]
+        b, v = video.shape[:2]
+        logits, found = base.over_views(lambda clips: self._run(variables.network, clips), video,
+                                        self.resolution, self.views_per_pass)
         plain_BV, overhead_BV = (x.reshape(b, v) for x in decisions.clip_gmacs(
-            found, cost.gmacs(self.model, clips.shape[1:])))
+            found, cost.gmacs(self.model, base.clip_shape(video, self.resolution))))
         plain, overhead = plain_BV.sum(axis=1), overhead_BV.sum(axis=1)
         extra = {"ratios": jnp.stack([d.ratio for d in found], axis=1),
                  "computed": decisions.computed_share(found),

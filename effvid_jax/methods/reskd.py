@@ -184,12 +184,13 @@ class Reskd(base.Method):
 
     def predict(self, variables, batch):
         """See `Method.predict`; the student alone."""
-        return base.predict_views(self.student, self.task, self.resolution, variables.network, batch)
+        return base.predict_views(self.student, self.task, self.resolution, variables.network, batch,
+                                  self.views_per_pass)
 
     def predict_teacher(self, variables, batch):
         """As `predict`, for the teacher."""
         return base.predict_views(self.teacher, self.task, self.settings.teacher_resolution,
-                                  variables.frozen["teacher"], batch)
+                                  variables.frozen["teacher"], batch, self.views_per_pass)
 
     @property
     def references(self):

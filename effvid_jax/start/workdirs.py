@@ -28,7 +28,7 @@ from effvid_jax.methods import find_method
 
 # Fields are dotted names, matched as in a shell. What only reads faster or slower changes no number.
 _READING = ("name", "note", "data.eval_batch_size", "data.num_threads", "data.num_workers", "data.prefetch",
-            "data.cache", "data.cache_gib", "data.max_broken_share")
+            "data.cache", "data.cache_gib", "data.max_broken_share", "data.views_per_pass")
 # May change when a run goes on. `run` and `stages`: see `check_run`; every stage's folder compares its own.
 _RESUME = (*_READING, "run", "stages.*", "data.root", "data.*_list", "data.classes_file",
            "train.log_every_steps", "train.eval_every_epochs", "train.checkpoint_every_steps", "train.keep",

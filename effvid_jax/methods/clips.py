@@ -1,0 +1,69 @@
+"""Clips as a network sees them: normalised and resized on the device, a few views of a video at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+MEAN_RGB = (123.675, 116.28, 103.53)  # of 0-255 values; mmaction2's img_norm_cfg
+STD_RGB = (58.395, 57.12, 57.375)
+
+
+def normalise(video):
+    """uint8 RGB (..., 3) -> float32 (x - mean) / std per channel, on the device.
+
+    Floating-point clips pass through: they are taken as normalised.
+    """
+    if jnp.issubdtype(video.dtype, jnp.floating):
+        return video
+    return (video.astype(jnp.float32) - jnp.asarray(MEAN_RGB)) / jnp.asarray(STD_RGB)
+
+
+def resize(x, size: int):
+    """Bilinear resize of (..., H, W, C) to `size` x `size` (0: as it is), half-pixel, no antialias.
+
+    Torch's `interpolate(mode='bilinear', align_corners=False)`, which ResKD uses for its student's
+    input and for its features; `jax.image.resize` would antialias by default.
+    """
+    if not size or x.shape[-3:-1] == (size, size):
+        return x
+    return jax.image.resize(x, (*x.shape[:-3], size, size, x.shape[-1]), "bilinear", antialias=False)
+
+
+def clip_shape(video, resolution: int) -> tuple[int, ...]:
+    """(T, side, side, 3) of what a network sees of views (B, V, T, H, W, 3)."""
+    t, h, w, c = video.shape[2:]
+    return (t, *((resolution, resolution) if resolution else (h, w)), c)
+
+
+def over_views(look: Callable, video, resolution: int, at_once: int = 0):
+    """What a network says of every view, of all of them in one pass or of a few at a time.
+
+    30 views of 64 videos are 1920 clips, whose maps no device holds. A loop inside the program has the maps
+    of one part at a time; every view is looked at alone, so the answers are the same.
+
+    Args:
+        look: clips (N, T, side, side, 3) as a network sees them -> a tree of arrays (N, ...).
+        video: views (B, V, T, H, W, 3).
+        resolution: side of the network's input; 0: as the views are.
+        at_once: views of a video in a pass, at most (the largest number of them that divides V); 0: all.
+
+    Returns:
+        The tree with arrays (B * V, ...), the views of a video one after the other.
+    """
+    def seen(views):
+        return look(resize(normalise(views.reshape(-1, *views.shape[2:])), resolution))
+
+    b, v = video.shape[:2]
+    if not 0 < at_once < v:
+        return seen(video)
+    size = next(n for n in range(at_once, 0, -1) if v % n == 0)
+
+    def part(first):
+        found = seen(jax.lax.dynamic_slice_in_dim(video, first, size, axis=1))
+        return jax.tree.map(lambda x: x.reshape(b, size, *x.shape[1:]), found)
+
+    found = jax.lax.map(part, jnp.arange(0, v, size))  # arrays (V / size, B, size, ...)
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(b * v, *x.shape[3:]), found)
