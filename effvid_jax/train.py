@@ -23,6 +23,7 @@ import numpy as np
 
 import data_pipelines
 from effvid_jax import checkpoint, console, fit, sharding, writers
+from effvid_jax.backbones import remat
 from effvid_jax.course import Course
 from effvid_jax.evaluate import Evaluations
 from effvid_jax.log import Log
@@ -154,7 +155,8 @@ def jit_train_step(method: Method, tx, seed: int, mesh):
                              optimizer=optimizer), scalars
 
     everywhere = sharding.replicated(mesh)
-    return jax.jit(train_step, donate_argnums=0, out_shardings=(everywhere, everywhere))
+    return jax.jit(train_step, donate_argnums=0, out_shardings=(everywhere, everywhere),
+                   compiler_options=remat.compiler_options(method.config.model.get("remat", "none")))
 
 
 def init_state(method: Method, tx, config, clip_shape) -> TrainState:

@@ -53,6 +53,7 @@ def defaults() -> ml_collections.ConfigDict:
         resolution=0,  # side of the network's input, resized on the device; 0: as the pipeline crops
         dropout=0.5,
         dtype="float32",  # bfloat16: compute type; parameters stay float32
+        remat="none",  # products, block: train in less memory and more time, see backbones/remat.py
         bn_groups=0,  # statistics per part of the batch: 0 = per device (the reference), 1 = global
         options=dict(),  # further fields of the backbone, such as width
         exits=dict(),  # early exits, see `dynamic_inference` below; {}: none

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable
 from functools import partial
 
@@ -57,6 +58,12 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "msdnet_b4_s4": partial(msdnet.msdnet, base=4, step=4),
     "dilated_resnet18": dilated_resnet.dilated_resnet18,
 }
+
+# Those whose `remat` says what is kept for gradients, see `remat.py`.
+REMATERIALISED = frozenset(
+    name for name in BACKBONES if re.fullmatch(
+        r"(tpn_)?((tsm_)?resnet\d+|slowonly_.*|i3d_resnet50|r2plus1d_.*|r3d_18|mc3_18|corrnet_.*|swin3d_.)",
+        name))
 
 
 def check_name(name: str) -> None:

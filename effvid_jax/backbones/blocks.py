@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from effvid_jax.backbones import forms
+from effvid_jax.backbones import forms, remat
 from effvid_jax.backbones.trace import note, shapes_only, silence
 from effvid_jax.errors import UserError
 
@@ -76,7 +76,7 @@ class Conv(nn.Module):
         del train  # part of the contract: gated convolutions normalise inside
         kernel = self.effective_kernel((*self.kernel_size, x.shape[-1] // self.groups, self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
-        y = self.convolve(x, kernel)
+        y = remat.product(self.convolve(x, kernel))
         self.note(x, y, math.prod(y.shape) * math.prod(kernel.shape[:-1]))
         return y if bias is None else y + bias.astype(y.dtype)
 
@@ -109,7 +109,7 @@ class Dense(nn.Module):
     def __call__(self, x):
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         dtype = self.dtype or jnp.result_type(x, kernel)
-        y = forms.product(x.astype(dtype), kernel.astype(dtype))
+        y = remat.product(forms.product(x.astype(dtype), kernel.astype(dtype)))
         note("linear", self.path, x, y, math.prod(y.shape) * x.shape[-1], self.use_bias)
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(dtype)

@@ -15,7 +15,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from effvid_jax.backbones import blocks, shifts
+from effvid_jax.backbones import blocks, remat, shifts
 from effvid_jax.backbones.backbone import FrameBackbone
 from effvid_jax.errors import UserError
 
@@ -112,6 +112,7 @@ class ResNet(FrameBackbone):
         conv, norm: module classes; `conv` must keep the contract of `blocks.Conv`.
         partial_bn: all batch norms but the first are frozen (TSN's and TSM's fine-tuning on small sets).
         bn_groups: see `blocks.BatchNorm.groups`.
+        remat: what is kept for gradients, see `remat.py`.
         dtype: computation type (parameters stay float32).
     """
 
@@ -129,6 +130,7 @@ class ResNet(FrameBackbone):
     norm: blocks.ModuleDef = blocks.BatchNorm
     partial_bn: bool = False
     bn_groups: int = 1
+    remat: str = "none"
     dtype: Any = None
 
     def setup(self):
@@ -172,7 +174,7 @@ class ResNet(FrameBackbone):
     def run_stage(self, stage: int, x, train: bool = False):
         """Runs residual stage `stage` (1-based) on the map before it."""
         for block in getattr(self, f"layer{stage}"):
-            x = block(x, train)
+            x = remat.run(block, x, train, self.remat)
         return x
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from effvid_jax.backbones import blocks, resnet
+from effvid_jax.backbones import blocks, remat, resnet
 from effvid_jax.backbones.backbone import Backbone
 from effvid_jax.errors import UserError
 
@@ -196,6 +196,7 @@ class ResNet3D(Backbone):
             sooner with more.
         conv, norm: module classes; `conv` must keep the contract of `blocks.Conv`.
         bn_groups: see `blocks.BatchNorm.groups`.
+        remat: what is kept for gradients, see `remat.py`.
         dtype: computation type (parameters stay float32).
     """
 
@@ -222,6 +223,7 @@ class ResNet3D(Backbone):
     conv: blocks.ModuleDef = blocks.Conv
     norm: blocks.ModuleDef = blocks.BatchNorm
     bn_groups: int = 1
+    remat: str = "none"
     dtype: Any = None
 
     def setup(self):
@@ -287,7 +289,7 @@ class ResNet3D(Backbone):
         if stage == 2 and self.pool2:
             x = blocks.max_pool(x, (2, 1, 1), (2, 1, 1), (0, 0, 0))
         for block in getattr(self, f"layer{stage}"):
-            x = block(x, train)
+            x = remat.run(block, x, train, self.remat)
         return x
 
     def run_head(self, features_BTHWC, train: bool = False):

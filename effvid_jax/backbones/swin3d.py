@@ -29,7 +29,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from effvid_jax.backbones import blocks
+from effvid_jax.backbones import blocks, remat
 from effvid_jax.errors import UserError
 
 VARIANTS = {  # channels of stage 1, blocks per stage, heads per stage, stochastic depth in training
@@ -269,6 +269,7 @@ class Swin3D(nn.Module):
         conv: class of the patch convolution, with the contract of `blocks.Conv`.
         norm: class of the normalisations, as `blocks.LayerNorm`.
         bn_groups: taken because every backbone takes it; there are no batch statistics here.
+        remat: what is kept for gradients, see `remat.py`.
         dtype: computation type (parameters stay float32).
     """
 
@@ -288,6 +289,7 @@ class Swin3D(nn.Module):
     conv: blocks.ModuleDef = blocks.Conv
     norm: blocks.ModuleDef = blocks.LayerNorm
     bn_groups: int = 1
+    remat: str = "none"
     dtype: Any = None
 
     def setup(self):
@@ -332,7 +334,7 @@ class Swin3D(nn.Module):
 
     def _blocks(self, stage: int, x, train: bool):
         for block in getattr(self, f"layer{stage}"):
-            x = block(x, train)
+            x = remat.run(block, x, train, self.remat)
         return x
 
     def run_stage(self, stage: int, x, train: bool = False):

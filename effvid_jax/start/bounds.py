@@ -15,6 +15,7 @@ import jax
 
 import data_pipelines
 from data_pipelines import Field, shown
+from effvid_jax.backbones import remat
 from effvid_jax.errors import UserError
 from effvid_jax.exits import routes
 from effvid_jax.methods import base, check_method, find_method
@@ -32,6 +33,7 @@ FIELDS: dict[str, Field] = {
     "model.backbone": Field.text(),  # `make_backbone` knows the names
     "model.resolution": _PIXELS, "model.dropout": Field.number(0, below=1),
     "model.dtype": Field.choice(*base.DTYPES), "model.bn_groups": Field.integer(0, 2**20),
+    "model.remat": Field.choice(*remat.MODES),
     "model.options": Field.group(), "model.exits": Field.group(),
     "model.exits.frames": Field.integer(1, 256), "model.exits.scheme": Field.choice(*routes.SCHEMES),
     "model.exits.route": Field.many(Field.many(Field.integer(0, 256))),
@@ -57,7 +59,7 @@ FIELDS: dict[str, Field] = {
     "bench.resolutions": Field.many(Field.integer(1, 2**14)),
 }
 # Not in every config: of somebody's own, or younger than old workdirs.
-OPTIONAL = ("task", "evaluations", "model.exits", "bench", "name", "note")
+OPTIONAL = ("task", "evaluations", "model.exits", "model.remat", "bench", "name", "note")
 # Of a backbone: what grows without end takes memory and time without end. Names not here: `_OPTION`.
 _OPTIONS = {**dict.fromkeys(("stage_sizes", "depths", "num_heads"), Field.many(Field.integer(1, 256))),
             **dict.fromkeys(("dropout", "drop_path"), Field.number(0, below=1)),

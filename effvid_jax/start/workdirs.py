@@ -32,7 +32,7 @@ _READING = ("name", "note", "data.eval_batch_size", "data.num_threads", "data.nu
 # May change when a run goes on. `run` and `stages`: see `check_run`; every stage's folder compares its own.
 _RESUME = (*_READING, "run", "stages.*", "data.root", "data.*_list", "data.classes_file",
            "train.log_every_steps", "train.eval_every_epochs", "train.checkpoint_every_steps", "train.keep",
-           "train.min_reference_ratio", "init.step", "bench.*", "evaluations.*")
+           "train.min_reference_ratio", "init.step", "bench.*", "evaluations.*", "model.remat")
 # Not read by what uses a trained network: the network is the checkpoint's.
 _TRAINING = ("model.*", "optim.*", "train.*", "bench.*", "evaluations.*", "seed", "run", "stages.*",
              "init.checkpoint", "init.skip", "data.batch_size", "data.seed", "data.short_side",
@@ -241,7 +241,8 @@ def check_overrides(config, workdir: str, overrides=()) -> list[Difference]:
         if _matches(field, unread) and not same:
             raise UserError(_unread(field, workdir))
     for one in found:
-        if one.field.startswith("model.") and not one.field.startswith(("model.bn_groups", "model.dropout")):
+        if one.field.startswith("model.") and not one.field.startswith(
+                    ("model.bn_groups", "model.dropout", "model.remat")):
             raise UserError(f"{one}, but the network comes from the checkpoint in {workdir}: give the config "
                             f"it was trained with, or none.")
     return [d for d in found if not _matches(d.field, (*unread, *_READING))]
