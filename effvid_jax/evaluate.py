@@ -24,6 +24,7 @@ from effvid_jax.errors import NotFiniteError, TrainingError, UserError
 from effvid_jax.exits import executor
 from effvid_jax.methods import Method, Runner, Variables, make_method
 from effvid_jax.signals import Abandoned, Signals
+from effvid_jax.start.validation import during_training
 from effvid_jax.tasks import make_task
 
 
@@ -205,7 +206,8 @@ class Evaluations:
 
     `config.train.eval_every_epochs` says how often the split 'val' is scored. A config file can name more
     splits, each with its own frequency in epochs (0: at the end only), in a field that the shipped ones do
-    without: `config.evaluations = {"test": 0, "hard": 1.0}`.
+    without: `config.evaluations = {"test": 0, "hard": 1.0}`. Those before and
+    during training may have fewer views than those at the end: `config.train.validation`.
 
     Args:
         config: of the run.
@@ -223,18 +225,21 @@ class Evaluations:
             self._runner = Runner(method.predict)
         self._compiled: dict[Any, Any] = {}
         plan = {"val": config.train.eval_every_epochs, **config.get("evaluations", {})}
+        self._last = [self._evaluator(split) for split in plan]
+        during = during_training(config)
         self._evaluators = [
-            (self._evaluator(split), max(1, round(epochs * course.steps_per_epoch)) if epochs else 0)
-            for split, epochs in plan.items()]
+            (evaluator if during is config else self._evaluator(split, during),
+             max(1, round(epochs * course.steps_per_epoch)) if epochs else 0)
+            for evaluator, (split, epochs) in zip(self._last, plan.items(), strict=True)]
         self._calibration = self._evaluator("calib") if method.calibrates else None  # its errors, now
 
-    def _evaluator(self, split: str) -> Evaluator:
-        return Evaluator(self._config, self._method, self._mesh, split, self._compiled)
+    def _evaluator(self, split: str, config=None) -> Evaluator:
+        return Evaluator(config or self._config, self._method, self._mesh, split, self._compiled)
 
     @property
     def videos(self) -> dict[str, int]:
         """{split: number of its videos} of what is evaluated."""
-        return {evaluator.split.name: len(evaluator.split) for evaluator, _ in self._evaluators}
+        return {evaluator.split.name: len(evaluator.split) for evaluator in self._last}
 
     def references(self, variables: Variables) -> dict[str, float]:
         """Scores frozen networks before training; one at chance teaches nothing.
@@ -300,7 +305,7 @@ class Evaluations:
 
     def final(self, variables: Variables) -> dict[str, float]:
         """Scores everything and writes what is worth keeping into the workdir."""
-        return {name: value for evaluator, _ in self._evaluators
+        return {name: value for evaluator in self._last
                 for name, value in evaluator.evaluate(
                     variables, self._runner, self._workdir, step=self._course.num_steps).items()}
 

@@ -69,6 +69,8 @@ def defaults() -> ml_collections.ConfigDict:
         num_epochs=50.0, num_steps=0,  # steps win over epochs if not 0
         log_every_steps=20, eval_every_epochs=5.0, checkpoint_every_steps=1000, keep=2,
         min_reference_ratio=2.0,  # a frozen teacher below this times chance is refused
+        # Evaluations during training that cost less than the one at the end; 0 or "": as that one, `data`.
+        validation=dict(test_clips=0, test_crop="", test_short_side=0, test_crop_size=0, eval_batch_size=0),
     ))
     config.init = ml_collections.ConfigDict(dict(
         checkpoint="",  # workdir whose weights to start from (ImageNet weights: torch_import)

@@ -73,6 +73,8 @@ def _embed(config, **synthetic) -> None:
         config.model.resolution = small(config.model.resolution)
     config.optim.update(dict(lr=0.05, schedule="cosine", groups="single"))
     config.train.eval_every_epochs = 1.0e6  # only at the end
+    config.train.validation.update(dict(
+        test_clips=0, test_crop="", test_short_side=0, test_crop_size=0, eval_batch_size=0))
 
 
 def small_network(config, motion: bool = False) -> None:

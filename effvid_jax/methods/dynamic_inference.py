@@ -82,6 +82,10 @@ class DynamicInference(base.Method):
                 raise UserError(f"config.data.num_frames={config.data.num_frames}, but the route of this "
                                  f"network is for {config.model.exits.frames} frames "
                                  f"(config.model.exits.frames).")
+            crop = config.train.get("validation", {}).get("test_crop_size", 0)
+            if crop and not config.model.resolution and crop != config.data.test_crop_size:
+                raise UserError(f"config.train.validation.test_crop_size={crop}: costs of exits are counted "
+                                f"for config.data.test_crop_size={config.data.test_crop_size}; leave it 0.")
             self._check_known(rule=stopping.RULES, search=stopping.SEARCHES, executor=EXECUTORS)
             self._check_least(calibration_videos=1, budget_gmacs=0)
             if not self.budget_gmacs and not self.budget > 0:

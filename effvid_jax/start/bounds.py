@@ -20,6 +20,7 @@ from effvid_jax.errors import UserError
 from effvid_jax.exits import routes
 from effvid_jax.methods import base, check_method, find_method
 from effvid_jax.optim import GROUPS, OPTIMIZERS, SCHEDULES, make_optimizer
+from effvid_jax.start.validation import during_training
 
 _PIXELS, _STEPS = Field.integer(0, 2**14), Field.integer(0, 2**31 - 1)
 _OFTEN, _EPOCHS = Field.integer(1, 2**31 - 1), Field.number(0, 1e9)
@@ -52,14 +53,18 @@ FIELDS: dict[str, Field] = {
     "train.num_epochs": _EPOCHS, "train.num_steps": _STEPS, "train.log_every_steps": _OFTEN,
     "train.eval_every_epochs": _EPOCHS, "train.checkpoint_every_steps": _OFTEN,
     "train.keep": Field.integer(1, 10**6),  # 0 would remove every checkpoint
-    "train.min_reference_ratio": Field.number(0, 1e6),
+    "train.min_reference_ratio": Field.number(0, 1e6), "train.validation": Field.group(),
+    "train.validation.test_clips": Field.integer(0, 10**4),
+    "train.validation.test_crop": Field.choice("", "center", "three"),
+    "train.validation.test_short_side": _PIXELS, "train.validation.test_crop_size": _PIXELS,
+    "train.validation.eval_batch_size": Field.integer(0, 2**20),
     "init.checkpoint": Field.text(), "init.skip": Field.pattern(), "init.step": _STEPS,
     "bench.seconds": Field.number(above=0, most=1e6), "bench.batch_size": Field.integer(0, 2**20),
     "bench.threads": Field.many(Field.integer(1, 1024)), "bench.workers": Field.many(Field.integer(0, 1024)),
     "bench.resolutions": Field.many(Field.integer(1, 2**14)),
 }
 # Not in every config: of somebody's own, or younger than old workdirs.
-OPTIONAL = ("task", "evaluations", "model.exits", "model.remat", "bench", "name", "note")
+OPTIONAL = ("task", "evaluations", "model.exits", "model.remat", "train.validation", "bench", "name", "note")
 # Of a backbone: what grows without end takes memory and time without end. Names not here: `_OPTION`.
 _OPTIONS = {**dict.fromkeys(("stage_sizes", "depths", "num_heads"), Field.many(Field.integer(1, 256))),
             **dict.fromkeys(("dropout", "drop_path"), Field.number(0, below=1)),
@@ -163,11 +168,32 @@ def check_run(config) -> None:
     devices = jax.device_count()
     for field in ("batch_size", "eval_batch_size"):
         _check_divides(f"config.data.{field}", data[field], devices, f"the {devices} devices of this machine")
+    _check_validation(config, devices)
     if config.model.bn_groups:
         _check_divides("config.data.batch_size", data.batch_size, config.model.bn_groups,
                        f"the parts of config.model.bn_groups={config.model.bn_groups}")
     make_optimizer(optim, steps_per_epoch=100, num_steps=1000)
     _check_network(config)
+
+
+def _check_validation(config, devices: int) -> None:
+    """What evaluations during training change: fields that exist, and that go with the rest of the data."""
+    group = "train.validation."
+    for name, value in config.train.get("validation", {}).items():
+        if group + name not in FIELDS:
+            known = ", ".join(path.removeprefix(group) for path in FIELDS if path.startswith(group))
+            raise UserError(f"config.{group}{name}={shown(value)} is no field of it. Known: {known}.")
+    during = during_training(config)
+    if during is config:
+        return
+    try:
+        data_pipelines.check_config(during.data, jax.process_count())
+    except data_pipelines.DataError as error:
+        raise data_pipelines.DataError(
+            f"config.train.validation, with what it leaves to config.data: {error}") from error
+    _check_divides(f"config.{group}eval_batch_size", during.data.eval_batch_size, devices,
+                   f"the {devices} devices of this machine")
+    _check_network(during)
 
 
 def _check_divides(field: str, value: int, parts: int, what: str) -> None:

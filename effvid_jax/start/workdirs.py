@@ -32,7 +32,8 @@ _READING = ("name", "note", "data.eval_batch_size", "data.num_threads", "data.nu
 # May change when a run goes on. `run` and `stages`: see `check_run`; every stage's folder compares its own.
 _RESUME = (*_READING, "run", "stages.*", "data.root", "data.*_list", "data.classes_file",
            "train.log_every_steps", "train.eval_every_epochs", "train.checkpoint_every_steps", "train.keep",
-           "train.min_reference_ratio", "init.step", "bench.*", "evaluations.*", "model.remat")
+           "train.min_reference_ratio", "init.step", "bench.*", "evaluations.*", "model.remat",
+           "train.validation.*")
 # Not read by what uses a trained network: the network is the checkpoint's.
 _TRAINING = ("model.*", "optim.*", "train.*", "bench.*", "evaluations.*", "seed", "run", "stages.*",
              "init.checkpoint", "init.skip", "data.batch_size", "data.seed", "data.short_side",

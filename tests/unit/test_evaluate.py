@@ -70,6 +70,26 @@ def test_several_evaluations_each_with_its_turn(tiny_run):
     assert {name.split("/")[0] for name in evaluations.final(variables)} == {"val", "train"}
 
 
+def test_evaluations_during_training_may_have_fewer_views(tiny_run):
+    config, stage = runs.trained(None, tiny_run)
+    config.data.twice_sample = True
+    config.train.validation.update(dict(
+        test_clips=1, test_short_side=64, test_crop_size=64, eval_batch_size=4))
+    config.train.eval_every_epochs = 0.5
+    method, variables, _ = evaluate.restore_for_inference(config, stage)
+    mesh, written = sharding.make_mesh(), []
+    course = types.SimpleNamespace(steps_per_epoch=4, num_steps=4)
+    evaluations = evaluate.Evaluations(config, method, mesh, stage, course)
+    log = type("Log", (), {"write": lambda self, step, metrics: written.append((step, metrics["val/views"])),
+                           "paused": contextlib.nullcontext})()
+    variables = sharding.replicate(variables, mesh)
+    for step in range(1, 5):
+        evaluations.at(step, variables, log)
+    final = evaluations.final(variables)
+    assert written == [(2, 1)] and final["val/views"] == 2
+    assert final["val/gmacs"] == pytest.approx(2 * final["val/gmacs_per_clip"])
+
+
 def test_reading_ahead_ends_with_its_block():
     mesh, before = sharding.make_mesh(), set(threading.enumerate())
     taken = []
