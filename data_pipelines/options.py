@@ -13,7 +13,8 @@ from data_pipelines.tools import memory_bytes
 _SIDE, _BATCH = Field.integer(1, 2**14), Field.integer(1, 2**20)
 # Type and bounds of every field of `config.data`, here and nowhere else; what clashes is in `check_options`.
 FIELDS = {
-    "source": Field.text(), "root": Field.text(), "train_list": Field.text(), "val_list": Field.text(),
+    "source": Field.text(), "root": Field.text(), "train_root": Field.text(), "val_root": Field.text(),
+    "train_list": Field.text(), "val_list": Field.text(),
     "tfds_name": Field.text(), "list_format": Field.choice("video", "frames"),
     "frame_template": Field.template(), "start_index": Field.integer(0, 2**31 - 1),
     "classes_file": Field.text(), "num_classes": Field.integer(0, 10**6), "multi_label": Field.flag(),
@@ -38,7 +39,7 @@ class Options:
     """The fields of `config.data`, plain and picklable; `configs/recipes/base.py` has their usual values.
 
     A field with a default is younger than configurations that were saved with a network: the default is what
-    they meant. Further fields NAME_list, which name the list of a split NAME, become attributes, too.
+    they meant. Further fields NAME_list and NAME_root, of a split NAME, become attributes, too.
     """
 
     # Where videos come from.
@@ -84,6 +85,8 @@ class Options:
     calib_share: float = 0.0
     snap_side: int = 0
     views_per_pass: int = 0
+    train_root: str = ""
+    val_root: str = ""
 
 
 def plain_options(config) -> Options:
@@ -129,7 +132,7 @@ def check_template(field: str, template) -> None:
 def check_fields(values: Mapping) -> None:
     """Raises `DataError` for the first of some fields of `config.data` that is out of its bounds."""
     for name, value in values.items():
-        field = FIELDS.get(name, Field.text() if name.endswith("_list") else None)
+        field = FIELDS.get(name, Field.text() if name.endswith(("_list", "_root")) else None)
         problem = field.problem(value) if field else ""
         if problem and isinstance(value, str) and field.choices:
             check_choice(name, value, field.choices)
@@ -191,7 +194,8 @@ def check_memory(options: Options, process_count: int = 1) -> None:
 
 def check_synthetic(options: Options) -> None:
     """Raises `DataError` for fields that mean other data than the embedded benchmark and would be ignored."""
-    for field in ("train_list", "val_list", "classes_file", "tfds_name", "num_classes"):
+    for field in ("train_root", "val_root", "train_list", "val_list", "classes_file", "tfds_name",
+                  "num_classes"):
         if value := getattr(options, field):
             raise DataError(
                 f"data.{field}={shown(value)} contradicts data.source='synthetic': the embedded benchmark, "

@@ -25,6 +25,7 @@ def defaults() -> ml_collections.ConfigDict:
     config.data = ml_collections.ConfigDict(dict(
         source="list",  # list | folder | array_record | tfds | synthetic (the embedded benchmark)
         root="",  # folder that paths are relative to; folder source: the folder of classes
+        train_root="", val_root="",  # the same of one split, below `root` or anywhere; "": `root`
         train_list="", val_list="",  # list files, shard patterns (array_record), splits (tfds)
         tfds_name="",
         list_format="video",  # video: "path label ..." | frames: "dir num_frames label ..."
@@ -100,6 +101,7 @@ DATASETS: dict[str, dict[str, Any]] = {
     # 239 classes; the released configs say 200 in the data, which cannot be evaluated.
     "fcvid": dict(
         num_classes=239, num_frames=16, list_format="frames", multi_label=True, root="data/fcvid",
+        train_root="imgs_train", val_root="imgs_test",
         train_list="data/fcvid/fcvid_png_img_train_split.txt",
         val_list="data/fcvid/fcvid_png_img_val_split.txt"),
     "minik": dict(

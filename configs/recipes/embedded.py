@@ -62,7 +62,8 @@ def _embed(config, **synthetic) -> None:
     """The embedded benchmark for the data set, a small network of the family for the published one."""
     crop = small(config.data.crop)
     config.data.update(dict(
-        source="synthetic", root="", train_list="", val_list="", list_format="video", num_classes=0,
+        source="synthetic", root="", train_root="", val_root="", train_list="", val_list="",
+        list_format="video", num_classes=0,
         sampling="segments", num_frames=8, frame_interval=1, max_broken_share=0.0,
         crop=crop, short_side=round(crop * 9 / 8), snap_side=0, test_crop="center", test_crop_size=crop,
         test_short_side=round(crop * 9 / 8), twice_sample=False, test_clips=1,

@@ -68,7 +68,7 @@ class FileSource(Source):
 def list_source(config, split: str) -> FileSource:
     """Source of `config.<split>_list` (see `lists.py` for the format).
 
-    Videos are relative to `config.root`, list and class-name files to the current folder or to it.
+    Videos are relative to `split_root`, list and class-name files to the current folder or `config.root`.
 
     Raises:
         DataError: files that do not exist (all of them are named), malformed lines, labels out of
@@ -78,22 +78,34 @@ def list_source(config, split: str) -> FileSource:
     if not list_path:
         raise DataError(f"data.{split}_list is empty, so there is no '{split}' split. Set it to a "
                         f"list file; `python -m data_pipelines.make_list` writes one.")
-    _check_list_files(config)
+    root, field = split_root(config, split)
+    _check_list_files(config, root, field)
     path = find_file(list_path, config.root)
     class_names = _class_names(config)
-    items = read_list(path, config.list_format, config.multi_label, len(class_names), config.root)
+    items = read_list(path, config.list_format, config.multi_label, len(class_names), root)
     if config.source == "list":
         warn_of_labels(items, class_names, f"data.{split}_list='{path}'", split)
-    description = f"data.{split}_list='{path}' under data.root='{config.root}'"
-    flags, frames = dict(list=path, root=config.root), None
+    description = f"data.{split}_list='{path}' under {field}='{root}'"
+    flags, frames = dict(list=path, root=root), None
     if config.list_format == "frames":
         frames = (config.frame_template, config.start_index)
         flags |= dict(list_format="frames", frame_template=config.frame_template,
                       start_index=config.start_index)
-    source = FileSource(items, config.root, class_names, frames=frames, description=description,
+    source = FileSource(items, root, class_names, frames=frames, description=description,
                         check_command=check_command(**flags))
-    _check_videos_exist(source, path, config)
+    _check_videos_exist(source, path, config, root, field)
     return source
+
+
+def split_root(config, split: str) -> tuple[str, str]:
+    """The folder that the videos of a split are relative to, and the field that says so.
+
+    `data.<split>_root` is a folder below `data.root`, or any other; where it is empty, `data.root` counts.
+    """
+    if not (own := getattr(config, f"{split}_root", "")):
+        return config.root, "data.root"
+    below = os.path.join(config.root, own)
+    return below if os.path.isdir(below) or not os.path.isdir(own) else own, f"data.{split}_root"
 
 
 def folder_source(config, split: str) -> FileSource:
@@ -101,7 +113,8 @@ def folder_source(config, split: str) -> FileSource:
 
     `root/<split>/<class>/*.mp4` is used if the root has a folder `train` of folders; otherwise
     `root/<class>/*.mp4`, with the share `val_share` of every class held out for 'val'. The choice
-    depends on `split_seed`, the name of the class and its files only, not on other classes.
+    depends on `split_seed`, the name of the class and its files only, not on other classes. With
+    `train_root` and `val_root` those are the folders of classes.
 
     Raises:
         DataError: no such folder, no class folders, a class without videos, another number of classes
@@ -115,12 +128,13 @@ def folder_source(config, split: str) -> FileSource:
             f"val/ folders of such folders. Check the path (--config.data.root=PATH).")
     folders = _subfolders(root)
     has_splits = "train" in folders and _subfolders(os.path.join(root, "train"))
-    if has_splits and split in folders:
-        base = os.path.join(root, split)
-        names = _subfolders(os.path.join(root, "train"))
+    own = _own_folders(config, split)
+    if own or has_splits and split in folders:
+        train, base = own or (os.path.join(root, "train"), os.path.join(root, split))
+        names = _subfolders(train)
         unknown = sorted(set(_subfolders(base)) - set(names))
         if unknown:
-            raise DataError(f"{base} has class folders that {root}/train has not: "
+            raise DataError(f"{base} has class folders that {train} has not: "
                             f"{shorten(unknown)}. Both must have the same class names.")
         present = [name for name in names if os.path.isdir(os.path.join(base, name))]
         clips = {name: _list_videos(os.path.join(base, name)) for name in present}
@@ -152,6 +166,21 @@ def folder_source(config, split: str) -> FileSource:
                       check_command=check_command(root=base))
 
 
+def _own_folders(config, split: str) -> tuple[str, str] | None:
+    """Folders of classes of 'train' and of a split that have a root of their own; None without such roots."""
+    if not any(getattr(config, f"{name}_root", "") for name in ("train", split)):
+        return None
+    found = []
+    for name in ("train", split):
+        folder, field = split_root(config, name)
+        if field == "data.root" or not os.path.isdir(folder):
+            raise DataError(f"data.{name}_root='{getattr(config, f'{name}_root', '')}' is not a folder. With "
+                            f"data.source='folder' every split has one if one has: set data.train_root and "
+                            f"data.val_root to folders of class folders, or leave out both.")
+        found.append(folder)
+    return found[0], found[1]
+
+
 def missing_file_error(missing: Sequence[str], config, what: str) -> DataError:
     """The error for files that a configuration names and that are not there."""
     return DataError(
@@ -162,11 +191,11 @@ def missing_file_error(missing: Sequence[str], config, what: str) -> DataError:
         f"the recipe work without any data set, add :demo to the name of the config.")
 
 
-def _check_list_files(config) -> None:
+def _check_list_files(config, root: str, field: str) -> None:
     names = [config.train_list, config.val_list, config.classes_file]
     missing = [name for name in names if name and not os.path.isfile(find_file(name, config.root))]
-    if config.root and not os.path.isdir(config.root):
-        missing.append(f"{config.root} (data.root)")
+    if root and not os.path.isdir(root):
+        missing.append(f"{root} ({field})")
     if missing:
         raise missing_file_error(missing, config, "files of the data set")
 
@@ -203,7 +232,7 @@ def warn_of_labels(items: Sequence, class_names: Sequence[str], where: str, spli
                         "of this list, and do its labels count from 0?", where, len(missing), count, shown)
 
 
-def _check_videos_exist(source: FileSource, list_path: str, config) -> None:
+def _check_videos_exist(source: FileSource, list_path: str, config, root: str, field: str) -> None:
     """Stops early if many listed videos are missing; single ones are handled like broken ones."""
     count = len(source)
     look_at = np.unique(np.linspace(0, count - 1, min(count, _LOOK_AT)).astype(int))
@@ -220,7 +249,7 @@ def _check_videos_exist(source: FileSource, list_path: str, config) -> None:
     raise DataError(
         f"{len(missing)} of the {count} clips listed in {list_path} do not exist, e.g. "
         f"{', '.join(source.path(i) for i in missing[:5])}. Relative paths are relative to "
-        f"data.root='{config.root}': correct it (--config.data.root=PATH) or the list; "
+        f"{field}='{root}': correct it (--config.{field}=PATH) or the list; "
         f"data.max_broken_share={config.max_broken_share} is the share that may be missing or "
         f"broken.{hint}")
 

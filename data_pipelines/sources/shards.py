@@ -11,7 +11,7 @@ import numpy as np
 from data_pipelines.errors import DataError, VideoError
 from data_pipelines.names import printable
 from data_pipelines.sources.base import Entry, Source, check_command, shorten
-from data_pipelines.sources.files import missing_file_error, warn_of_labels
+from data_pipelines.sources.files import missing_file_error, split_root, warn_of_labels
 from data_pipelines.video import records
 from data_pipelines.video.decode import ArrayFrames, JpegRecord, open_record, open_video
 
@@ -27,11 +27,12 @@ class ArrayRecordSource(Source):
     """
 
     def __init__(self, config, split: str):
-        pattern = os.path.join(glob.escape(config.root), getattr(config, f"{split}_list") or f"{split}-*")
+        root, field = split_root(config, split)
+        pattern = os.path.join(glob.escape(root), getattr(config, f"{split}_list") or f"{split}-*")
         paths = sorted(path for path in glob.glob(pattern) if not path.endswith(".incomplete"))
         if not paths:
             raise missing_file_error([f"{pattern} (data.{split}_list)"], config, "shards")
-        self.description = f"the shards {pattern} (data.{split}_list under data.root)"
+        self.description = f"the shards {pattern} (data.{split}_list under {field})"
         self.check_command = check_command(shards=pattern)
         self._paths, self._shards, self._entries, self._first = paths, [], [], [0]
         for path in paths:
@@ -91,8 +92,9 @@ class TfdsSource(Source):
         import tensorflow_datasets as tfds  # only for this source
 
         self._split = getattr(config, f"{split}_list") or split
-        self._root, self._name = config.root, config.tfds_name
-        what = f"data.tfds_name='{self._name}' under data.root='{self._root}'"
+        self._root, field = split_root(config, split)
+        self._name = config.tfds_name
+        what = f"data.tfds_name='{self._name}' under {field}='{self._root}'"
         self.description = f"split '{self._split}' (data.{split}_list) of {what}"
         self.check_command = check_command(tfds=self._name, root=self._root, split=self._split)
         if not self._name:

@@ -30,7 +30,7 @@ from effvid_jax.methods import find_method
 _READING = ("name", "note", "data.eval_batch_size", "data.num_threads", "data.num_workers", "data.prefetch",
             "data.cache", "data.cache_gib", "data.max_broken_share", "data.views_per_pass")
 # May change when a run goes on. `run` and `stages`: see `check_run`; every stage's folder compares its own.
-_RESUME = (*_READING, "run", "stages.*", "data.root", "data.*_list", "data.classes_file",
+_RESUME = (*_READING, "run", "stages.*", "data.root", "data.*_root", "data.*_list", "data.classes_file",
            "train.log_every_steps", "train.eval_every_epochs", "train.checkpoint_every_steps", "train.keep",
            "train.min_reference_ratio", "init.step", "bench.*", "evaluations.*", "model.remat",
            "train.validation.*")
@@ -41,13 +41,13 @@ _TRAINING = ("model.*", "optim.*", "train.*", "bench.*", "evaluations.*", "seed"
 _ANYWAY = "as --resume_anyway says, with other numbers"
 # Which of the fields that say where videos are a source reads, for a split (S).
 _SOURCES = {
-    "list": ("S_list", "list_format", "classes_file", "num_classes"),
-    "folder": ("num_classes", "val_share", "split_seed"),
-    "array_record": ("S_list", "num_classes"),
-    "tfds": ("S_list", "tfds_name", "num_classes"),
+    "list": ("S_root", "S_list", "list_format", "classes_file", "num_classes"),
+    "folder": ("train_root", "S_root", "num_classes", "val_share", "split_seed"),
+    "array_record": ("S_root", "S_list", "num_classes"),
+    "tfds": ("S_root", "S_list", "tfds_name", "num_classes"),
     "synthetic": ("synthetic.*",),
 }
-_WHERE = ("*_list", "list_format", "frame_template", "start_index", "classes_file", "num_classes",
+_WHERE = ("*_root", "*_list", "list_format", "frame_template", "start_index", "classes_file", "num_classes",
           "tfds_name", "val_share", "split_seed", "calib_share", "synthetic.*")
 # What decides numbers and older code did not have: what it did then.
 _THEN = {"data.snap_side": 0}

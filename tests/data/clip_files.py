@@ -99,7 +99,8 @@ def data_config(**changes) -> ConfigDict:
         frame_interval=1, test_clips=1, twice_sample=False, short_side=36, train_crop="multi_scale",
         crop=32, snap_side=0, flip=True, test_short_side=36, test_crop="center", test_crop_size=32,
         batch_size=8, eval_batch_size=8, seed=0, num_threads=2, num_workers=0, prefetch=4,
-        max_broken_share=0.01, cache="none", cache_gib=1.0, synthetic={})
+        max_broken_share=0.01, cache="none", cache_gib=1.0, synthetic={},
+        calib_share=0.0, train_root="", val_root="", views_per_pass=0)
     unknown = changes.keys() - fields.keys()
     assert not unknown, unknown
     return ConfigDict(fields | changes)

@@ -93,6 +93,42 @@ def test_list_source(tmp_path):
     assert entry.labels == (1,) and reader.num_frames == 9
 
 
+def test_a_folder_a_split(tmp_path, monkeypatch):
+    """Below data.root, or anywhere else; lists and class names stay where they were."""
+    for folder in ("all/train_clips", "elsewhere"):
+        (tmp_path / folder).mkdir(parents=True)
+    write_video(tmp_path / "all/train_clips/a.mp4", numbered_frames(3))
+    write_video(tmp_path / "elsewhere/b.mp4", numbered_frames(4))
+    lines(tmp_path / "all/train.txt", "a.mp4 1")
+    lines(tmp_path / "all/val.txt", "b.mp4 0")
+    monkeypatch.chdir(tmp_path)
+    fields = dict(source="list", root="all", train_list="train.txt", val_list="val.txt", num_classes=2,
+                  train_root="train_clips", val_root="elsewhere")
+    train, val = source(**fields), source("val", **fields)
+    assert (train.path(0), val.path(0)) == ("all/train_clips/a.mp4", "elsewhere/b.mp4")
+    assert train.read(0)[1].num_frames == 3 and val.read(0)[1].num_frames == 4
+    assert "data.val_root='elsewhere'" in val.description and "--root=elsewhere" in val.check_command
+    two = lines(tmp_path / "two.txt", "a.mp4 1", "a.mp4 0")
+    held_out = source("calib", **{**fields, "calib_share": 0.5, "train_list": two})
+    assert held_out.open(0).num_frames == 3, "of the training videos"
+    with pytest.raises(DataError, match=r"all/nowhere \(data.val_root\)"):
+        source("val", **{**fields, "val_root": "nowhere"})
+    with pytest.raises(DataError, match="do not exist.*data.train_root='elsewhere'.*=PATH"):
+        source(**{**fields, "train_root": "elsewhere"})
+
+
+def test_folders_of_classes_a_split(tmp_path):
+    for split, name in (("a", "run"), ("a", "sit"), ("b", "run")):
+        (tmp_path / split / name).mkdir(parents=True)
+        write_video(tmp_path / split / name / "x.mp4", numbered_frames(3))
+    fields = dict(source="folder", root=str(tmp_path), train_root="a", val_root="b")
+    assert len(source(**fields)) == 2 and source("val", **fields).path(0) == str(tmp_path / "b/run/x.mp4")
+    with pytest.raises(DataError, match="data.val_root='' is not a folder.*set data.train_root and"):
+        source("val", **{**fields, "val_root": ""})
+    with pytest.raises(DataError, match="has class folders that .*: .*sit"):
+        source("val", **{**fields, "train_root": "b", "val_root": "a"})
+
+
 def test_list_of_frame_folders(tmp_path):
     (tmp_path / "v_x").mkdir()
     for i in range(5):
