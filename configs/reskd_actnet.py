@@ -1,13 +1,21 @@
 """ResKD on ActivityNet: a ResNet-152 on 224 pixels teaches a ResNet-50 on 112. TSN, 16 frames, 200 epochs.
 
-    python main.py --config=configs/supervised_actnet.py:backbone=resnet152 --workdir=runs/actnet_teacher
+    python main.py --config=configs/supervised_actnet.py:backbone=resnet152 --workdir=runs/actnet_teacher \
+        --config.init.checkpoint=runs/imagenet_r152 --config.init.skip=fc/
     python main.py --config=configs/reskd_actnet.py --config.method.teacher=runs/actnet_teacher \
-        --workdir=runs/actnet_reskd
+        --config.init.checkpoint=runs/imagenet_r50 --config.init.skip=fc/ --workdir=runs/actnet_reskd
 
-Paper: Table 1. Reference config: rkd_r152_1x1x16_200e_actnet. `--config.run=teacher,baseline,student` trains
-all three in one go; `:demo` and `:tiny` do so on the embedded benchmark. Table 6 of the paper:
-`:distill=model` (the same teacher on low resolution) and `:distill=resolution` (a teacher like the
-student on high resolution). The student starts from ImageNet weights, see `supervised_minik.py`.
+or all three in one go, each from its own ImageNet weights (the baseline from the student's):
+
+    for n in 50 152; do python -m effvid_jax.torch_import --backbone resnet$n --checkpoint resnet$n.pth \
+        --out runs/imagenet_r$n; done
+    python main.py --config=configs/reskd_actnet.py --config.run=teacher,baseline,student \
+        --config.stages.teacher.init.checkpoint=runs/imagenet_r152 \
+        --config.init.checkpoint=runs/imagenet_r50 --config.init.skip=fc/ --workdir=runs/actnet
+
+Paper: Table 1. Reference config: rkd_r152_1x1x16_200e_actnet. `:demo` and `:tiny` train all three on the
+embedded benchmark. Table 6 of the paper: `:distill=model` (the same teacher on low resolution) and
+`:distill=resolution` (a teacher like the student on high resolution).
 """
 
 from configs import supervised_actnet as supervised

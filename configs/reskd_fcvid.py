@@ -1,13 +1,21 @@
 """ResKD on FCVID: a ResNet-152 on 224 pixels teaches a ResNet-50 that sees 112. TSN, 16 frames, 200 epochs.
 
-    python main.py --config=configs/supervised_fcvid.py:backbone=resnet152 --workdir=runs/fcvid_teacher
+    python main.py --config=configs/supervised_fcvid.py:backbone=resnet152 --workdir=runs/fcvid_teacher \
+        --config.init.checkpoint=runs/imagenet_r152 --config.init.skip=fc/
     python main.py --config=configs/reskd_fcvid.py --config.method.teacher=runs/fcvid_teacher \
-        --workdir=runs/fcvid_reskd
+        --config.init.checkpoint=runs/imagenet_r50 --config.init.skip=fc/ --workdir=runs/fcvid_reskd
 
-Paper: Table 1. Reference config: rkd_r152_1x1x16_200e_fcvid. `--config.run=teacher,baseline,student` trains
-all three in one go; `:demo` and `:tiny` do so on the embedded benchmark. Table 6 of the paper:
-`:distill=model` (the same teacher on low resolution) and `:distill=resolution` (a teacher like the
-student on high resolution). The student starts from ImageNet weights, see `supervised_minik.py`.
+or all three in one go, each from its own ImageNet weights (the baseline from the student's):
+
+    for n in 50 152; do python -m effvid_jax.torch_import --backbone resnet$n --checkpoint resnet$n.pth \
+        --out runs/imagenet_r$n; done
+    python main.py --config=configs/reskd_fcvid.py --config.run=teacher,baseline,student \
+        --config.stages.teacher.init.checkpoint=runs/imagenet_r152 \
+        --config.init.checkpoint=runs/imagenet_r50 --config.init.skip=fc/ --workdir=runs/fcvid
+
+Paper: Table 1. Reference config: rkd_r152_1x1x16_200e_fcvid. `:demo` and `:tiny` train all three on the
+embedded benchmark. Table 6 of the paper: `:distill=model` (the same teacher on low resolution) and
+`:distill=resolution` (a teacher like the student on high resolution).
 """
 
 from configs import supervised_fcvid as supervised

@@ -24,7 +24,7 @@ from effvid_jax.errors import Interrupted, TrainingError, UserError
 from effvid_jax.methods import find_method
 from effvid_jax.signals import Signals
 from effvid_jax.start import bounds, lock, saved_config, workdirs
-from effvid_jax.start.runs import known_configs, prepare, stage_config, stage_names, trained
+from effvid_jax.start.runs import check_starts, known_configs, prepare, stage_config, stage_names, trained
 from effvid_jax.tasks import make_task
 
 # What jax says when another process does not answer: of its collectives, and of its coordination service.
@@ -201,6 +201,7 @@ def train(config, workdir: str, resume_anyway: bool = False) -> dict:
     if config.note:
         console.say(config.note)
     names = stage_names(config)
+    check_starts(config, names)
     stages = {name: stage_config(config, name, workdir) for name in names}
     check_stages(stages or {"": config})
     if config.init.step and len(names) > 1:

@@ -74,7 +74,9 @@ def defaults() -> ml_collections.ConfigDict:
         validation=dict(test_clips=0, test_crop="", test_short_side=0, test_crop_size=0, eval_batch_size=0),
     ))
     config.init = ml_collections.ConfigDict(dict(
-        checkpoint="",  # workdir whose weights to start from (ImageNet weights: torch_import)
+        # Workdir whose weights to start from (ImageNet weights: torch_import). In a run of stages all start
+        # from it for which `stages.<name>.init.checkpoint` names no other, or 'none'.
+        checkpoint="",
         skip="",  # regular expression of arrays to leave at their initial values
         step=0,  # checkpoint step to restore; 0 = the newest
     ))
@@ -169,10 +171,16 @@ def add_stages(config, **others) -> None:
     """Adds `config.stages`: for each other config the fields in which it differs from this one.
 
     Differences rather than whole configs, so that `--config.data.root=...` reaches every stage. The
-    dicts of `WHOLE` are replaced, not merged: their fields depend on the method or backbone.
+    dicts of `WHOLE` are replaced, not merged: their fields depend on the method or backbone. What a stage
+    starts from is always there, so that a command can name it.
     """
     for name, other in others.items():
-        config.stages[name] = _difference(config, other)
+        stage = _difference(config, other)
+        ours, theirs = config.init.checkpoint, other.init.checkpoint
+        if "init" not in stage:
+            stage.init = ml_collections.ConfigDict()
+        stage.init.checkpoint = "" if theirs == ours else theirs or "none"
+        config.stages[name] = stage
 
 
 def _difference(ours, other) -> ml_collections.ConfigDict:

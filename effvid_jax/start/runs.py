@@ -111,12 +111,39 @@ def stage_config(config, name: str, workdir: str) -> ml_collections.ConfigDict:
             if name_of_whole in changes.get("model", {}):
                 stage.model[name_of_whole] = ml_collections.ConfigDict()
         stage.update(changes)
-    if stage.init.checkpoint in config.stages:  # another stage of this run
-        stage.init.checkpoint = os.path.join(workdir, stage.init.checkpoint)
+    own, start = stage.init.get("checkpoint", ""), config.init.get("checkpoint", "")
+    start = "" if own == "none" else own or start
+    if start in config.stages:  # another stage of this run
+        start = os.path.join(workdir, start)
+    if "checkpoint" in config.init:  # else that is told later
+        stage.init.checkpoint = start
     for field, other in find_method(stage.method.name).Settings.workdirs.items():
         if not stage.method[field] and other in config.stages:
             stage.method[field] = os.path.join(workdir, other)
     return stage
+
+
+def check_starts(config, names) -> None:
+    """A start that is given to all stages fits those that have no other.
+
+    Args:
+        config: with its stages.
+        names: of the stages that are trained.
+
+    Raises:
+        UserError: a stage of another backbone than the config itself.
+    """
+    start, ours = config.init.get("checkpoint", ""), config.model.get("backbone", "")
+    if len(names) < 2 or not start or start in config.stages:
+        return
+    for name in names:
+        stage = config.stages.get(name, {})
+        theirs = stage.get("model", {}).get("backbone", ours)
+        if theirs != ours and not stage.get("init", {}).get("checkpoint"):
+            raise UserError(
+                f"config.init.checkpoint={start!r} is what all stages start from, but stage {name} trains "
+                f"{theirs!r}, not {ours!r}: give it weights of its own, "
+                f"--config.stages.{name}.init.checkpoint=DIR, or =none to train it from scratch.")
 
 
 def known_configs() -> list[str]:

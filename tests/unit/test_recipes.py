@@ -19,6 +19,7 @@ from effvid_jax.backbones import BACKBONES
 from effvid_jax.backbones.facts import FACTS
 from effvid_jax.errors import UserError
 from effvid_jax.methods import base
+from effvid_jax.start import runs
 from tests.test_cli import main, message
 
 
@@ -72,6 +73,26 @@ def test_the_families_without_a_small_member_are_few():
 def test_arguments_that_contradict_each_other(config, arg, words):
     with pytest.raises(UserError, match=words):
         config.get_config(arg)
+
+
+def test_every_stage_has_its_own_start():
+    """ImageNet weights of a ResNet-152 for the teacher, of a ResNet-50 for both others."""
+    config = reskd_minik.get_config()
+    names = ["teacher", "baseline", "student"]
+    config.init.checkpoint = "r50"
+    with pytest.raises(UserError, match="config.init.checkpoint='r50' .*stage teacher trains 'resnet152', not "
+                                        "'resnet50'.*--config.stages.teacher.init.checkpoint=DIR, or =none"):
+        runs.check_starts(config, names)
+    runs.check_starts(config, ["teacher"])  # alone: meant for it
+    config.stages.teacher.init.checkpoint = "r152"
+    runs.check_starts(config, names)
+    starts = [runs.stage_config(config, name, "w").init.checkpoint for name in names]
+    assert starts == ["r152", "r50", "r50"]
+    config.stages.baseline.init.checkpoint = "none"
+    assert runs.stage_config(config, "baseline", "w").init.checkpoint == ""
+    two = va_red2_minik.get_config("tiny")
+    assert [runs.stage_config(two, name, "w").init.checkpoint for name in ("static", "dynamic")] == [
+        "", "w/static"]
 
 
 def test_the_benchmark_is_not_written_among_somebodys_videos(tmp_path):
