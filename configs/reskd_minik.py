@@ -15,7 +15,8 @@ or all three in one go, each from its own ImageNet weights (the baseline from th
 
 Paper: Table 1. Reference config: rkd_r152_1x1x8_100e_minik. `:demo` and `:tiny` train all three on the
 embedded benchmark. Table 6 of the paper: `:distill=model` (the same teacher on low resolution) and
-`:distill=resolution` (a teacher like the student on high resolution).
+`:distill=resolution` (a teacher like the student on high resolution). Table 5: `:ablation=clip`, `frame` and
+`pixel`, 50 epochs each; weight and temperature of the first two are ours.
 """
 
 from configs import supervised_minik as supervised
@@ -23,7 +24,8 @@ from configs.recipes import base, reskd
 
 
 def get_config(arg: str = ""):
-    """Arguments: tiny, demo, backbone, teacher, resolution (of the student), distill."""
+    """Arguments: tiny, demo, backbone, teacher, resolution (of the student), distill, ablation."""
     args = base.parse_arg(arg, tiny=False, demo=False, backbone="resnet50", teacher="resnet152",
-                            resolution=112, distill="both")
+                            resolution=112, distill="both",
+                            ablation="")
     return reskd.reskd("minik", supervised.get_config, args, num_epochs=100)

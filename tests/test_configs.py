@@ -77,6 +77,21 @@ def test_recipes_are_the_released_ones():
     assert load("reskd_actnet").data.multi_label
 
 
+def test_table_5_is_an_argument():
+    """What is compared, with the weight, temperature and length that are ours."""
+    for arg, loss, weight in (("clip", "clip_kl", 1), ("frame", "frame_kl", 1), ("pixel", "feature", 100)):
+        for name in ("reskd_actnet", "reskd_minik", "reskd_fcvid", "reskd_sthv2"):
+            config = load(name, f"ablation={arg}")
+            method = config.method
+            assert (method.loss, method.weight, method.temperature) == (loss, weight, 2)
+            assert config.train.num_epochs == 50 and method.teacher_resolution == 224
+            assert arg == "pixel" or method.kl_mean == "row"
+            assert load(name, f"demo,ablation={arg}").method.loss == loss
+    pixel, plain = load("reskd_actnet", "ablation=pixel"), load("reskd_actnet")
+    pixel.train.num_epochs = 200.0
+    assert pixel.to_json_best_effort() == plain.to_json_best_effort(), "the released loss, trained shorter"
+
+
 def test_stages_are_the_supervised_configs():
     """A stage must equal the supervised config it stands for, field by field."""
     for name, arg, stage, other in [

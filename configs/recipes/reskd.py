@@ -11,6 +11,16 @@ from configs.recipes import base, embedded
 from effvid_jax.errors import UserError
 from effvid_jax.methods.reskd import Reskd
 
+# Table 5, from what a class score or a map is compared over. Its two KL forms have no code, and their weight,
+# temperature and mean are not known: ours are those of Knowledge Distillation (T = 2, times T^2, a mean over
+# rows), as the released KL of Video Swin has them but for its weight. Trained for 50 epochs: Table 5 ends at
+# 78.5 where 200 epochs give 80.0, and the released schedule files of RKD say 50.
+ABLATIONS = {
+    "clip": dict(loss="clip_kl", weight=1.0, temperature=2.0, kl_mean="row"),
+    "frame": dict(loss="frame_kl", weight=1.0, temperature=2.0, kl_mean="row"),
+    "pixel": dict(loss="feature", weight=100.0),
+}
+
 
 def supervised_tsn(dataset_name: str, backbone: str, resolution: int) -> ml_collections.ConfigDict:
     """Teachers and baselines on segments: SGD, 50 epochs, cosine per epoch, batch 8 x 8."""
@@ -31,12 +41,15 @@ def reskd(dataset_name: str, supervised, args, num_epochs: int, options=None):
     Args:
         dataset_name: key of `DATASETS`, or 'folder'.
         supervised: `get_config` of the supervised config of this data set.
-        args: parsed arguments: tiny, demo, backbone, teacher, resolution, distill.
+        args: parsed arguments: tiny, demo, backbone, teacher, resolution, distill, ablation.
         num_epochs: of the student.
         options: further fields of the student's backbone.
     """
     if args.distill not in ("both", "model", "resolution"):
         raise UserError(f"config argument distill={args.distill!r}: expected both, model or resolution.")
+    if args.ablation not in ("", *ABLATIONS):
+        raise UserError(f"config argument ablation={args.ablation!r}: expected one of "
+                        f"{', '.join(ABLATIONS)}.")
     if args.distill == "resolution":  # the teacher is like the student
         base.refuse(args, "distill=resolution", "teacher")
     teacher = args.backbone if args.distill == "resolution" else args.teacher
@@ -53,6 +66,9 @@ def reskd(dataset_name: str, supervised, args, num_epochs: int, options=None):
     config.model.options = ml_collections.ConfigDict(options or {})
     config.train.num_epochs = float(num_epochs)
     config.method = Reskd.Settings(teacher_resolution=high, teacher_clips=8).to_config()
+    if args.ablation:
+        config.method.update(ABLATIONS[args.ablation])
+        config.train.num_epochs = 50.0
     if dataset_name == "folder":
         config.method.teacher_clips = 0  # a teacher of the user's own classes: as it was trained
         folder(config, args, num_epochs=60.0)

@@ -65,6 +65,7 @@ def test_the_families_without_a_small_member_are_few():
     (supervised_minik, "resolution=-5", "resolution=-5: expected pixels"),
     (supervised_folder, "small,backbone=r3d18", r"unknown backbone 'r3d18'.*r3d_18"),
     (reskd_minik, "distill=resolution,teacher=resnet101", "teacher='resnet101' has no meaning with distill="),
+    (reskd_minik, "ablation=video", "ablation='video': expected one of clip, frame, pixel"),
     (va_red2_minik, "static,baseline=pruning", "baseline='pruning' has no meaning with static"),
     (va_red2_minik, "static,from_static", "from_static=True has no meaning with static"),
     (va_red2_minik, "baseline=cgnet,search_space=3", "search_space=3 has no meaning with baseline=cgnet"),
@@ -80,7 +81,7 @@ def test_every_stage_has_its_own_start():
     config = reskd_minik.get_config()
     names = ["teacher", "baseline", "student"]
     config.init.checkpoint = "r50"
-    with pytest.raises(UserError, match="config.init.checkpoint='r50' .*stage teacher trains 'resnet152', not "
+    with pytest.raises(UserError, match="config.init.checkpoint='r50' .*teacher trains 'resnet152', not "
                                         "'resnet50'.*--config.stages.teacher.init.checkpoint=DIR, or =none"):
         runs.check_starts(config, names)
     runs.check_starts(config, ["teacher"])  # alone: meant for it
