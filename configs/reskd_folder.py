@@ -14,8 +14,7 @@ from configs.recipes import base, reskd
 def get_config(arg: str = ""):
     """Arguments: tiny, demo, small, backbone, teacher, resolution (of the student), distill, ablation."""
     args = base.parse_arg(arg, tiny=False, demo=False, small=False, backbone="tsm_resnet50",
-                            teacher="tsm_resnet50", resolution=112, distill="both",
-                            ablation="")
+                            teacher="tsm_resnet50", resolution=112, distill="both", ablation="")
     size = "small," if args.small else ""
     config = reskd.reskd("folder", lambda a: supervised.get_config(size + a), args, num_epochs=60,
                           options=dict(consensus="features"))

@@ -24,8 +24,7 @@ from configs.recipes import base, reskd
 
 
 def get_config(arg: str = ""):
-    """Arguments: tiny, demo, backbone, teacher, resolution (of the student), distill, ablation."""
+    """Arguments: tiny, demo, backbone, teacher, resolution (of the student), distill, ablation, devices."""
     args = base.parse_arg(arg, tiny=False, demo=False, backbone="resnet50", teacher="resnet152",
-                            resolution=112, distill="both",
-                            ablation="")
+                            resolution=112, distill="both", ablation="", devices=0)
     return reskd.reskd("minik", supervised.get_config, args, num_epochs=100)

@@ -18,9 +18,8 @@ from configs.recipes import base, reskd
 
 
 def get_config(arg: str = ""):
-    """Arguments: tiny, demo, backbone, teacher, resolution (of the student), distill, ablation."""
+    """Arguments: tiny, demo, backbone, teacher, resolution (of the student), distill, ablation, devices."""
     args = base.parse_arg(arg, tiny=False, demo=False, backbone="tsm_resnet50",
-                            teacher="tsm_resnet50", resolution=112, distill="both",
-                            ablation="")
+                            teacher="tsm_resnet50", resolution=112, distill="both", ablation="", devices=0)
     return reskd.reskd("sthv2", supervised.get_config, args, num_epochs=100,
                         options=dict(consensus="features"))

@@ -13,6 +13,7 @@ from configs.recipes import base, embedded, reskd
 
 
 def get_config(arg: str = ""):
-    """Arguments: tiny, demo, backbone, resolution."""
-    args = base.parse_arg(arg, tiny=False, demo=False, backbone="resnet50", resolution=224)
-    return embedded.finish(reskd.supervised_tsn("fcvid", args.backbone, args.resolution), args)
+    """Arguments: tiny, demo, backbone, resolution, devices."""
+    args = base.parse_arg(arg, tiny=False, demo=False, backbone="resnet50", resolution=224, devices=0)
+    config = reskd.supervised_tsn("fcvid", args.backbone, args.resolution)
+    return base.on_devices(embedded.finish(config, args), args)

@@ -13,11 +13,11 @@ from configs.recipes import base, embedded, reskd
 
 
 def get_config(arg: str = ""):
-    """Arguments: tiny, demo, backbone, resolution."""
-    args = base.parse_arg(arg, tiny=False, demo=False, backbone="tsm_resnet50", resolution=224)
+    """Arguments: tiny, demo, backbone, resolution, devices."""
+    args = base.parse_arg(arg, tiny=False, demo=False, backbone="tsm_resnet50", resolution=224, devices=0)
     config = reskd.supervised_tsn("sthv2", args.backbone, args.resolution)
     config.data.update(dict(
         batch_size=96, twice_sample=True, test_crop="three",
         test_crop_size=config.data.test_short_side))
     config.optim.update(dict(lr=0.0075, weight_decay=5e-4, groups="tsm", clip_norm=20.0))
-    return embedded.finish(config, args)
+    return base.on_devices(embedded.finish(config, args), args)

@@ -92,6 +92,24 @@ def test_table_5_is_an_argument():
     assert pixel.to_json_best_effort() == plain.to_json_best_effort(), "the released loss, trained shorter"
 
 
+@pytest.mark.parametrize("name", ["supervised_actnet", "supervised_sthv2", "reskd_minik", "reskd_sthv2"])
+@pytest.mark.parametrize("devices", [1, 2, 8])
+def test_fewer_devices_keep_what_an_update_and_a_statistic_are_made_of(name, devices):
+    whole = load(name)
+    config = load(name, f"devices={devices}")
+    stages = ["student", *config.stages]
+    for ours, theirs in ((runs.stage_config(c, stage, "w") for c in (config, whole)) for stage in stages):
+        assert ours.data.batch_size * ours.optim.accumulate == theirs.data.batch_size, "clips of an update"
+        assert ours.data.batch_size / ours.model.bn_groups == theirs.data.batch_size / 8, "of a statistic"
+        assert ours.data.batch_size // devices == (12 if theirs.data.batch_size == 96 else 8)
+        assert not ours.data.eval_batch_size % devices
+        assert ours.train.checkpoint_every_steps == theirs.train.checkpoint_every_steps * 8 / devices
+        for same in ("lr", "weight_decay", "clip_norm", "schedule"):
+            assert ours.optim[same] == theirs.optim[same]
+        if ours.method.name == "reskd":
+            assert ours.method.teacher_clips == 8 and not ours.data.batch_size % 8
+
+
 def test_stages_are_the_supervised_configs():
     """A stage must equal the supervised config it stands for, field by field."""
     for name, arg, stage, other in [

@@ -164,6 +164,39 @@ def pixels(config, resolution: int) -> None:
                             test_crop_size=resolution, snap_side=SNAP_SIDES.get(resolution, 0)))
 
 
+DEVICES = 8  # of the released recipes: a batch is 8 clips (TSM: 12, Swin: 8 or 4) on each of 8 GPUs
+
+
+def on_devices(config, args) -> ml_collections.ConfigDict:
+    """The recipe of 8 devices on fewer (argument `devices`; 0: as it is), updates made of the same clips.
+
+    A step takes the clips of so many devices, and gradients add up until they are those of the recipe's
+    batch; batch statistics are of as many clips as a device of the recipe has, so are the teacher's. Lengths
+    in epochs, learning rates and crops stay, those in steps grow. What differs: running statistics move
+    8 / `devices` times an update instead of once, and dropout draws other numbers.
+
+    Raises:
+        UserError: a number that does not divide 8, or a form that has batches of its own.
+    """
+    number = args.get("devices", 0)
+    if not number:
+        return config
+    for size in ("tiny", "demo", "small"):
+        if args.get(size):
+            refuse(args, size, "devices")
+    if number < 1 or DEVICES % number:
+        raise UserError(f"config argument devices={number}: expected 1, 2, 4 or 8, as many as there are.")
+    parts, data, train = DEVICES // number, config.data, config.train
+    data.batch_size //= parts
+    data.eval_batch_size = max(number, data.eval_batch_size // parts)
+    train.validation.eval_batch_size //= parts
+    config.optim.accumulate *= parts
+    config.model.bn_groups = number
+    train.update(dict(log_every_steps=train.log_every_steps * parts,
+                      checkpoint_every_steps=train.checkpoint_every_steps * parts))
+    return config
+
+
 WHOLE = ("method", "options", "exits")
 
 

@@ -41,7 +41,7 @@ def reskd(dataset_name: str, supervised, args, num_epochs: int, options=None):
     Args:
         dataset_name: key of `DATASETS`, or 'folder'.
         supervised: `get_config` of the supervised config of this data set.
-        args: parsed arguments: tiny, demo, backbone, teacher, resolution, distill, ablation.
+        args: parsed arguments: tiny, demo, backbone, teacher, resolution, distill, ablation, devices.
         num_epochs: of the student.
         options: further fields of the student's backbone.
     """
@@ -55,6 +55,8 @@ def reskd(dataset_name: str, supervised, args, num_epochs: int, options=None):
     teacher = args.backbone if args.distill == "resolution" else args.teacher
     high = args.resolution if args.distill == "model" else 224
     size = "tiny," if args.tiny else "demo," if args.demo else ""
+    if args.get("devices"):
+        size += f"devices={args.devices},"
     teacher_config = supervised(f"{size}backbone={teacher},resolution={high}")
     baseline_config = supervised(f"{size}backbone={args.backbone},resolution={args.resolution}")
 
@@ -74,9 +76,9 @@ def reskd(dataset_name: str, supervised, args, num_epochs: int, options=None):
         folder(config, args, num_epochs=60.0)
         if args.small:
             embed(config, args)
-    embedded.finish(config, args, embed)
+    base.on_devices(embedded.finish(config, args, embed), args)
     base.add_stages(config, teacher=teacher_config, baseline=baseline_config)
-    if size:
+    if args.tiny or args.demo:
         config.run = "teacher,baseline,student"
     return config
 
