@@ -35,8 +35,15 @@ def supervised_tsn(dataset_name: str, backbone: str, resolution: int) -> ml_coll
     return config
 
 
-def reskd(dataset_name: str, supervised, args, num_epochs: int, options=None):
-    """The ResKD recipe on segments, with its teacher and baseline as stages.
+def embed(config, args) -> None:
+    """What smaller clips change of the method: those of the teacher, which is trained in the same run."""
+    del args
+    config.method.teacher_clips = 0
+    config.method.teacher_resolution = embedded.small(config.method.teacher_resolution)
+
+
+def reskd(dataset_name: str, supervised, args, num_epochs: int, options=None, student=None, embed=embed):
+    """The ResKD recipe, with its teacher and baseline as stages.
 
     Args:
         dataset_name: key of `DATASETS`, or 'folder'.
@@ -44,10 +51,12 @@ def reskd(dataset_name: str, supervised, args, num_epochs: int, options=None):
         args: parsed arguments: tiny, demo, backbone, teacher, resolution, distill, ablation, devices.
         num_epochs: of the student.
         options: further fields of the student's backbone.
+        student: (config, args, side of the clips) -> None: what is not as for segments.
+        embed: see `embedded.finish`.
     """
     if args.distill not in ("both", "model", "resolution"):
         raise UserError(f"config argument distill={args.distill!r}: expected both, model or resolution.")
-    if args.ablation not in ("", *ABLATIONS):
+    if args.get("ablation", "") not in ("", *ABLATIONS):
         raise UserError(f"config argument ablation={args.ablation!r}: expected one of "
                         f"{', '.join(ABLATIONS)}.")
     if args.distill == "resolution":  # the teacher is like the student
@@ -68,7 +77,9 @@ def reskd(dataset_name: str, supervised, args, num_epochs: int, options=None):
     config.model.options = ml_collections.ConfigDict(options or {})
     config.train.num_epochs = float(num_epochs)
     config.method = Reskd.Settings(teacher_resolution=high, teacher_clips=8).to_config()
-    if args.ablation:
+    if student is not None:
+        student(config, args, high)
+    if args.get("ablation"):
         config.method.update(ABLATIONS[args.ablation])
         config.train.num_epochs = 50.0
     if dataset_name == "folder":
@@ -81,13 +92,6 @@ def reskd(dataset_name: str, supervised, args, num_epochs: int, options=None):
     if args.tiny or args.demo:
         config.run = "teacher,baseline,student"
     return config
-
-
-def embed(config, args) -> None:
-    """What smaller clips change of the method: those of the teacher, which is trained in the same run."""
-    del args
-    config.method.teacher_clips = 0
-    config.method.teacher_resolution = embedded.small(config.method.teacher_resolution)
 
 
 def folder(config, args, num_epochs: float = 30.0) -> ml_collections.ConfigDict:

@@ -67,7 +67,8 @@ class Reskd(base.Method):
 
         workdirs: ClassVar = {"teacher": "teacher"}
         training_only: ClassVar = ("teacher", "teacher_resolution", "loss", "weight", "temperature",
-                                   "kl_mean", "teacher_bn", "teacher_clips", "teacher_dtype")
+                                   "kl_mean", "teacher_bn", "teacher_clips", "teacher_dtype",
+                                   "teacher_drop_path")
 
         teacher: str = ""  # workdir of the trained or imported teacher
         teacher_resolution: int = 224  # Table 6, "model distillation": the student's
@@ -80,9 +81,13 @@ class Reskd(base.Method):
         # was saved with (its config.model.bn_groups, --bn_groups of an imported one)
         teacher_dtype: str = ""  # float32 | bfloat16: what it computes in; "": what it was saved with
 
-        bounds: ClassVar = {"teacher_resolution": Field.integer(0, 2**14), "weight": Field.number(0, 1e9),
-                            "teacher_clips": Field.integer(0, 2**20),
-                            "temperature": Field.number(above=0, most=1e6)}
+        teacher_drop_path: float = -1.0  # stochastic depth of a Swin while it teaches (it is in training
+        # mode, too); -1: as it was trained. The released Swin-B was trained with 0.2 and teaches with 0.1
+
+        bounds: ClassVar = {
+            "teacher_resolution": Field.integer(0, 2**14), "weight": Field.number(0, 1e9),
+            "teacher_clips": Field.integer(0, 2**20), "temperature": Field.number(above=0, most=1e6),
+            "teacher_drop_path": Field.number(-1, below=1)}
 
         def check(self, config):
             """Raises UserError for an unknown loss or mode, or a batch that is not of whole groups."""
@@ -95,6 +100,15 @@ class Reskd(base.Method):
                     f"many clips of a batch share statistics in the teacher (8 in the reference). Choose a "
                     f"multiple of {clips} as batch, or 0: the parts that the teacher was saved with.")
 
+        def teaching(self, model):
+            """`config.model` of a teacher as it was trained -> as it teaches."""
+            model = model.copy_and_resolve_references()
+            model.dtype = self.teacher_dtype or model.dtype
+            if self.teacher_drop_path >= 0:
+                with model.unlocked():
+                    model.options.drop_path = self.teacher_drop_path
+            return model
+
     def __init__(self, config, task, networks=None):
         super().__init__(config, task)
         if self.settings.loss != "feature" and not task.class_scores:
@@ -102,8 +116,7 @@ class Reskd(base.Method):
                              f"this task does not have: 'feature' does without.")
         if networks is None:
             saved, variables = load_teacher(self.settings, task.class_names)
-            model = saved.model.copy_and_resolve_references()
-            model.dtype = self.settings.teacher_dtype or model.dtype
+            model = self.settings.teaching(saved.model)
             if model.dtype != config.model.dtype:
                 console.say(f"the teacher computes in {model.dtype}, the student in {config.model.dtype}: "
                             f"--config.method.teacher_dtype={config.model.dtype} makes them equal")
@@ -136,7 +149,9 @@ class Reskd(base.Method):
         if "teacher" not in others:
             return
         task, teacher, data = make_task(config, ("some class", "another")), others["teacher"], config.data
-        networks = [base.build_backbone(c.model, task.num_outputs) for c in (config, teacher)]
+        settings = cls.Settings.read(config.method)
+        networks = [base.build_backbone(model, task.num_outputs)
+                    for model in (config.model, settings.teaching(teacher.model))]
         sides = [config.model.resolution or data.crop, teacher.model.resolution or teacher.data.crop]
         (params, stats), (frozen_params, frozen_stats) = (
             jax.eval_shape(lambda net=net, side=side: base.init_backbone(
