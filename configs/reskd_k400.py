@@ -13,8 +13,8 @@ and with Swins, each from its own ImageNet weights (`supervised_k400.py` has the
 
 Paper: Table 3. Reference configs: rkd_slowonly_8x8x1_150e_k400 (features, weight 100) and
 rkd_swins_32x2x1_60e_k400 (class scores at every position, weight 200, T = 2; AdamW, 16 batches of 32 an
-update). 30 views (SlowOnly) and 12 (Swin) at the end. `:demo` and `:tiny` train teacher, baseline and student on the
-embedded benchmark.
+update). 30 views (SlowOnly) and 12 (Swin) at the end. `:demo` and `:tiny` train teacher, baseline and student
+on the embedded benchmark.
 """
 
 from configs import supervised_k400 as supervised

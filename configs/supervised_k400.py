@@ -10,8 +10,8 @@
 `:backbone=swin3d_b` is the teacher of Video Swin (from ImageNet-22k weights), `:backbone=swin3d_s` its
 student's baselines, imported likewise. Reference configs: slowonly_r50_8x8x1_150e_k400,
 slowonly_r50_112p_8x8x1_150e_k400, swin_base_32x2x1_50e_k400, swin_small_32x2x1_30e_k400 and
-swin_small_112p_32x2x1_30e_k400. One centre crop is evaluated while training, 30 (SlowOnly) and 12 views (Swin)
-at the end. One accelerator: `:devices=1`, and `--config.model.remat=block` where a Swin does not fit.
+swin_small_112p_32x2x1_30e_k400. One centre crop is evaluated while training, 30 views (SlowOnly) and 12
+(Swin) at the end. One accelerator: `:devices=1`, and `--config.model.remat=block` where a Swin does not fit.
 """
 
 from configs.recipes import base, kinetics

@@ -16,7 +16,8 @@ SLOW = {  # what the three SlowOnly configs share
     "data.sampling": "dense", "data.num_frames": 8, "data.frame_interval": 8,
     "data.train_crop": "random_resized", "data.test_clips": 10, "data.test_crop": "three",
     "data.batch_size": 64, "optim.accumulate": 1, "optim.name": "sgd", "optim.lr": 0.01,
-    "optim.momentum": 0.9, "optim.weight_decay": 1e-4, "optim.clip_norm": 40, "optim.groups": "single", "optim.schedule": "step",
+    "optim.momentum": 0.9, "optim.weight_decay": 1e-4, "optim.clip_norm": 40,
+    "optim.groups": "single", "optim.schedule": "step",
     "optim.milestones": (90, 130), "optim.warmup_epochs": 10, "optim.warmup_ratio": 0.1,
     "train.num_epochs": 150, "model.backbone": "slowonly_resnet50", "model.dropout": 0.5,
     "model.dtype": "float32", "model.options": {}}
