@@ -16,8 +16,8 @@ def recipe(dataset_name: str, arg: str, **defaults):
     """The config of one data set.
 
     Arguments: tiny, demo, backbone (msdnet_38, resnet50, resnet101, resnet18, ...), scheme (depth, input,
-    permuted, unified), frames (8, 16), shift (online, offline, none), and `split` where a data set has
-    several.
+    permuted, unified, unified6), frames (8, 16), shift (online, offline, none), and `split` where a data
+    set has several.
     """
     args = base.parse_arg(
         arg, tiny=False, demo=False, backbone="resnet50", scheme="unified", frames=16,
@@ -34,13 +34,15 @@ def recipe(dataset_name: str, arg: str, **defaults):
     config.model.dropout = 0.8 if small else 0.5
     config.model.exits = ml_collections.ConfigDict(dict(
         frames=args.frames,
-        scheme=args.scheme,  # depth | input | permuted | unified: panels a-d of the paper's figure
+        # depth | input | permuted | unified: panels a-d of the paper's figure | unified6: panel d at five
+        # depths as drawn, which gives a ResNet six checkpoints (stem and four stages) instead of four
+        scheme=args.scheme,
         route=(),  # by hand: ((frames, depth), ...); (): the scheme's
         order=(),  # by hand: frames in the order they are consumed; (): the scheme's
         groups=0,  # groups of frames that a shift does not leave; 0: the scheme's (1 or 2)
         shift=args.shift,  # online (the paper) | offline (two-sided, for comparison) | none
         shift_div=8,  # 1/8 of the channels: TSM's; the paper does not say
-        stages=(),  # backbone stage behind each depth; (): MSDNet's exits, or the last three
+        stages=(),  # backbone stage behind each depth, 0 the stem; (): MSDNet's exits, or the last three
         width=2048,  # of exits before the last; ours, fits the paper's parameters
         share_heads=False,  # one classifier a depth instead of one a checkpoint (as drawn)
         classifier_std=0.001,
@@ -71,4 +73,8 @@ def embed(config, args) -> None:
             "each other only.")
     config.data.calib_share = 0.15
     config.model.exits.update(dict(frames=config.data.num_frames, width=64, classifier_std=0.1))
+    options = config.model.options
+    if args.scheme == "unified6" and len(options.get("stage_sizes", ())) == 3:  # of the small ResNets
+        options.update(dict(stage_sizes=(*options.stage_sizes, options.stage_sizes[-1]),
+                            stage_strides=(*options.stage_strides, 1)))
     config.method.calibration_videos = 500

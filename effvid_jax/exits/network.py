@@ -39,7 +39,7 @@ class ExitNet(nn.Module):
         route: checkpoints, see `effvid_jax.exits.routes`.
         order: order in which frames are consumed; positions of a route count in it.
         group: frames of a group, as in the backbone's `shifts.OnlineShift`; 0: all.
-        exit_stages: stage of the backbone behind each depth, from depth 1 on.
+        exit_stages: stage of the backbone behind each depth, from depth 1 on; 0 is the stem.
         exit_width: channels that exits before the last are lifted to; 0: no lift.
         share_heads: one linear classifier a depth instead of one a checkpoint.
         dropout: rate before the classifiers.
@@ -166,12 +166,15 @@ def make_exit_net(exits, make_backbone, num_classes: int, **options) -> ExitNet:
     frames = exits.frames
     plain = make_backbone()
     stages = tuple(exits.stages)
-    if not stages:  # every exit of its own, or the last three stages
-        first = 1 if hasattr(plain, "pool_exit") else max(1, plain.num_stages - 2)
+    own = hasattr(plain, "pool_exit")
+    if not stages:  # every exit of its own, or the last three stages; for the figure's route all and the stem
+        figure = exits.scheme == "unified6" and not exits.route
+        first = 1 if own else 0 if figure else max(1, plain.num_stages - 2)
         stages = tuple(range(first, plain.num_stages + 1))
-    if sorted(set(stages)) != list(stages) or stages[0] < 1 or stages[-1] != plain.num_stages:
-        raise UserError(f"config.model.exits.stages={stages}: expected stages of the backbone in "
-                         f"order, ending with the last, {plain.num_stages}.")
+    if sorted(set(stages)) != list(stages) or stages[0] < own or stages[-1] != plain.num_stages:
+        raise UserError(f"config.model.exits.stages={stages}: expected stages of the backbone in order, from "
+                         f"{int(own)}{'' if own else ' (the stem)'}, ending with the last, "
+                         f"{plain.num_stages}.")
     if exits.route:
         route = routes.check_route(exits.route, frames, len(stages))
     else:

@@ -9,9 +9,12 @@ are new there and which depths they and the earlier frames run through.
     input         (1,5)(2,5)(4,5)(8,5)                   natural            ... (16,5)
     permuted      as 'input'                             two groups         as 'input'
     unified       (2,1)(2,2)(4,3)(4,4)(4,5)(8,5)         two groups         (4,1)(4,2)(8,3)(8,4)(8,5)(16,5)
+    unified6      as 'unified'                           two groups         as 'unified'
 
 The 8-frame lists and the order are drawn in the paper; those for 16 frames and for other numbers of
-depths scale them (ours). Two groups are the Thue-Morse split: each has one frame of every pair.
+depths scale them (ours). 'unified6' is 'unified' where it must be the six checkpoints of the figure: a
+network whose usual exits lie at fewer depths gets one a stage, the stem included (`network.py`). Two groups
+are the Thue-Morse split: each has one frame of every pair.
 """
 
 from __future__ import annotations
@@ -21,7 +24,8 @@ from typing import NamedTuple
 
 from effvid_jax.errors import UserError
 
-SCHEMES = ("depth", "input", "permuted", "unified")
+SCHEMES = ("depth", "input", "permuted", "unified", "unified6")
+FIGURE_DEPTHS = 5  # rows of the figure's grid
 
 
 class Checkpoint(NamedTuple):
@@ -57,7 +61,7 @@ def scheme_route(scheme: str, num_frames: int, num_depths: int) -> tuple[Checkpo
     """The route of a named scheme.
 
     Raises:
-        UserError: unknown scheme, or too few frames for it.
+        UserError: unknown scheme, or too few frames or depths for it.
     """
     t, d = num_frames, num_depths
     if scheme not in SCHEMES:
@@ -69,8 +73,13 @@ def scheme_route(scheme: str, num_frames: int, num_depths: int) -> tuple[Checkpo
         while counts[0] > 1:
             counts.insert(0, counts[0] // 2)
         return tuple(Checkpoint(n, d) for n in counts)
+    if scheme == "unified6" and d != FIGURE_DEPTHS:
+        raise UserError(
+            f"config.model.exits.scheme='unified6' has checkpoints at {FIGURE_DEPTHS} depths; this network "
+            f"exits at {d}: give {FIGURE_DEPTHS} stages in config.model.exits.stages (0 is the stem), or use "
+            f"scheme='unified', which fits any number of depths.")
     if t < 4 or t % 4:
-        raise UserError(f"config.method.scheme='unified' needs a multiple of 4 frames, not {t}: set "
+        raise UserError(f"config.method.scheme={scheme!r} needs a multiple of 4 frames, not {t}: set "
                          f"config.data.num_frames, or give config.method.route.")
     shallow = max(1, round(2 * d / 5))  # 2 of 5 depths on a quarter of the frames
     return (*(Checkpoint(t // 4, k) for k in range(1, min(shallow, d - 1) + 1)),

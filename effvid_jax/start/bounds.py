@@ -40,7 +40,7 @@ FIELDS: dict[str, Field] = {
     "model.exits.route": Field.many(Field.many(Field.integer(0, 256))),
     "model.exits.order": Field.many(Field.integer(0, 256)), "model.exits.groups": Field.integer(0, 256),
     "model.exits.shift": Field.choice("online", "offline", "none"),
-    "model.exits.shift_div": Field.integer(1, 2**14), "model.exits.stages": Field.many(Field.integer(1, 256)),
+    "model.exits.shift_div": Field.integer(1, 2**14), "model.exits.stages": Field.many(Field.integer(0, 256)),
     "model.exits.width": Field.integer(0, 2**16), "model.exits.share_heads": Field.flag(),
     "model.exits.classifier_std": Field.number(0, 1e3),
     "method.name": Field.text(),

@@ -7,8 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import dynamic_k400
 from effvid_jax.backbones import make_backbone, shifts
+from effvid_jax.errors import UserError
 from effvid_jax.exits import network, routes
+from effvid_jax.methods import base
 from tests.drawn import draw
 
 NETWORKS = {
@@ -20,8 +23,9 @@ NETWORKS = {
 }
 
 
-def build(name, route, order, group, shift="online"):
-    options, stages, side = NETWORKS[name]
+def build(name, route, order, group, shift="online", stages=()):
+    options, usual, side = NETWORKS[name]
+    stages = stages or usual
     kinds = {"online": partial(shifts.OnlineShift, group=group), "offline": shifts.temporal_shift,
              "none": None}
     backbone = make_backbone(name, num_classes=5, shift=kinds[shift], **options)
@@ -42,16 +46,18 @@ def progressive(model, variables, clip):
     return jnp.stack(found, axis=1)
 
 
-def depths(name):
-    return len(NETWORKS[name][1])
-
-
 @pytest.mark.parametrize("scheme", routes.SCHEMES)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_progressive_equals_dense(name, scheme):
-    route, order = routes.scheme_route(scheme, 8, depths(name)), routes.frame_order(8, scheme)
+    stages = NETWORKS[name][1]
+    if scheme == "unified6":  # the figure's five depths
+        if name == "resnet18":
+            pytest.skip("stem and three stages are four depths")
+        stages = (0, 1, 2, 3, 4) if name == "resnet50" else stages
+    route, order = routes.scheme_route(scheme, 8, len(stages)), routes.frame_order(8, scheme)
     group = 8 if scheme in ("depth", "input") else 4
-    model, variables, clip = build(name, route, order, group)
+    model, variables, clip = build(name, route, order, group, stages=stages)
+    assert scheme != "unified6" or len(model.route) == 6
     dense = jax.jit(model.apply)(variables, clip)[1]["checkpoints"]
     found = progressive(model, variables, clip)
     print(name, scheme, "largest difference", float(jnp.abs(found - dense).max()), "of",
@@ -97,6 +103,22 @@ def test_routes_of_the_paper():
     assert routes.scheme_route("input", 16, 5) == ((1, 5), (2, 5), (4, 5), (8, 5), (16, 5))
     assert routes.scheme_route("depth", 16, 3) == ((16, 1), (16, 2), (16, 3))
     assert routes.scheme_route("unified", 8, 3) == ((2, 1), (4, 2), (4, 3), (8, 3))
+    assert routes.scheme_route("unified6", 16, 5) == routes.scheme_route("unified", 16, 5)
+    for given in (3, 6):
+        with pytest.raises(UserError, match="unified6' has checkpoints at 5 depths; this network exits at"):
+            routes.scheme_route("unified6", 8, given)
+
+
+@pytest.mark.parametrize("backbone", ["resnet50", "resnet101", "msdnet_38"])
+@pytest.mark.parametrize("size", ["", "tiny,", "demo,"])
+def test_six_checkpoints_as_the_figure_draws(backbone, size):
+    """Of published networks and of their small members; ResNets exit after the stem, too."""
+    config = dynamic_k400.get_config(f"{size}backbone={backbone},scheme=unified6")
+    model = base.build_backbone(config.model, 16)
+    t = config.data.num_frames
+    assert model.route == ((t // 4, 1), (t // 4, 2), (t // 2, 3), (t // 2, 4), (t // 2, 5), (t, 5))
+    assert model.exit_stages == ((1, 2, 3, 4, 5) if "msdnet" in backbone else (0, 1, 2, 3, 4))
+    assert len(base.build_backbone(dynamic_k400.get_config(f"{size}backbone=resnet50").model, 16).route) == 4
 
 
 @pytest.mark.parametrize("call, message", [
