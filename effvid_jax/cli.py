@@ -84,8 +84,8 @@ def whole_number(variable: str) -> int:
     return int(text)
 
 
-def parse_flags(argv):
-    """absl's flag parsing, with errors of configs as messages.
+def parse_flags(argv, values=None):
+    """absl's flag parsing, with errors of configs as messages; into `values`, the global flags by default.
 
     Fields of the config (`--config.a.b=c`) may stand before it. Without `--config` they change, for
     everything but training, what was saved with the run in `--workdir`.
@@ -98,7 +98,7 @@ def parse_flags(argv):
     if file is not None and not os.path.isfile(file):
         raise UserError(f"--config={file} is no file. Configs: {', '.join(known_configs())}.")
     try:
-        return flags.FLAGS(sys.argv)
+        return (flags.FLAGS if values is None else values)(sys.argv)
     except flags.Error as error:
         raise UserError(_wrong_value(error) or _last_words(error)) from error
     except (AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError, ImportError) as error:
@@ -352,6 +352,17 @@ def export(config, workdir: str, overrides=()) -> dict:
     config, stage = trained(config, workdir)
     workdirs.check_overrides(config, stage, _of_stage(overrides, stage))
     return exporting.export(config, stage, os.path.join(workdir, "export"))
+
+
+def freeze(config, workdir: str, out: str | None, overrides=(), **options) -> dict:
+    """The trained network with constant gates made static, as a workdir `out`; `overrides` as for `eval`."""
+    from effvid_jax import freeze as freezing
+
+    if not out:
+        raise UserError("--mode=freeze needs --out=DIR, the workdir of the frozen network.")
+    config, stage = trained(config, workdir)
+    workdirs.check_overrides(config, stage, _of_stage(overrides, stage))
+    return freezing.freeze(config, stage, os.path.abspath(out), **options)
 
 
 def gather_stages(workdir: str, names: list[str], final: dict) -> None:
