@@ -24,7 +24,7 @@ FIELDS = {
     "test_clips": Field.integer(1, 10**4), "twice_sample": Field.flag(),
     "short_side": _SIDE, "train_crop": Field.choice("multi_scale", "random_resized", "center"),
     "crop": _SIDE, "snap_side": Field.integer(0, 2**14), "flip": Field.flag(), "test_short_side": _SIDE,
-    "test_crop": Field.choice("center", "three"), "test_crop_size": _SIDE,
+    "test_crop": Field.choice("center", "three"), "test_crop_size": _SIDE, "quality": Field.integer(0, 2**14),
     "batch_size": _BATCH, "eval_batch_size": _BATCH, "views_per_pass": Field.integer(0, 10**5),
     "seed": Field.integer(0, 2**32 - 1),
     "num_threads": Field.integer(0, 1024), "num_workers": Field.integer(0, 1024),
@@ -87,6 +87,7 @@ class Options:
     views_per_pass: int = 0
     train_root: str = ""
     val_root: str = ""
+    quality: int = 0
 
 
 def plain_options(config) -> Options:
@@ -155,6 +156,11 @@ def check_options(options: Options, process_count: int = 1) -> None:
             raise DataError(f"data.{size}={crop} is larger than data.{side}={short}, the short "
                             f"side of the frames it is cut from. Raise data.{side} or lower "
                             f"data.{size}.")
+    for size in ("crop", "test_crop_size"):
+        if options.quality and options.quality >= getattr(options, size):
+            raise DataError(f"data.quality={options.quality} is the side in pixels that clips of data.{size}="
+                            f"{getattr(options, size)} are shrunk to before they are enlarged again: "
+                            f"expected less than that, or 0 for clips as they are.")
     if options.test_crop == "three" and options.test_crop_size != options.test_short_side:
         raise DataError(
             f"data.test_crop='three' takes three crops along the long side, so the crop must fill "

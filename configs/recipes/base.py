@@ -42,6 +42,7 @@ def defaults() -> ml_collections.ConfigDict:
         crop=224, flip=True,
         snap_side=0,  # sides of a multi-scale crop within 2 pixels of this become it; 0: of `crop`
         test_short_side=256, test_crop="center", test_crop_size=224,  # center | three
+        quality=0,  # side that clips are shrunk to and enlarged again from: fewer details, as many pixels
         batch_size=64, eval_batch_size=64,  # global; the reference has 8 GPUs x 8 clips
         views_per_pass=0,  # evaluation: views of a video that go through the network at a time; 0: all
         seed=0, num_threads=16, num_workers=0, prefetch=8,

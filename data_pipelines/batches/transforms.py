@@ -41,6 +41,12 @@ def small_frame(short_side: int, frame_HWC: np.ndarray) -> np.ndarray:
     return resize_short_side(frame_HWC[None], short_side)[0]
 
 
+def lower_quality(frames_THWC: np.ndarray, side: int) -> np.ndarray:
+    """Frames with the detail of `side` x `side` pixels in their own size: shrunk, then enlarged; 0: as is."""
+    height, width = frames_THWC.shape[1:3]
+    return resize(resize(frames_THWC, side, side), height, width) if side else frames_THWC
+
+
 def crop(frames_THWC: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
     """Cuts the same box out of every frame (a view)."""
     left, top, width, height = box
@@ -109,7 +115,7 @@ def normalize(frames: np.ndarray, mean=MEAN_RGB, std=STD_RGB) -> np.ndarray:
 
 
 def augment_train(options, frames_THWC: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Short side → crop → (crop, crop) → flip, with one decision for all frames of the clip."""
+    """Short side → crop → (crop, crop) → quality → flip, with one decision for all frames of the clip."""
     frames = resize_short_side(frames_THWC, options.short_side)
     height, width = frames.shape[1:3]
     if options.train_crop == "multi_scale":
@@ -118,19 +124,21 @@ def augment_train(options, frames_THWC: np.ndarray, rng: np.random.Generator) ->
         box = random_resized_box(height, width, rng)
     else:
         box = center_box(height, width, options.crop)
-    frames = resize(crop(frames, box), options.crop, options.crop)
+    frames = lower_quality(resize(crop(frames, box), options.crop, options.crop), options.quality)
     if options.flip and rng.random() < 0.5:
         frames = frames[:, :, ::-1]
     return frames
 
 
 def crops_for_test(options, frames_THWC: np.ndarray) -> list[np.ndarray]:
-    """Short side → the test crops, each (T, test_crop_size, test_crop_size, C)."""
+    """Short side → the test crops → quality, each (T, test_crop_size, test_crop_size, C)."""
     frames = resize_short_side(frames_THWC, options.test_short_side)
     height, width = frames.shape[1:3]
     if options.test_crop == "three":
-        return [crop(frames, box) for box in three_boxes(height, width, options.test_crop_size)]
-    return [crop(frames, center_box(height, width, options.test_crop_size))]
+        boxes = three_boxes(height, width, options.test_crop_size)
+    else:
+        boxes = [center_box(height, width, options.test_crop_size)]
+    return [lower_quality(crop(frames, box), options.quality) for box in boxes]
 
 
 def num_test_crops(options) -> int:

@@ -50,7 +50,7 @@ _SOURCES = {
 _WHERE = ("*_root", "*_list", "list_format", "frame_template", "start_index", "classes_file", "num_classes",
           "tfds_name", "val_share", "split_seed", "calib_share", "synthetic.*")
 # What decides numbers and older code did not have: what it did then.
-_THEN = {"data.snap_side": 0}
+_THEN = {"data.snap_side": 0, "data.quality": 0}
 # Dicts whose fields differ between configs: here a field that only one side has is a difference.
 _FREE = ("model.options.", "model.exits.", "data.synthetic.", "task")
 

@@ -92,6 +92,25 @@ def test_snapping_is_a_field():
     assert (small.crop, small.snap_side) == (28, 0), "other pixels, no released crop"
 
 
+def test_quality_keeps_the_size_and_takes_the_detail():
+    options = plain_options(supervised_actnet.get_config().data)
+    options.quality = 112
+    frames = np.random.default_rng(0).integers(0, 256, (2, 256, 256, 3), np.uint8)
+    found, = transforms.crops_for_test(options, frames)
+    whole = frames[:, 16:240, 16:240]
+    small = np.stack([cv2.resize(frame, (112, 112), interpolation=cv2.INTER_LINEAR) for frame in whole])
+    mean = whole.reshape(2, 112, 2, 112, 2, 3).mean(axis=(2, 4))
+    np.testing.assert_allclose(small, mean, atol=1)
+    wanted = np.stack([cv2.resize(frame, (224, 224), interpolation=cv2.INTER_LINEAR) for frame in small])
+    np.testing.assert_array_equal(found, wanted)
+    trained = transforms.augment_train(options, frames, np.random.default_rng(0))
+    assert trained.shape == (2, 224, 224, 3)
+    options.quality = 0
+    again = transforms.augment_train(options, frames, np.random.default_rng(0))
+    np.testing.assert_array_equal(trained, transforms.lower_quality(again, 112), err_msg="the same draws")
+    np.testing.assert_array_equal(transforms.crops_for_test(options, frames)[0], whole)
+
+
 def test_random_resized_boxes_fit_and_vary():
     rng = np.random.default_rng(0)
     boxes = np.array([transforms.random_resized_box(100, 140, rng) for _ in range(3000)])

@@ -27,8 +27,8 @@ NO_DIFFERENCE = {
 OTHER_NUMBER = {
     "data.root", "data.val_list", "data.classes_file", "data.num_classes", "data.multi_label", "data.source",
     "data.list_format", "data.sampling", "data.num_frames", "data.frame_interval", "data.test_clips",
-    "data.twice_sample", "data.test_short_side", "data.test_crop", "data.test_crop_size", "init.step",
-    "method.name"}
+    "data.twice_sample", "data.test_short_side", "data.test_crop", "data.test_crop_size", "data.quality",
+    "init.step", "method.name"}
 
 
 def used(folder, config, step=6, class_names=("a", "b"), **files):
