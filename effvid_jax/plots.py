@@ -1,4 +1,4 @@
-"""Pictures of a run, as PNG bytes. Drawn without pyplot: no window, no state.
+"""Pictures of a run, as PNG bytes, some in a vector form as well. Drawn without pyplot: no window, no state.
 
 matplotlib takes long to import, so only what draws does: methods import this file in every mode. It reads
 formulas in texts, so every name that comes from a user goes through `_name`.
@@ -99,8 +99,57 @@ def exit_curve(curves, marks, label: str) -> bytes:
     axes.set_xlim(left=0)
     axes.set_xlabel("mean GMACs per video")
     axes.set_ylabel(label)
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, fontsize=8, ncols=2, loc="lower left", bbox_to_anchor=(0, 1.0))
     return _png(figure)
+
+
+def exit_shares(exits: Sequence[Mapping], groups: Sequence[tuple[str, Sequence[float], float]],
+                label: str):
+    """Where videos left: how many at each checkpoint, how many of those were right; and the same per class.
+
+    Args:
+        exits: of every checkpoint 'name', 'share' of the videos and 'accuracy' (in [0, 1]; NaN: no video left
+            there), 'gmacs'.
+        groups: (class, shares of its videos at each checkpoint, mean GMACs); of many the first and last.
+        label: of the accuracy.
+
+    Returns:
+        A figure, for `forms`.
+    """
+    half = MAX_CLASSES // 2
+    few = list(groups) if len(groups) <= MAX_CLASSES else [*groups[:half], *groups[-half:]]
+    figure = _blank(11, max(4.2, 0.2 * len(few) + 1.6))
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
+    _frame(left)
+    shades, m = _shades(len(exits)), len(exits)
+    x = np.arange(m)
+    left.bar(x, [100 * e["share"] for e in exits], 0.7, color=shades, edgecolor="#444444", linewidth=0.6,
+             label="share of the videos (%)")
+    left.plot(x, [100 * e["accuracy"] for e in exits], "D", color="#cc3311", markersize=7,
+              label=f"of those that left there, {label}")
+    for i, e in enumerate(exits):
+        left.annotate(f"{100 * e['share']:.0f}", (i, 100 * e["share"]), (0, 2), textcoords="offset points",
+                      ha="center", fontsize=8)
+    left.set_xticks(x, [f"{i + 1}\n{e['name']}\n{e['gmacs']:.3g} G" for i, e in enumerate(exits)],
+                    fontsize=8)
+    left.set_xlabel("exit: frames seen, depth; GMACs per video")
+    left.set_ylim(0, 108)
+    left.set_ylabel("percent")
+    left.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1.0))
+    _frame(right)
+    right.grid(False)
+    y, start = np.arange(len(few))[::-1], np.zeros(len(few))
+    for k in range(m):
+        width = np.array([100 * shares[k] for _, shares, _ in few])
+        right.barh(y, width, 0.8, left=start, color=shades[k], edgecolor="#444444", linewidth=0.4,
+                   label=f"exit {k + 1}")
+        start += width
+    right.set_yticks(y, [f"{_name(name)}  ({gmacs:.3g} G)" for name, _, gmacs in few], fontsize=8)
+    right.set_xlim(0, 100)
+    right.set_xlabel("share of the class's videos (%); in brackets its mean GMACs per video")
+    right.legend(frameon=False, fontsize=8, ncols=min(m, 6), loc="lower left", bbox_to_anchor=(0, 1.0),
+                 handlelength=1.2, columnspacing=1.0)
+    return figure
 
 
 def per_class(class_names: Sequence[str], accuracies: Mapping[str, np.ndarray]) -> bytes:
@@ -184,6 +233,47 @@ def examples(clips: Sequence[tuple[np.ndarray, str, Mapping[str, tuple[str, bool
     return _png(figure)
 
 
+def forms(figure) -> dict[str, bytes]:
+    """A figure by the ending of its file: '.png', and '.svg' for print, with sharp lines and letters."""
+    import matplotlib
+
+    out = io.BytesIO()
+    with warnings.catch_warnings(), matplotlib.rc_context({"svg.hashsalt": "effvid"}):
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        figure.savefig(out, format="svg", dpi=150, metadata={"Date": None})  # the same figure, the same bytes
+    return {".png": _png(figure), ".svg": out.getvalue()}
+
+
+def exit_strips(strips: Sequence[tuple[np.ndarray, str, str, str, bool, str]]):
+    """Videos by the checkpoint where they left, a strip of frames each.
+
+    Args:
+        strips: (frames uint8 (N, H, W, 3), title of the checkpoint, truth, what was said, right?, cost).
+
+    Returns:
+        A figure, for `forms`.
+    """
+    titles = list(dict.fromkeys(title for _, title, *_ in strips))
+    most = max(len(frames) for frames, *_ in strips)
+    figure = _blank(min(12.0, 2.2 + 0.85 * most), 0.9 * len(strips) + 0.35 * len(titles) + 0.1)
+    for part, title in zip(np.atleast_1d(figure.subfigures(len(titles), 1, height_ratios=[
+            0.9 * sum(t == title for _, t, *_ in strips) + 0.35 for title in titles])), titles):
+        mine = [strip for strip in strips if strip[1] == title]
+        part.suptitle(title, fontsize=9, x=0.01, ha="left")
+        grid = part.subplots(len(mine), 2, squeeze=False, width_ratios=(0.85 * most, 2.2))
+        for (pictures, words), (frames, _, label, said, right, gmacs) in zip(grid, mine, strict=True):
+            frames = np.pad(frames, ((0, 0), (0, 0), (0, max(2, frames.shape[2] // 30)), (0, 0)),
+                            constant_values=255)
+            pictures.imshow(np.concatenate(list(frames), axis=1))
+            for axes in (pictures, words):
+                axes.set_axis_off()
+            for y, line, colour in ((0.8, label, "black"), (0.5, said, GOOD if right else BAD),
+                                    (0.2, gmacs, "black")):
+                words.text(0, y, _name(line), color=colour, va="center", fontsize=8,
+                           transform=words.transAxes)
+    return figure
+
+
 def _name(name: object) -> str:
     """A user's name as matplotlib draws it: no formula, no line break, nothing that a legend leaves out."""
     text = console.one_line(name, LONGEST_NAME).replace("$", r"\$")
@@ -212,6 +302,13 @@ def _frame(axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, axis="y", color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)
+
+
+def _shades(count: int) -> list:
+    """Colours of an order, dark to light, that stay in order for the colour-blind and in print."""
+    from matplotlib import colormaps
+
+    return [colormaps["viridis"](x) for x in np.linspace(0.08, 0.97, count)]
 
 
 def _colour(i: int) -> str:

@@ -73,7 +73,8 @@ class Predictor:
             The task's answer, for classification `{"top5": [{"label": ..., "prob": ...}, ...]}`, and
             "gmacs" of all views together: where clips stop early, what was computed until then. With several
             views also "gmacs_per_clip", of one of them, and a network with exits computes all of each;
-            "gmacs_where_it_stops" is then what stopping would have cost (evaluation's `gmacs`).
+            "gmacs_where_it_stops" is then what stopping would have cost (evaluation's `gmacs`). Of a network
+            with exits also "exit", the number of the checkpoint that answered, of how many ("exits").
 
         Raises:
             VideoError: the clip cannot be read.
@@ -95,7 +96,7 @@ class Predictor:
         if self._adaptive is None:
             return self._result(name, prediction.logits[0], gmacs, views)
         result = self._result(name, prediction.logits[0], views * self._adaptive.gmacs[-1], views)
-        return {**result, "gmacs_where_it_stops": _short(gmacs)}
+        return {**result, "gmacs_where_it_stops": _short(gmacs), **self._exit(prediction.extra["exit"][0])}
 
     def _stop_early(self, frames, name) -> dict:
         """As `__call__`; `frames` gives those at some positions of the clip."""
@@ -104,7 +105,12 @@ class Predictor:
         answer, = self._executor.run(self._variables, self._thresholds, [rows])
         if answer.error is not None:
             raise answer.error
-        return self._result(name, answer.logits, self._adaptive.gmacs[answer.checkpoint])
+        result = self._result(name, answer.logits, self._adaptive.gmacs[answer.checkpoint])
+        return {**result, **self._exit(answer.checkpoint)}
+
+    def _exit(self, checkpoint) -> dict:
+        """The checkpoint (from 0) that answered, as people count."""
+        return {"exit": int(checkpoint) + 1, "exits": len(self._adaptive.gmacs)}
 
     def _result(self, name, logits_K, gmacs, views: int = 1) -> dict:
         scores = self.task.scores(logits_K[None])[0]
@@ -186,5 +192,6 @@ def _show(task, path: str, result: dict, as_json: bool) -> None:
     with Signals.held():  # whole lines only
         if not as_json:
             each = f", {result['gmacs_per_clip']:.3g} per clip" if "gmacs_per_clip" in result else ""
-            print(f"{path}: {task.words(result)} ({result['gmacs']:.3g} GMACs{each})")
+            left = f", exit {result['exit']} of {result['exits']}" if "exit" in result else ""
+            print(f"{path}: {task.words(result)} ({result['gmacs']:.3g} GMACs{each}{left})")
         print(json.dumps({"video": path, **result}, allow_nan=False), flush=True)

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 
 import jax
@@ -95,6 +95,12 @@ def write_bytes(path: str, content: bytes) -> None:
     """A file, such as a picture."""
     with whole(path) as part, open(part, "wb") as f:
         f.write(content)
+
+
+def write_picture(path: str, forms: Mapping[str, bytes]) -> None:
+    """A picture in several forms, `<path>.png` and so on: `{'.png': ..., '.svg': ...}`, see `plots.forms`."""
+    for ending, content in forms.items():
+        write_bytes(path + ending, content)
 
 
 def write_text(path: str, text: str) -> None:

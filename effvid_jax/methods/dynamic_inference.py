@@ -13,9 +13,11 @@ Wu et al., "Dynamic Inference: A New Approach Toward Efficient Video Action Reco
                    `effvid_jax/exits/executor.py`, which really stops. Same answers.
 
 The cost of an answer counts all that was computed for it, the heads on the way included. "Full" inference
-is counted in two ways. `full_gmacs` is the network with the last head alone, cheaper than the last exit,
+is counted in three ways. `full_gmacs` is the network with the last head alone, cheaper than the last exit,
 and what `budget` is a share of. `full_gmacs_all_heads` has the exits of all depths of the route on all
-frames, as the paper's 52 G of MSDNet-38 do. Their answers are the same.
+frames; `full_gmacs_paper` is the same by the counter behind the paper's figures (`msdnet` of
+`effvid_jax.cost`: ReLUs and pooling are counted too), the 52 G of "MSDNet-38 (Full)". Their answers are the
+same.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ import data_pipelines
 from data_pipelines import Field
 from effvid_jax.cost.exits import all_heads_cost, route_costs
 from effvid_jax.errors import UserError
-from effvid_jax.exits import curve, executor, routes, stopping
+from effvid_jax.exits import curve, executor, routes, shares, stopping
 from effvid_jax.exits.network import run_segment
 from effvid_jax.losses import soft_kl, weighted_mean
 from effvid_jax.methods import base
@@ -102,7 +104,9 @@ class DynamicInference(base.Method):
 
     calibrates = True
     pictures = {"exits": ("Early exits", "Videos stop at the first checkpoint that is sure; moving the "
-                                         "thresholds, chosen on held-out training videos, draws the curve.")}
+                                         "thresholds, chosen on held-out training videos, draws the curve."),
+                "exit_classes": ("Where videos left", "How many stopped at each checkpoint, how many of them "
+                                 "were right, and the same per class, cheap ones first.")}
 
     def __init__(self, config, task):
         super().__init__(config, task)
@@ -210,16 +214,22 @@ class DynamicInference(base.Method):
         return np.asarray(record["scores"])[:count, :, self.rule], np.asarray(record["hits"])[:count]
 
     def analyse(self, rows, variables, workdir, split):
-        """See `Method.analyse`: where videos stop, how good each checkpoint is, and the curve as files.
+        """See `Method.analyse`: where videos stop, by class too, how good each checkpoint is, and the curve.
 
         Costs are per video with all its views, as `gmacs` is.
         """
         views = max(1, round(float(np.mean(rows["gmacs"] / self.costs[rows["exit"]]))))
-        costs, full_gmacs = views * self.costs, views * self.full_gmacs
-        out = {"full_gmacs": full_gmacs,
-               "full_gmacs_all_heads": views * all_heads_cost(self.model, self.clip_shape)}
+        costs = views * self.costs
+        every, paper = (views * all_heads_cost(self.model, self.clip_shape, rule)
+                        for rule in ("macs", "msdnet"))
+        out = {"full_gmacs": views * self.full_gmacs, "full_gmacs_all_heads": every,
+               "full_gmacs_paper": paper}
+        full = dict(zip((curve.FULL, curve.ALL_HEADS, curve.PAPER), out.values()))
         out |= {f"exit{k + 1}_share": float((rows["exit"] == k).mean()) for k in range(self.m)}
         out |= {f"exit{k + 1}_gmacs": float(costs[k]) for k in range(self.m)}
+        if workdir:
+            right_N = self.task.right(self.task.answers(rows["scores"]), rows)
+            shares.write(workdir, split, self.task, rows, right_N, costs, self.model.route)
         if "answers" not in rows:  # videos really stopped: nobody knows what comes after
             return out
         right, name = self.task.right(rows["answers"], rows), self.task.watched
@@ -228,7 +238,7 @@ class DynamicInference(base.Method):
         record = jax.device_get(variables.stats[RECORD])
         if workdir and int(record["count"]):
             curve.draw(workdir, split, self.task, self._known(record), rows["stop_scores"][..., self.rule],
-                       right, rows, costs, full_gmacs, self.settings.search)
+                       right, rows, costs, full, self.settings.search)
         return out
 
     # ------------------------------------------------------------------------------------ inference

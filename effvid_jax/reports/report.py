@@ -23,6 +23,7 @@ import data_pipelines
 from effvid_jax import console, evaluate, plots, writers
 from effvid_jax.errors import UserError
 from effvid_jax.methods import find_method
+from effvid_jax.reports import exit_strips
 from effvid_jax.signals import Signals
 from effvid_jax.speed import bench, timing
 from effvid_jax.start import runs
@@ -279,6 +280,11 @@ def page(workdir: str, networks: list[Network], rows: list[dict], sentence: str)
                 with open(path, "rb") as f:
                     add(f"{what} of {names[n.name]}", f.read(), f"{caption} Numbers: {file}_val.csv.")
     predictions = {n.name: found for n in networks if (found := n.read("predictions_val.csv"))}
+    for n in networks:
+        if drawn := exit_strips.draw(n.directory, n.config, n.task, predictions.get(n.name, [])):
+            add(f"Videos of {names[n.name]} by exit", drawn[0], "Some that left at the first, a middle and "
+                "the last checkpoint; frames not seen until then are faded. File: exit_strips_val.svg.",
+                drawn[1])
     if last.name in predictions:
         for picture in task.pictures(predictions):
             add(*picture)

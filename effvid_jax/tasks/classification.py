@@ -104,13 +104,15 @@ class Classification(Task):
     def write_rows(self, path, rows):
         """A line a video: name, label, predicted class, its probability, cost of all views.
 
-        With several labels also `labels`, all of them as a json list; with several views `gmacs_per_clip`.
+        With several labels also `labels`, all of them as a json list; with several views `gmacs_per_clip`; of
+        a network with early exits `exit`, the number of the checkpoint that answered, from 1.
         """
         views = rows["clip_answers"].shape[1] if "clip_answers" in rows else 1
         several = rows.get("labels") if self.multi_label else None
         with open(path, "w", newline="", errors="backslashreplace") as f:  # whatever the names hold
             table = csv.writer(f)
             more = ([] if several is None else ["labels"]) + (["gmacs_per_clip"] if views > 1 else [])
+            more += ["exit"] if "exit" in rows else []
             table.writerow(["video", "label", "predicted", "prob", "gmacs", *more])
             for i, (name, label, scores, gmacs) in enumerate(zip(
                     rows["name"], rows["label"], rows["scores"], rows["gmacs"])):
@@ -121,6 +123,8 @@ class Classification(Task):
                     line.append(json.dumps([self.class_names[k] for k in np.flatnonzero(several[i])]))
                 if views > 1:
                     line.append(f"{gmacs / views:.6g}")
+                if "exit" in rows:
+                    line.append(int(rows["exit"][i]) + 1)
                 table.writerow(line)
 
     def groups(self, rows):
@@ -141,8 +145,13 @@ class Classification(Task):
         return ", ".join(f"{guess['label']} {guess['prob']:.1%}" for guess in answer["top5"])
 
     def said(self, row):
-        """The class, and how sure the network is of its own; with several, whether it is one of them."""
+        """The class, and how sure the network is of its own; with several, whether it is one of them.
+
+        Of a network with early exits also the checkpoint that answered.
+        """
         words = f"{row['predicted']} {float(row['prob']):.0%}"
+        if row.get("exit"):
+            words += f", exit {row['exit']}"
         labels = labels_of(row)
         return ", ".join(labels), words, row["predicted"] in labels
 

@@ -110,7 +110,10 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def write_rows(self, path: str, rows: Mapping[str, np.ndarray]) -> None:
-        """Writes `predictions_<split>.csv`: a line an example; 'video' and 'gmacs' are two of its columns."""
+        """Writes `predictions_<split>.csv`: a line an example; 'video' and 'gmacs' are two of its columns.
+
+        Where `rows` has 'exit' (N,), the checkpoint from 0 that answered, so has the file, from 1.
+        """
 
     def groups(self, rows: Mapping[str, np.ndarray]) -> list[tuple[str, np.ndarray]]:
         """(name, indices of rows) of kinds of examples that a reader compares; none of them is empty."""

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ from effvid_jax.cost.exits import all_heads_cost, route_costs
 from effvid_jax.errors import UserError
 from effvid_jax.exits import network, routes, stopping
 from effvid_jax.methods import base, check_method
-from effvid_jax.reports import mean_of_splits, report
+from effvid_jax.reports import exit_strips, mean_of_splits, report
 from effvid_jax.start import runs
 from tests.drawn import draw
 from tests.made import made
@@ -122,7 +123,13 @@ def test_the_curve_is_written(run):
     with open(f"{workdir}/exits_val.csv") as f:
         rows = list(csv.DictReader(f))
     assert {row["what"] for row in rows} == {
-        "msdnet", "accuracy", "full inference", "everything stops at one checkpoint", "chosen"}
+        "msdnet", "accuracy", "full inference", "full inference, all heads",
+        "full inference, all heads, the paper's counter", "everything stops at one checkpoint", "chosen"}
+    for what, key in (("", ""), (", all heads", "_all_heads"),
+                      (", all heads, the paper's counter", "_paper")):
+        full = next(row for row in rows if row["what"] == f"full inference{what}")
+        assert float(full["gmacs"]) == pytest.approx(metrics[f"val/full_gmacs{key}"], rel=1e-4)
+    assert metrics["val/full_gmacs"] < metrics["val/full_gmacs_all_heads"] < metrics["val/full_gmacs_paper"]
     full = next(row for row in rows if row["what"] == "full inference")
     assert float(full["gmacs"]) == pytest.approx(metrics["val/full_gmacs"], rel=1e-4)
     assert float(full["top1"]) == pytest.approx(metrics["val/full_top1"], abs=1e-4)
@@ -131,7 +138,51 @@ def test_the_curve_is_written(run):
     report.TIMING_SECONDS = 0.1
     cli.report(None, workdir)
     with open(f"{workdir}/report.html") as f:
-        assert "Early exits of" in f.read()
+        html = f.read()
+    assert all(f"{what} of " in html for what in ("Early exits", "Where videos left"))
+    assert "Videos of dynamic_inference by exit" in html and ", exit " in html
+    for ending in ("png", "svg"):
+        assert os.path.getsize(f"{workdir}/exit_strips_val.{ending}") > 2000
+
+
+def test_exits_are_in_every_output(run):
+    """Of each video, of each class and checkpoint, and of a video that is predicted."""
+    workdir, _ = run
+    metrics = evaluate(workdir)
+    with open(f"{workdir}/predictions_val.csv") as f:
+        predictions = list(csv.DictReader(f))
+    taken = [int(row["exit"]) for row in predictions]
+    assert list(predictions[0])[-1] == "exit"
+    for k in (1, 2, 3, 4):
+        assert taken.count(k) / len(taken) == pytest.approx(metrics[f"val/exit{k}_share"])
+    with open(f"{workdir}/exit_classes_val.csv") as f:
+        lines = list(csv.DictReader(f))
+    assert [line["exit"] for line in lines[:5]] == ["(all)", "1", "2", "3", "4"]
+    assert float(lines[0]["accuracy"]) == pytest.approx(metrics["val/top1"], abs=1e-3)
+    assert float(lines[0]["gmacs"]) == pytest.approx(metrics["val/gmacs"], rel=1e-4)
+    for k, line in enumerate(lines[1:5], 1):
+        mine = [row for row in predictions if row["exit"] == str(k)]
+        right = np.mean([row["label"] == row["predicted"] for row in mine]) if mine else float("nan")
+        assert int(line["videos"]) == len(mine) and (line["frames"], line["depth"]) == (
+            str((1, 2, 2, 4)[k - 1]), str((1, 2, 3, 3)[k - 1]))
+        np.testing.assert_allclose(float(line["accuracy"]), right, atol=1e-3)
+    classes = {row["label"] for row in predictions}
+    assert {line["class"] for line in lines} == classes | {"(all)"}
+    for name in classes:
+        mine = [line for line in lines if line["class"] == name]
+        assert sum(float(line["share"]) for line in mine[1:]) == pytest.approx(1, abs=1e-3)
+        assert sum(int(line["videos"]) for line in mine[1:]) == int(mine[0]["videos"])
+    for ending in ("png", "svg"):
+        assert os.path.getsize(f"{workdir}/exit_classes_val.{ending}") > 2000
+
+
+def test_strips_show_first_middle_and_last_exits():
+    assert [exit_strips.stops(m) for m in (2, 4, 5, 6)] == [[0, 1], [0, 1, 3], [0, 2, 4], [0, 2, 5]]
+    rows = [{"exit": str(k), "label": label, "right": right} for k, label, right in (
+        (1, "a", True), (1, "a", True), (1, "b", True), (1, "c", False), (2, "a", True), (4, "a", False))]
+    found = exit_strips.choose(rows, 4, lambda row: (row["label"], "", row["right"]))
+    assert sorted(found) == [0, 1, 3] and found[1] == [4] and found[3] == [5]
+    assert {rows[i]["label"] for i in found[0][:2]} == {"a", "b"} and rows[found[0][2]]["label"] == "a"
 
 
 def test_another_budget_needs_no_new_calibration(run):
@@ -167,6 +218,7 @@ def test_predict_decodes_only_what_it_needs(run, monkeypatch):
     assert simulated.extra["answers"].shape == (1, 4)
     views = predictor.classify(predictor.reader.views(path))
     assert views == last
+    assert (first["exit"], last["exit"], last["exits"]) == (1, 4, 4)
 
 
 def test_frames_in_parts_are_those_of_the_whole_view(run):
@@ -388,7 +440,8 @@ def test_predict_and_export_tell_the_cost_of_what_they_compute(run, tmp_path):
 
     one = predict.Predictor(workdir, config)
     answer = one.classify(clips_[:1])
-    assert answer["gmacs"] == pytest.approx(method.costs[0], rel=1e-5) and set(answer) == {"top5", "gmacs"}
+    assert answer["gmacs"] == pytest.approx(method.costs[0], rel=1e-5)
+    assert set(answer) == {"top5", "gmacs", "exit", "exits"} and (answer["exit"], answer["exits"]) == (1, 4)
     config.data.twice_sample = True  # two views: all exits of both are computed
     two = predict.Predictor(workdir, config)
     assert not two.stops_early
