@@ -13,7 +13,8 @@ select rows, and `columns` chooses what a table of the first form shows:
     <!-- results: speed hardware="*H200*" columns=what,config,value,hardware -->
     <!-- /results -->
 
-A value is shown with its spread, and with the paper's value in brackets where that has no column.
+A value is shown with its spread, and with the paper's value in brackets where that has no column; '–' is a
+value that only the paper has.
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ def _table(request: str, rows, name: str) -> str:
 
 
 def _value(row, columns=()) -> str:
-    text = row["value"]
+    text = row["value"] or ("–" if row["paper"] else "")
     if row["spread"] and "spread" not in columns:
         text += f" ± {row['spread']}"
     if row["paper"] and "paper" not in columns:

@@ -34,6 +34,13 @@ def test_table_with_columns_of_numbers():
     assert "old" not in text and results.fill(text, ROWS) == text
 
 
+def test_what_only_the_paper_has():
+    rows = [row(what="t: ours: top-1", value="1"), row(what="t: theirs: top-1", paper="2"),
+            row(what="t: neither: top-1")]
+    text = results.fill("<!-- results: t -->\n<!-- /results -->", rows)
+    assert table(text)[1:] == [["ours", "1"], ["theirs", "– (2)"], ["neither", ""]]
+
+
 def test_chosen_rows_and_columns():
     text = results.fill("<!-- results: speed hardware=*top columns=what,value,command -->\n"
                         "<!-- /results -->", ROWS)
