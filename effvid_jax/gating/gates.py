@@ -20,7 +20,8 @@ Both give the same numbers. The paper has no public code or text beyond its tabl
 cheap operations (depthwise 3x3 over space; a factor per channel over time, starting as a copy), rounding
 (at least one channel: ceil(rC); frames 0, R, 2R, ... of T are ceil(T/R), so R beyond T is R = T; whole
 groups of grouped convolutions), the gate's hidden layer, its initial values and its gradient at zero,
-and that a gate with no weight left gives zeros and is charged the cheapest variant.
+and that a gate with no weight left gives zeros and is charged the cheapest variant. What else than
+the paper's mean a gate may see of X is in `inputs.py`.
 
 Axes: B batch, T frames, C output channels, S search space; maps are (B, T, H, W, C), (B, T, C) or without
 time (B, H, W, C).
@@ -37,14 +38,14 @@ import jax.numpy as jnp
 from effvid_jax.backbones import blocks, trace
 from effvid_jax.backbones.facts import facts, gated_backbones
 from effvid_jax.errors import UserError
-from effvid_jax.gating import variants
+from effvid_jax.gating import inputs, variants
 from effvid_jax.gating.variants import Decision
 
 FORMS = ("mixed", "compact")
 
 
 class Gate(nn.Module):
-    """max(tanh(W2 tanh(BN(W1 mean(X))) + beta), 0): (B, ..., C) -> (B, outputs), in [0, 1).
+    """max(tanh(W2 tanh(BN(W1 s(X))) + beta), 0): (B, ..., C) -> (B, outputs), in [0, 1).
 
     Attributes:
         outputs: number of weights.
@@ -52,20 +53,28 @@ class Gate(nn.Module):
         beta: initial bias of every weight; positive for variants that start active.
         leak: share of the gradient that passes where the weight is zero, so that a closed variant can
             open again; the paper's max(., 0) has 0.
+        sees: what s(X) is, in words of `inputs.INPUTS`; the paper's is the mean alone.
+        normalise: s(X) by running statistics, see `inputs.RunningNorm`.
+        scale: initial size of W2. It is what lets the first decisions differ between clips.
     """
 
     outputs: int
     width: int
     beta: tuple[float, ...]
     leak: float
+    sees: tuple[str, ...] = ("mean",)
+    normalise: bool = False
+    scale: float = 0.01
 
     @nn.compact
     def __call__(self, x, train: bool):
-        y = x.mean(axis=tuple(range(1, x.ndim - 1)), dtype=jnp.promote_types(jnp.float32, x.dtype))
+        y = inputs.seen(x, self.sees)
+        if self.normalise:
+            y = inputs.RunningNorm(name="norm")(y, train)
         y = blocks.Dense(self.width, name="fc1")(y)
         y = jnp.tanh(blocks.BatchNorm(name="bn")(y, train))
         y = blocks.Dense(self.outputs, use_bias=False, name="fc2",
-                         kernel_init=nn.initializers.normal(0.01))(y)
+                         kernel_init=nn.initializers.normal(self.scale))(y)
         beta = self.param("beta", lambda _, shape: jnp.asarray(self.beta, jnp.float32), (self.outputs,))
         y = jnp.tanh(y + beta)
         return jnp.maximum(y, 0) + self.leak * variants.gradient_of(jnp.minimum(y, 0))
@@ -83,6 +92,8 @@ class GatedConv(blocks.Conv):
         beta, beta_reduced: initial biases of the gate for the whole convolution and for its variants.
         cheap_scale: initial size of Phi_c; 1 keeps the variance, 0 lets the made channels begin at zero.
         leak: see `Gate`.
+        gate_inputs: words of `inputs.INPUTS` joined by '+'.
+        gate_normalise, gate_scale: `Gate.normalise` and `Gate.scale`.
         form: 'mixed' or 'compact'; training is always mixed.
         positions: compact, several clips: a group has as many clips as it takes for this many output
             positions, at least one. Larger groups fill a device better, in smaller ones more clips
@@ -99,6 +110,9 @@ class GatedConv(blocks.Conv):
     beta_reduced: float = 1.0
     cheap_scale: float = 1.0
     leak: float = 0.0
+    gate_inputs: str = "mean"
+    gate_normalise: bool = False
+    gate_scale: float = 0.01
     form: str = "mixed"
     positions: int = 2048
 
@@ -112,8 +126,10 @@ class GatedConv(blocks.Conv):
         gated = [S for S in (S_c, S_t) if S > 1]
         width = self.gate_width or max(16, x.shape[-1] // 4)
         beta = sum(((self.beta,) + (self.beta_reduced,) * (S - 1) for S in gated), ())
+        sees = inputs.parse(self.gate_inputs)
         with trace.silence():  # the static cost is the plain network's
-            V = Gate(sum(gated), width, beta, self.leak, name="gate")(x, train)
+            V = Gate(sum(gated), width, beta, self.leak, sees, self.gate_normalise, self.gate_scale,
+                     name="gate")(x, train)
         one = jnp.ones((x.shape[0], 1), V.dtype)
         V_c, V_t = V[:, :S_c] if S_c > 1 else one, V[:, -S_t:] if S_t > 1 else one
 
@@ -123,7 +139,9 @@ class GatedConv(blocks.Conv):
         else:
             y = variants.compact(layer, x, V_c, V_t, self.positions)
         self.note(x, y, x.shape[0] * layer.macs)
-        gate_macs = x.shape[-1] * width + width * sum(gated)
+        numbers = len(sees) * x.shape[-1]
+        gate_macs = (numbers * width + width * sum(gated) + inputs.operations(x.shape[1:], sees)
+                     + numbers * self.gate_normalise)
         trace.note("gate", self.path, x, V, x.shape[0] * gate_macs)
         if not self.is_initializing():
             self.sow("gates", "decision", layer.decision(V_c, V_t, gate_macs),

@@ -30,13 +30,15 @@ import jax
 import jax.numpy as jnp
 
 from data_pipelines import Field
-from effvid_jax.gating import decisions, gates
+from effvid_jax.errors import UserError
+from effvid_jax.gating import decisions, gates, inputs
 from effvid_jax.losses import weighted_mean
 from effvid_jax.methods import base
 from effvid_jax.methods.gated import Gated
 
 OF_THE_CONVOLUTION = ("search_space", "temporal", "channel", "cheap_kernel", "cheap_scale", "gate_width",
-                      "beta", "beta_reduced", "leak", "form", "positions")
+                      "gate_inputs", "gate_normalise", "gate_scale", "beta", "beta_reduced", "leak", "form",
+                      "positions")
 
 
 class VaRed2(Gated):
@@ -50,7 +52,8 @@ class VaRed2(Gated):
     class Settings(base.MethodSettings):
         """Of all this, only the search space is stated by the paper."""
 
-        training_only: ClassVar = ("efficiency_weight", "beta", "beta_reduced", "cheap_scale", "leak")
+        training_only: ClassVar = ("efficiency_weight", "gate_scale", "beta", "beta_reduced", "cheap_scale",
+                                   "leak")
 
         search_space: int = 2  # the paper: 2 (all, 1/2) or 3 (all, 1/2, 1/4)
         temporal: bool = True  # the paper: both; its Table 10 has one of them alone
@@ -58,6 +61,10 @@ class VaRed2(Gated):
         layers: str = ""  # regular expression of gated layers; "": the backbone's, inferred from its costs
         efficiency_weight: float = 0.5  # lambda_e; ours (1.5 from a static network)
         gate_width: int = 0  # hidden units; 0: max(16, channels / 4), ours
+        gate_inputs: str = "mean"  # what a gate sees of its layer's input: mean (the paper's) | difference
+        # (between neighbouring frames) | deviation (over space), or several joined by '+'
+        gate_normalise: bool = False  # that by running statistics, in training too; ours
+        gate_scale: float = 0.01  # initial size of a gate's last layer, which makes clips differ; ours
         beta: float = 1.0  # initial bias of the gates for the whole convolution: it starts active; ours
         beta_reduced: float = 1.0  # for its variants (0.5 from a static network); at 0.1 layers died; ours
         cheap_scale: float = 1.0  # initial size of what makes channels: 1 keeps the variance; ours
@@ -70,9 +77,17 @@ class VaRed2(Gated):
         bounds: ClassVar = {
             "search_space": Field.integer(2, 4), "layers": Field.pattern(),
             "efficiency_weight": Field.number(0, 1e9), "gate_width": Field.integer(0, 2**16),
+            "gate_scale": Field.number(0, 1e6),
             "beta": Field.number(-1e6, 1e6), "beta_reduced": Field.number(-1e6, 1e6),
             "cheap_scale": Field.number(0, 1e6), "leak": Field.number(0, 1e6),
             "cheap_kernel": Field.integer(1, 255), "positions": Field.integer(0, 2**31 - 1)}
+
+        def check(self, config):
+            """See `MethodSettings.check`."""
+            try:
+                inputs.parse(self.gate_inputs)
+            except UserError as error:
+                raise UserError(f"config.method.{error}") from error
 
     marker = "gate/beta"
 
