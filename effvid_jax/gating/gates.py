@@ -30,9 +30,11 @@ time (B, H, W, C).
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import flax
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from effvid_jax.backbones import blocks, trace
@@ -45,10 +47,10 @@ FORMS = ("mixed", "compact")
 
 
 class Gate(nn.Module):
-    """max(tanh(W2 tanh(BN(W1 s(X))) + beta), 0): (B, ..., C) -> (B, outputs), in [0, 1).
+    """max(tanh(W2 tanh(BN(W1 s(X))) + beta), 0): (B, ..., C) -> (B, sum(sizes)), in [0, 1).
 
     Attributes:
-        outputs: number of weights.
+        sizes: number of weights for each gated axis.
         width: hidden units.
         beta: initial bias of every weight; positive for variants that start active.
         leak: share of the gradient that passes where the weight is zero, so that a closed variant can
@@ -56,15 +58,17 @@ class Gate(nn.Module):
         sees: what s(X) is, in words of `inputs.INPUTS`; the paper's is the mean alone.
         normalise: s(X) by running statistics, see `inputs.RunningNorm`.
         scale: initial size of W2. It is what lets the first decisions differ between clips.
+        discrete: the largest weight of an axis is 1 and the others are 0, see `choose`.
     """
 
-    outputs: int
+    sizes: tuple[int, ...]
     width: int
     beta: tuple[float, ...]
     leak: float
     sees: tuple[str, ...] = ("mean",)
     normalise: bool = False
     scale: float = 0.01
+    discrete: bool = False
 
     @nn.compact
     def __call__(self, x, train: bool):
@@ -73,9 +77,12 @@ class Gate(nn.Module):
             y = inputs.RunningNorm(name="norm")(y, train)
         y = blocks.Dense(self.width, name="fc1")(y)
         y = jnp.tanh(blocks.BatchNorm(name="bn")(y, train))
-        y = blocks.Dense(self.outputs, use_bias=False, name="fc2",
+        outputs = sum(self.sizes)
+        y = blocks.Dense(outputs, use_bias=False, name="fc2",
                          kernel_init=nn.initializers.normal(self.scale))(y)
-        beta = self.param("beta", lambda _, shape: jnp.asarray(self.beta, jnp.float32), (self.outputs,))
+        beta = self.param("beta", lambda _, shape: jnp.asarray(self.beta, jnp.float32), (outputs,))
+        if self.discrete:
+            return choose(y + beta, self.sizes)
         y = jnp.tanh(y + beta)
         return jnp.maximum(y, 0) + self.leak * variants.gradient_of(jnp.minimum(y, 0))
 
@@ -93,7 +100,7 @@ class GatedConv(blocks.Conv):
         cheap_scale: initial size of Phi_c; 1 keeps the variance, 0 lets the made channels begin at zero.
         leak: see `Gate`.
         gate_inputs: words of `inputs.INPUTS` joined by '+'.
-        gate_normalise, gate_scale: `Gate.normalise` and `Gate.scale`.
+        gate_normalise, gate_scale, discrete: see `Gate`.
         form: 'mixed' or 'compact'; training is always mixed.
         positions: compact, several clips: a group has as many clips as it takes for this many output
             positions, at least one. Larger groups fill a device better, in smaller ones more clips
@@ -113,6 +120,7 @@ class GatedConv(blocks.Conv):
     gate_inputs: str = "mean"
     gate_normalise: bool = False
     gate_scale: float = 0.01
+    discrete: bool = False
     form: str = "mixed"
     positions: int = 2048
 
@@ -128,8 +136,8 @@ class GatedConv(blocks.Conv):
         beta = sum(((self.beta,) + (self.beta_reduced,) * (S - 1) for S in gated), ())
         sees = inputs.parse(self.gate_inputs)
         with trace.silence():  # the static cost is the plain network's
-            V = Gate(sum(gated), width, beta, self.leak, sees, self.gate_normalise, self.gate_scale,
-                     name="gate")(x, train)
+            V = Gate(tuple(gated), width, beta, self.leak, sees, self.gate_normalise, self.gate_scale,
+                     self.discrete, name="gate")(x, train)
         one = jnp.ones((x.shape[0], 1), V.dtype)
         V_c, V_t = V[:, :S_c] if S_c > 1 else one, V[:, -S_t:] if S_t > 1 else one
 
@@ -176,6 +184,21 @@ class GatedConv(blocks.Conv):
             layer.cheap_t[j] = self.param(
                 f"cheap_t{j}", nn.initializers.ones, (2**j - 1, self.features)).astype(dtype)
         return layer
+
+
+def choose(y, sizes: Sequence[int]):
+    """The variant of each axis that scores highest, the first of equals, as weights 1 and 0: like `y`.
+
+    What the paper writes in one place, R = 2^p and r = (1/2)^p with a single decision p each; its sums have
+    soft weights. The gradient is that of a softmax of the scores, passed straight through (ours).
+    """
+    found, start = [], 0
+    for size in sizes:
+        scores = y[:, start:start + size]
+        soft = jax.nn.softmax(scores, axis=1)
+        found.append(jax.nn.one_hot(scores.argmax(axis=1), size, dtype=y.dtype) + variants.gradient_of(soft))
+        start += size
+    return jnp.concatenate(found, axis=1)
 
 
 def layers_of(backbone: str, given: str = "") -> str:

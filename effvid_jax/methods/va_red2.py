@@ -37,8 +37,8 @@ from effvid_jax.methods import base
 from effvid_jax.methods.gated import Gated
 
 OF_THE_CONVOLUTION = ("search_space", "temporal", "channel", "cheap_kernel", "cheap_scale", "gate_width",
-                      "gate_inputs", "gate_normalise", "gate_scale", "beta", "beta_reduced", "leak", "form",
-                      "positions")
+                      "gate_inputs", "gate_normalise", "gate_scale", "discrete", "beta", "beta_reduced",
+                      "leak", "form", "positions")
 
 
 class VaRed2(Gated):
@@ -65,6 +65,8 @@ class VaRed2(Gated):
         # (between neighbouring frames) | deviation (over space), or several joined by '+'
         gate_normalise: bool = False  # that by running statistics, in training too; ours
         gate_scale: float = 0.01  # initial size of a gate's last layer, which makes clips differ; ours
+        discrete: bool = False  # one variant per axis, R = 2^p, in place of weights; start with beta_reduced
+        # below beta, or half of what is computed is given up before the first step
         beta: float = 1.0  # initial bias of the gates for the whole convolution: it starts active; ours
         beta_reduced: float = 1.0  # for its variants (0.5 from a static network); at 0.1 layers died; ours
         cheap_scale: float = 1.0  # initial size of what makes channels: 1 keeps the variance; ours

@@ -202,6 +202,58 @@ def test_a_closed_variant_opens_again_only_with_a_leak(leak):
         assert np.isfinite(gradient).all()
 
 
+# ------------------------------------------------------------------------------------ the discrete form
+@pytest.mark.parametrize("form", ["mixed", "compact"])
+def test_a_discrete_gate_computes_one_variant_and_keeps_its_size(form):
+    soft, plain, variables, x = make("1x3x3", form=form)
+    module = soft.clone(discrete=True)
+    full = plain.apply({"params": {"kernel": variables["params"]["kernel"]}}, x)
+    y, decision = run(module, set_beta(variables, [0.3, 0.2, -1.0, -1.0]), x)  # of equals the first
+    np.testing.assert_allclose(y, full, atol=1e-5)
+    assert (decision.ratio == 1).all()
+    for i, j in ((1, 0), (0, 1), (1, 1)):
+        y, decision = run(module, set_beta(variables, one_hot(4, i, 2 + j)), x)
+        wanted, same = run(soft, set_beta(variables, one_hot(4, i, 2 + j)), x)
+        np.testing.assert_allclose(y, wanted, atol=1e-5)
+        for field in ("V_c", "V_t", "ratio", "overhead"):
+            np.testing.assert_allclose(getattr(decision, field), getattr(same, field), rtol=1e-6)
+
+
+def test_discrete_decisions_differ_between_clips_and_both_forms_agree():
+    module, _, variables, x = make("2-D", 3, discrete=True, batch=9)
+    variables = vary(variables)
+    wanted, decision = run(module, variables, x)
+    assert len(set(np.asarray(decision.ratio).round(3))) > 2
+    assert set(np.asarray(decision.V_c).ravel()) == {0.0, 1.0} and not decisions.is_dead(decision).any()
+    np.testing.assert_array_equal(np.asarray(decision.V_t).sum(axis=1), 1)
+    compact = module.clone(form="compact")
+    np.testing.assert_allclose(jax.jit(compact.apply)(variables, x), wanted, atol=2e-5)
+    np.testing.assert_allclose(jax.jit(compact.apply)(variables, x[:1]), wanted[:1], atol=2e-5)
+
+
+def test_a_discrete_gate_learns_from_both_losses():
+    """The cost pushes what is computed; the output pulls at what is not, too."""
+    module, _, variables, x = make("2-D", discrete=True, temporal=False)
+
+    def gradient(loss, beta):
+        v = set_beta(variables, beta)
+
+        def run_loss(gate):
+            out, state = module.apply({**v, "params": {**v["params"], "gate": gate}}, x, mutable=["gates"])
+            return loss(out, state["gates"]["decision"])
+
+        return jax.grad(run_loss)(v["params"]["gate"])["beta"]
+
+    def cost(_, decision):
+        return decision.ratio.sum()
+
+    assert gradient(cost, [0.5, 0.0])[0] > 0 > gradient(cost, [0.5, 0.0])[1]
+    np.testing.assert_array_equal(gradient(cost, [0.0, 0.5]), 0)
+    assert gradient(lambda out, _: jnp.square(out).sum(), [0.0, 0.5])[0] != 0
+    y, decision = run(module, set_beta(variables, [np.nan, 0.0]), x)
+    assert np.isnan(y).any() and np.isnan(decision.ratio).all()
+
+
 def test_initial_gates_and_operations_are_those_asked_for():
     x = jnp.ones((1, 4, 6, 6, 4))
     module = gates.GatedConv(8, (3, 3), padding=1, layers=".*", search_space=3, beta=0.9, beta_reduced=0.1,
