@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from effvid_jax.gating import gates
-from effvid_jax.gating.variants import Decision
+from effvid_jax.gating.variants import Decision, gradient_of
 from effvid_jax.losses import weighted_mean
 
 
@@ -19,6 +19,24 @@ def computed_share(decisions):
     """Share of the multiply-adds of all gated convolutions that is computed: (B,)."""
     total = sum(d.macs for d in decisions)
     return sum(d.ratio * (d.macs / total) for d in decisions)
+
+
+def opening(decisions, leak: float):
+    """Zero, (B,), whose gradient opens what is closed as that of `computed_share` closes what is open.
+
+    `computed_share` has no gradient there: a closed variant costs nothing.
+
+    Args:
+        decisions: of all layers.
+        leak: of the gates, see `gates.Gate`; it is made up for.
+    """
+    total, found = sum(d.macs for d in decisions), 0.0
+    for d in decisions:
+        for V in (d.V_c, d.V_t):
+            for n in range(V.shape[1] - 1):
+                largest = V[:, :n + 1].max(axis=1)
+                found += (largest <= 0) * gradient_of(largest) * (d.macs / total / 2**(n + 1) / leak)
+    return found
 
 
 def clip_gmacs(decisions, static: float):

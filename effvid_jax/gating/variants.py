@@ -25,6 +25,7 @@ class Decision:
             where a weight is not finite.
         overhead: (B,) multiply-adds of cheap operations and gate.
         macs: multiply-adds of the whole convolution for one clip.
+        least: the smallest `ratio` that there is.
     """
 
     V_c: Any
@@ -32,6 +33,7 @@ class Decision:
     ratio: Any
     overhead: Any
     macs: int = flax.struct.field(pytree_node=False)
+    least: float = flax.struct.field(pytree_node=False, default=0.0)
 
 
 class Layer:
@@ -155,7 +157,8 @@ class Layer:
                 (self.length - self.frames[j]) * self.positions * factors.shape[-1])
         sound = jnp.isfinite(V_c).all(axis=1) & jnp.isfinite(V_t).all(axis=1)
         ratio = jnp.where(sound, share(V_c, self.channels) * frames, jnp.nan)
-        return Decision(V_c, V_t, ratio, overhead, self.macs)
+        least = self.channels[-1] / self.channels[0] * self.frames[-1] / self.frames[0]
+        return Decision(V_c, V_t, ratio, overhead, self.macs, least)
 
 
 def share(V, counts):

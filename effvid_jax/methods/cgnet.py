@@ -107,10 +107,10 @@ class CGNet(Gated):
         return partial(ChannelGatedConv, layers=self.layers, partitions=self.settings.partitions,
                        threshold=self.settings.threshold, sharpness=self.settings.sharpness)
 
-    def penalty(self, params, found, logits, batch):
+    def penalty(self, params, stats, found, logits, batch, clip_shape):
         """weight * sum (target - Delta)^2."""
-        del found, logits, batch
+        del stats, found, logits, batch, clip_shape
         flat = flax.traverse_util.flatten_dict(params)
         return self.settings.threshold_weight * sum(
             jnp.square(self.settings.threshold_target - value).sum()
-            for path, value in flat.items() if path[-1] == self.marker)
+            for path, value in flat.items() if path[-1] == self.marker), {}, {}

@@ -43,8 +43,12 @@ class Gated(base.Method):
         """The convolution class; those whose path matches `self.layers` decide."""
 
     @abc.abstractmethod
-    def penalty(self, params, found, logits, batch):
-        """What is added to the task's loss, given the decisions that were found. Traced."""
+    def penalty(self, params, stats, found, logits, batch, clip_shape):
+        """What is added to the task's loss, given the decisions that were found. Traced.
+
+        Returns:
+            The term; what is new in `Variables.stats` beside the network's own; scalars to log.
+        """
 
     def init(self, rng, clip_shape):
         """See `Method.init`.
@@ -61,15 +65,16 @@ class Gated(base.Method):
 
     def loss(self, params, variables, batch, rng):
         """See `Method.loss`."""
+        clips = self._clips(batch)
         (logits, _), updated = self.model.apply(
-            {"params": params, "batch_stats": variables.stats}, self._clips(batch), train=True,
+            {"params": params, "batch_stats": variables.stats}, clips, train=True,
             rngs={"dropout": rng}, mutable=["batch_stats", "gates"])
         found, mask = list(gates.collect(updated["gates"]).values()), batch["mask"]
         ce = weighted_mean(self.task.loss(logits, batch), mask)
-        efficiency = self.penalty(params, found, logits, batch)
+        efficiency, own, told = self.penalty(params, variables.stats, found, logits, batch, clips.shape[1:])
         scalars = {"loss": ce + efficiency, "loss_cls": ce, "loss_efficiency": efficiency,
-                   **self.task.batch_scalars(logits, batch), **decisions.statistics(found, mask)}
-        return ce + efficiency, (updated["batch_stats"], scalars)
+                   **self.task.batch_scalars(logits, batch), **decisions.statistics(found, mask), **told}
+        return ce + efficiency, ({**updated["batch_stats"], **own}, scalars)
 
     def predict(self, variables, batch):
         """See `Method.predict`."""

@@ -9,7 +9,8 @@ gated convolution) and `VaRed2.Settings` (what is the paper's and what is ours).
 
 C_l: multiply-adds of gated convolution l; r_l, R_l: ratio and stride of the largest variant in use;
 mu_0: 1 for clips that are classified correctly, else 0, without a gradient. r_l / R_l is a step function
-of the gates; its gradient is passed straight through (ours).
+of the gates; its gradient is passed straight through (ours). With `target` lambda_e is what keeps the cost
+at a share of the static network's (ours, see `effvid_jax/gating/target.py`); below it is negative.
 
 Cost of a clip: the plain network's, less what the gated convolutions do not compute, plus their cheap
 operations and gates; 'gmacs_plain_ops' in `Prediction.extra` leaves the last two out, as the paper seems
@@ -30,8 +31,9 @@ import jax
 import jax.numpy as jnp
 
 from data_pipelines import Field
+from effvid_jax import cost
 from effvid_jax.errors import UserError
-from effvid_jax.gating import decisions, gates, inputs
+from effvid_jax.gating import decisions, gates, inputs, target
 from effvid_jax.losses import weighted_mean
 from effvid_jax.methods import base
 from effvid_jax.methods.gated import Gated
@@ -52,14 +54,16 @@ class VaRed2(Gated):
     class Settings(base.MethodSettings):
         """Of all this, only the search space is stated by the paper."""
 
-        training_only: ClassVar = ("efficiency_weight", "gate_scale", "beta", "beta_reduced", "cheap_scale",
-                                   "leak")
+        training_only: ClassVar = ("efficiency_weight", "target", "gate_scale", "beta", "beta_reduced",
+                                   "cheap_scale", "leak")
 
         search_space: int = 2  # the paper: 2 (all, 1/2) or 3 (all, 1/2, 1/4)
         temporal: bool = True  # the paper: both; its Table 10 has one of them alone
         channel: bool = True
         layers: str = ""  # regular expression of gated layers; "": the backbone's, inferred from its costs
         efficiency_weight: float = 0.5  # lambda_e; ours (1.5 from a static network)
+        target: float = 0.0  # share of the static network's multiply-adds to reach, such as 0.7: then the
+        # weight is moved in every step, `efficiency_weight` its size at a distance; 0: it stays; ours
         gate_width: int = 0  # hidden units; 0: max(16, channels / 4), ours
         gate_inputs: str = "mean"  # what a gate sees of its layer's input: mean (the paper's) | difference
         # (between neighbouring frames) | deviation (over space), or several joined by '+'
@@ -79,7 +83,7 @@ class VaRed2(Gated):
         bounds: ClassVar = {
             "search_space": Field.integer(2, 4), "layers": Field.pattern(),
             "efficiency_weight": Field.number(0, 1e9), "gate_width": Field.integer(0, 2**16),
-            "gate_scale": Field.number(0, 1e6),
+            "target": Field.number(0, 1), "gate_scale": Field.number(0, 1e6),
             "beta": Field.number(-1e6, 1e6), "beta_reduced": Field.number(-1e6, 1e6),
             "cheap_scale": Field.number(0, 1e6), "leak": Field.number(0, 1e6),
             "cheap_kernel": Field.integer(1, 255), "positions": Field.integer(0, 2**31 - 1)}
@@ -90,6 +94,9 @@ class VaRed2(Gated):
                 inputs.parse(self.gate_inputs)
             except UserError as error:
                 raise UserError(f"config.method.{error}") from error
+            if self.target and not self.efficiency_weight:
+                raise UserError(f"config.method.efficiency_weight=0.0: nothing moves the cost to "
+                                f"config.method.target={self.target}; expected more than 0, such as 1.5.")
 
     marker = "gate/beta"
 
@@ -103,11 +110,42 @@ class VaRed2(Gated):
         return partial(gates.GatedConv, layers=self.layers,
                        **{name: getattr(self.settings, name) for name in OF_THE_CONVOLUTION})
 
-    def penalty(self, params, found, logits, batch):
-        """lambda_e * L_e."""
+    def init(self, rng, clip_shape):
+        """See `Method.init`.
+
+        Raises:
+            UserError: a target below what is left when every gate is closed.
+        """
+        variables = super().init(rng, clip_shape)
+        if not self.settings.target:
+            return variables
+        sides = (self.resolution,) * 2 if self.resolution else clip_shape[2:4]
+        clip = jax.ShapeDtypeStruct((1, clip_shape[1], *sides, 3), jnp.float32)
+        found = jax.eval_shape(lambda clip: self._run(variables.network, clip)[1], clip)
+        static = cost.gmacs(self.model, clip.shape[1:])
+        least = 1 - sum(d.macs / 1e9 * (1 - d.least) for d in found) / static
+        if self.settings.target < least:
+            raise UserError(
+                f"config.method.target={self.settings.target}: with every gate closed as far as "
+                f"config.method.search_space={self.settings.search_space} lets it, this network still costs "
+                f"{least:.2f} of the static one. Ask for more, or for a larger search space.")
+        return variables.replace(stats={**variables.stats, target.RECORD: target.begin()})
+
+    def penalty(self, params, stats, found, logits, batch, clip_shape):
+        """lambda_e * L_e; lambda_e as set, or as the target needs it."""
         del params
+        mask, wanted, weight = batch["mask"], self.settings.target, self.settings.efficiency_weight
         right = jax.lax.stop_gradient(self.task.right(self.task.answers(logits), batch))
-        return self.settings.efficiency_weight * weighted_mean(efficiency_loss(found, right), batch["mask"])
+        if not wanted:
+            return weight * weighted_mean(efficiency_loss(found, right), mask), {}, {}
+        weight = target.weight(stats[target.RECORD], wanted, weight)
+        rising = right * 2 * jax.lax.stop_gradient(decisions.computed_share(found))
+        rising *= decisions.opening(found, 1.0 if self.settings.discrete else self.settings.leak or 1.0)
+        value = weight * weighted_mean(efficiency_loss(found, right) + (weight < 0) * rising, mask)
+        static = cost.gmacs(self.model, clip_shape)
+        share = weighted_mean(jax.lax.stop_gradient(sum(decisions.clip_gmacs(found, static))), mask) / static
+        return value, {target.RECORD: target.update(stats[target.RECORD], share, wanted)}, {
+            "gates/cost": share, "gates/efficiency_weight": weight}
 
     def runners(self):
         """Both forms of the network."""
