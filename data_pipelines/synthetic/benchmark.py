@@ -40,6 +40,7 @@ from data_pipelines.synthetic.drawing import (
     GENERATOR_VERSION,
     MOTIONS,
     SPLITS,
+    YOUNGER,
     check_params,
     class_names,
     default_params,
@@ -166,7 +167,8 @@ def ensure_built(data_config) -> Benchmark:
     if not data_config.root:
         raise DataError("data.root is empty: data.source='synthetic' needs a folder to write its "
                         "clips into, e.g. --config.data.root=data/synthetic.")
-    digest = hashlib.sha256(json.dumps([GENERATOR_VERSION, params], sort_keys=True).encode())
+    identity = json.dumps([GENERATOR_VERSION, _identity(params)], sort_keys=True)
+    digest = hashlib.sha256(identity.encode())
     clips = f"{params['train_clips']}+{params['val_clips']}"
     root = Path(data_config.root)
     folder = root / f"{len(class_names(params))}_classes_{clips}_clips_{digest.hexdigest()[:8]}"
@@ -207,13 +209,18 @@ def _clip_path(names, split, index):
     return f"{split}/{names[index % len(names)]}/{index:06d}.mp4"
 
 
+def _identity(params):
+    """The parameters as they were before the younger ones, where these have no effect."""
+    return {name: value for name, value in params.items() if YOUNGER.get(name) != value}
+
+
 def _write_manifest(path, params):
-    manifest = {"generator_version": GENERATOR_VERSION, "parameters": params}
+    manifest = {"generator_version": GENERATOR_VERSION, "parameters": _identity(params)}
     if path.exists():
         found = json.loads(path.read_text())
         if found != manifest:
             given = {"generator_version": GENERATOR_VERSION, **params}
-            there = {"generator_version": found.get("generator_version"),
+            there = {"generator_version": found.get("generator_version"), **YOUNGER,
                      **found.get("parameters", {})}
             differ = ", ".join(f"{name}={there.get(name)} there, {value} wanted"
                                for name, value in given.items() if there.get(name) != value)

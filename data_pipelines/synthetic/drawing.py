@@ -18,7 +18,10 @@ the papers' claims rest on is built in:
 * The decisive frame. In some clips (`late_share`) the motion begins late, or the patches are plain
   at first and show their texture late.
 * Redundancy. Motion is `slow` (small steps, whole clip), `fast` (large steps) or a `burst` (the
-  clip stands still but for a short part) (VA-RED^2: static against fast).
+  clip stands still but for a short part) (VA-RED^2: static against fast). In all of them camera,
+  clutter and noise go on; `held_share` of the clips show four pictures only, each for a quarter of
+  the clip: every other of eight evenly spread frames repeats the one before. Whether a clip is held
+  says nothing about its class, its motion or its difficulty.
 
 Size, aspect ratio, length, frame rate, key-frame distance and quality differ from clip to clip.
 """
@@ -46,6 +49,10 @@ TEXTURES = {
 # (x, y), y pointing down. The first two are what a horizontal flip leaves alone.
 MOTIONS = {"up": (0, -1), "down": (0, 1), "left": (-1, 0), "right": (1, 0)}
 SPLITS = ("train", "val")
+# Parameters that benchmarks were built without, with what they meant then. At these values they are
+# left out of what identifies a benchmark, so that those are still the same.
+YOUNGER = {"held_share": 0.0}
+PICTURES = 4  # of a held clip
 
 _SIZES = (1.0, 1.11, 1.22)  # short side over the nominal one
 _ASPECTS, _ASPECT_SHARES = (1, 4 / 3, 3 / 2, 3 / 4, 2 / 3), (0.2, 0.35, 0.15, 0.2, 0.1)
@@ -65,10 +72,11 @@ def default_params() -> dict:
     difficulty: the difficulty of a clip is uniform from 0 to this; at most 1.
     late_share: share of clips whose motion or texture appears late.
     seed: another seed gives another benchmark of the same kind.
+    held_share: share of clips that show four pictures only, each held for a quarter of the clip.
     """
     return dict(num_textures=4, num_motions=4, train_clips=3000, val_clips=800, short_side=72,
                 min_frames=16, max_frames=32, min_period=3.0, max_period=3.8, contrast=60.0,
-                difficulty=0.5, late_share=0.3, seed=0)
+                difficulty=0.5, late_share=0.3, seed=0, **YOUNGER)
 
 
 def check_params(params) -> dict:
@@ -92,7 +100,8 @@ def check_params(params) -> dict:
         num_textures=(1, len(TEXTURES)), num_motions=(1, len(MOTIONS)), train_clips=(1, 10**7),
         val_clips=(1, 10**7), short_side=(32, 1080), min_frames=(2, checked["max_frames"]),
         max_frames=(2, 10**4), min_period=(2, checked["max_period"]), max_period=(2, 64),
-        contrast=(1, 100), difficulty=(0, 1), late_share=(0, 1), seed=(0, 2**32 - 1))
+        contrast=(1, 100), difficulty=(0, 1), late_share=(0, 1), seed=(0, 2**32 - 1),
+        held_share=(0, 1))
     for name, (low, high) in limits.items():
         if not low <= checked[name] <= high:
             raise DataError(f"data.synthetic.{name}={checked[name]} must be within {low} and "
@@ -127,7 +136,8 @@ def draw_factors(params: dict, split: str, index: int) -> tuple[dict, np.random.
         `period` in pixels of the file, `contrast` and `noise` in grey levels; `clutter` and
         `occlusion` count objects, `shake` is the largest offset in pixels; `decisive_frame` is the
         first one that shows the texture and a displacement of at least 6 % of the short side;
-        `static_share` is the share of consecutive frames between which the patches stand still.
+        `static_share` is the share of consecutive frames between which the patches stand still;
+        `pictures` (with `held_share` only) counts the frames that do not just repeat another one.
     """
     rng = np.random.default_rng([GENERATOR_VERSION, params["seed"], SPLITS.index(split), index])
     names = class_names(params)
@@ -172,8 +182,13 @@ def draw_factors(params: dict, split: str, index: int) -> tuple[dict, np.random.
         shake=int(rng.integers(1 + round(between(0, 4)))),
         noise=round(rng.uniform(1.0, between(2.0, 14.0)), 2),
         crf=int(rng.integers(17, 1 + round(between(20, 32)))), gop=int(rng.choice([6, 12, 48])))
-    position = _positions(factors)
-    decided = (np.abs(position) >= 0.06 * side) & (np.arange(num_frames) >= reveal * num_frames)
+    if params["held_share"]:  # a stream of its own: all else of the clip stays what it is
+        own = np.random.default_rng([GENERATOR_VERSION, params["seed"], SPLITS.index(split), index, 1])
+        held = own.uniform() < params["held_share"]
+        factors["pictures"] = min(PICTURES, num_frames) if held else num_frames
+    shown = _shown(factors)
+    position = _positions(factors)[shown]
+    decided = (np.abs(position) >= 0.06 * side) & (shown >= reveal * num_frames)
     factors["decisive_frame"] = int(decided.argmax()) if decided.any() else num_frames - 1
     factors["static_share"] = round(float(np.mean(np.diff(position) == 0)), 4)
     return factors, rng
@@ -186,6 +201,14 @@ def _positions(factors):
     side = min(factors["width"], factors["height"])
     position = np.rint(share * factors["travel"] * side).astype(int)
     return position - position[0]
+
+
+def _shown(factors):
+    """The frame that each frame repeats, (T,): itself, or the first of its part of a held clip."""
+    frames = np.arange(factors["frames"])
+    pictures = factors.get("pictures", len(frames))
+    length = len(frames) // pictures  # the last part is the longest: all are seen by every sampler
+    return np.minimum(frames // length, pictures - 1) * length
 
 
 def _render(factors, rng):
@@ -211,7 +234,11 @@ def _render(factors, rng):
     noise_at = rng.integers(32, size=(num_frames, 2))
 
     frames = np.empty((num_frames, height, width, 3), np.uint8)
+    shown = _shown(factors)
     for t in range(num_frames):
+        if shown[t] < t:
+            frames[t] = frames[shown[t]]
+            continue
         canvas = background.copy()
         for patch, patch_mask, origin, velocity, wrap in clutter:
             x, y = ((origin + t * velocity) % wrap).astype(int) - patch_mask.shape[0]

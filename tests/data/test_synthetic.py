@@ -1,8 +1,10 @@
 import csv
+import json
 import os
 import subprocess
 import sys
 import time
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -202,6 +204,41 @@ def test_factors_mean_what_they_say():
     for name in ("noise", "clutter", "occlusion", "shake"):
         assert np.mean([f[name] for f in hard]) > np.mean([f[name] for f in easy]), name
     assert np.mean([f["contrast"] for f in hard]) < np.mean([f["contrast"] for f in easy])
+
+
+def test_held_clips_repeat_their_pictures_and_nothing_else_changes():
+    params = synthetic.check_params(SMALL | dict(min_frames=16, max_frames=32, held_share=0.5))
+    plain = params | {"held_share": 0.0}
+    held = []
+    for index in range(16):
+        factors, frames = synthetic.make_clip(params, "train", index)
+        wanted, original = synthetic.make_clip(plain, "train", index)
+        n, pictures = factors["frames"], factors.pop("pictures")
+        held.append(pictures == 4)
+        starts = [min(t // (n // 4), 3) * (n // 4) for t in range(n)] if held[-1] else list(range(n))
+        np.testing.assert_array_equal(frames, original[starts])
+        same = set(factors) - ({"decisive_frame", "static_share"} if held[-1] else set())
+        assert {name: factors[name] for name in same} == {name: wanted[name] for name in same}
+        assert factors["decisive_frame"] >= wanted["decisive_frame"]
+        assert len(np.unique(frames.reshape(n, -1), axis=0)) == (4 if held[-1] else n)
+    assert 3 < sum(held) < 13
+    drawn = [drawing.draw_factors(params, "val", index)[0] for index in range(800)]
+    assert all(f["decisive_frame"] < 8 * (f["frames"] // 8) for f in drawn)  # the sampler sees it
+    shares = [np.mean([f["pictures"] == 4 for f in drawn if f["label"] == k]) for k in range(8)]
+    print("held, per class:", shares)
+    assert all(abs(share - 0.5) < 0.2 for share in shares)
+
+
+def test_a_benchmark_without_younger_parameters_is_the_old_one(built):
+    """Its folder, its manifest and what generates its clips are those of the code before `held_share`."""
+    benchmark, _ = built
+    params = synthetic.check_params(SMALL)
+    assert Path(benchmark.root).name == "8_classes_16+8_clips_02f203ab"
+    assert "held_share" not in (Path(benchmark.root) / "manifest.json").read_text()
+    drawn = [drawing.draw_factors(params, "train", index)[0] for index in range(16)]
+    assert zlib.crc32(json.dumps(drawn).encode()) == 3559701920
+    with pytest.raises(DataError, match="other parameters .held_share=0.0 there, 0.5 wanted"):
+        synthetic.build(benchmark.root, SMALL | {"held_share": 0.5})
 
 
 @pytest.mark.parametrize("change, message", [
