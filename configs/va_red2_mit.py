@@ -12,5 +12,5 @@ from configs.recipes import va_red2
 
 
 def get_config(arg: str = ""):
-    """Arguments: tiny, demo, static, backbone, frames, search_space, baseline, from_static."""
+    """Arguments: tiny, demo, static, backbone, frames, search_space, baseline, from_static, hard."""
     return va_red2.recipe("mit", arg)

@@ -27,19 +27,23 @@ BASELINES = {"pruning": Pruning, "cgnet": CGNet}
 def recipe(dataset_name: str, arg: str):
     """VA-RED2 with its static counterpart; the paper's recipe is not public, so it is ours in most parts.
 
-    Arguments: tiny, demo, static (the plain network alone), backbone, frames (8, 16, 32), search_space
-    (2, 3), baseline (pruning, cgnet: in place of gated convolutions, the paper's Table 7), from_static
-    (settings for a start from a static network, given by init.checkpoint). Else from scratch. Cosine with
-    warm-up; 10 clips a video, centre crop of 8/7 of the training crop. The 2-D ResNet-50 sees segments, 224
-    pixels in evaluation too: its row in the paper has 65.4 GMACs.
+    Arguments: tiny, demo, hard (beside one of these: clips of difficulty up to 1, half of them held, see
+    `data_pipelines/synthetic/drawing.py`), static (the plain network alone), backbone, frames (8, 16, 32),
+    search_space (2, 3), baseline (pruning, cgnet: in place of gated convolutions, the paper's Table 7),
+    from_static (settings for a start from a static network, given by init.checkpoint). Else from scratch.
+    Cosine with warm-up; 10 clips a video, centre crop of 8/7 of the training crop. The 2-D ResNet-50 sees
+    segments, 224 pixels in evaluation too: its row in the paper has 65.4 GMACs.
     """
     args = base.parse_arg(
         arg, tiny=False, demo=False, static=False, backbone="r2plus1d_18_vared", frames=8,
-        search_space=2, baseline="", from_static=False)
+        search_space=2, baseline="", from_static=False, hard=False)
     if args.backbone not in RATES:
         raise UserError(f"config argument backbone={args.backbone!r}: expected one of {', '.join(RATES)}.")
     if args.static:
         base.refuse(args, "static", "baseline", "from_static")
+    if args.hard and not (args.demo or args.tiny):
+        raise UserError("config argument hard=True: it says which clips of the embedded benchmark are made, "
+                        "expected beside demo or tiny.")
     if args.baseline:
         base.refuse(args, f"baseline={args.baseline}", "search_space")
     config = base.defaults()
@@ -64,6 +68,8 @@ def recipe(dataset_name: str, arg: str):
         config.optim.warmup_epochs = 0.0
     if args.demo:
         demo(config, args.backbone)
+    if args.hard:
+        config.data.synthetic.update(dict(difficulty=1.0, held_share=0.5))
     static = config.copy_and_resolve_references()
     static.method = Supervised.Settings().to_config()
     if args.static:

@@ -277,6 +277,14 @@ def test_configs_build_on_every_backbone_of_the_paper(configs, backbone):
         configs.get_config("backbone=resnet51")
 
 
+def test_the_hard_benchmark_is_an_argument_of_the_embedded_one():
+    plain, hard = va_red2_minik.get_config("demo"), va_red2_minik.get_config("demo,hard")
+    assert hard.data.synthetic.difficulty == 1 and hard.data.synthetic.held_share == 0.5
+    assert "held_share" not in plain.data.synthetic, "runs of older code go on"
+    with pytest.raises(ValueError, match="hard=True.*expected beside demo or tiny"):
+        va_red2_minik.get_config("hard")
+
+
 # GMACs of convolutions and linear layers of one clip in the paper's tables; those of TPN and CorrNet are of
 # networks that it does not describe.
 PAPER = {("r2plus1d_18_vared", 8): 27.7, ("r2plus1d_18_vared", 16): 55.2, ("r2plus1d_18_vared", 32): 110.5,

@@ -4,12 +4,14 @@ import json
 import os
 import sys
 
+import numpy as np
 import pytest
 
 from benchmarks import embedded
 from effvid_jax.reports import results
 
 sys.path.insert(0, os.path.dirname(embedded.__file__))  # as a script finds its neighbours
+import gate_inputs
 import va_red2_embedded
 
 
@@ -76,3 +78,37 @@ def test_flags_after_ours_go_to_main(monkeypatch):
     with pytest.raises(SystemExit):
         monkeypatch.setattr(sys, "argv", ["b.py", "--help"])
         embedded.arguments("Title.\nmore", "runs/x")
+
+
+def test_gate_inputs_says_which_clips_cost(tmp_path, capsys):
+    """Two clips that are held and two that are not, at costs of which the first are lower."""
+    clips = tmp_path / "benchmark" / "16_classes"
+    clips.mkdir(parents=True)
+    (clips / "val_clips.csv").write_text("path,frames,pictures\n" + "".join(
+        f"val/a/{i}.mp4,16,{4 if i < 2 else 16}\n" for i in range(4)))
+    for name, cost in (("static", [2.0, 2, 2, 2]), ("mean (the paper's)", [1.0, 1.2, 1.6, 1.8])):
+        folder = tmp_path / "seed3" / gate_inputs.folder(name)
+        folder.mkdir(parents=True)
+        (folder / "metrics.json").write_text(json.dumps({"val/top1": 0.75, "val/gmacs": sum(cost) / 4}))
+        np.savez(folder / "predictions_val.npz", gmacs=np.array(cost), label=np.zeros(4, int),
+                 name=np.array([f"/data/val/a/{i}.mp4" for i in range(4)]),
+                 scores=np.eye(2)[[0, 0, 0, 1]])
+    gate_inputs.redundancy.cache_clear()
+    rows = {row["what"].split(": ", 1)[1]: row["value"] for row in gate_inputs.table(str(tmp_path), [3])}
+    assert rows["static: correlation with redundancy"] == "+0.00" and rows["static: spread (points)"] == "0.0"
+    paper = {what.removeprefix("mean (the paper's): "): value for what, value in rows.items()}
+    assert paper["cost (% of static)"] == "70.0" and paper["against static (points)"] == "+0.0"
+    assert paper["held (%)"] == "55.0" and paper["others (%)"] == "85.0"
+    assert paper["correlation with redundancy"] == "-0.95" and paper["spread (points)"] == "15.8"
+    assert paper["top-1, held (%)"] == "100.0" and paper["top-1, others (%)"] == "50.0"
+    assert "all three: not finished" in capsys.readouterr().out
+
+
+def test_gate_inputs_starts_every_form_from_its_seeds_network(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(gate_inputs.embedded, "train", lambda *args: started.append(args))
+    gate_inputs.train(str(tmp_path), 1, "mean + discrete", ["--extra"])
+    (_, seed, run, config, flags), (*_, last) = started
+    assert (seed, run) == (1, "start") and config.endswith(",static") and not any("init" in f for f in flags)
+    assert f"--config.init.checkpoint={tmp_path}/seed1/start" in last and "--extra" in last
+    assert "--config.method.discrete=True" in last and "--config.method.target=0.7" in last
