@@ -108,6 +108,13 @@ def test_backbones_stand_alone():
     assert not [a for a in all_arrows() if a.module == ERRORS and below(a.target, *PACKAGES)]
 
 
+def test_nothing_needs_an_analysis():
+    """Analyses look at trained networks, as reports do: what trains, evaluates or predicts knows none."""
+    wrong = [a for a in all_arrows() if below(a.target, "effvid_jax.analysis")
+             and not below(a.module, "effvid_jax.analysis")]
+    assert not wrong, f"analyses are commands:{told(wrong)}"
+
+
 def test_no_circle_between_rooms():
     edges, arrows = collections.defaultdict(set), collections.defaultdict(list)
     for arrow in all_arrows():

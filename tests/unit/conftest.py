@@ -1,13 +1,23 @@
 """A trained run that several files of tests look at."""
 
+import contextlib
+import functools
+
+import flax
+import jax
+import numpy as np
 import pytest
 
-from configs import reskd_minik
+import data_pipelines
+from configs import reskd_minik, va_red2_minik
 from data_pipelines.options import plain_options
 from data_pipelines.sources import make_source
-from effvid_jax import cli
+from effvid_jax import checkpoint, cli, train
+from effvid_jax.methods import base
 from effvid_jax.reports import report
 from effvid_jax.start import runs
+from tests.drawn import draw
+from tests.made import made
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +44,37 @@ def val_videos(tiny_run):
 def some_video(val_videos):
     """Path of one validation clip."""
     return next(iter(val_videos.values()))
+
+
+@pytest.fixture(scope="session")
+def gated_run(tmp_path_factory, benchmark_root):
+    """Workdir of a small network of `configs/va_red2_minik.py:tiny` that is not trained: its gates are set.
+
+    Biases stand in the middle of what the first clips ask for, so that decisions differ.
+    """
+    workdir = str(tmp_path_factory.mktemp("gated_run"))
+    config = va_red2_minik.get_config("tiny")
+    config = runs.stage_config(config, "dynamic", workdir)
+    config.init.checkpoint, config.data.root = "", benchmark_root
+    config.model.options.update(dict(width=8, stage_sizes=(1, 1), inflate=(1, 1), time_strides=(1, 2),
+                                     space_strides=(1, 2)))
+    split = data_pipelines.open_split(config.data, "val")
+    method = made(config, split.class_names)
+    clips = np.stack([split.views(i)[0] for i in range(8)])
+    variables = draw(method.model, np.zeros(clips[:1].shape, np.float32))
+    look = jax.jit(functools.partial(method.model.apply, mutable=["intermediates", "gates"],
+                                     capture_intermediates=lambda module, _: module.name == "fc2"))
+    flat = flax.traverse_util.flatten_dict(variables["params"])
+    for _ in range(3):  # layers read what others have decided
+        _, seen = look({**variables, "params": flax.traverse_util.unflatten_dict(flat)},
+                       base.normalise(clips))
+        for path, x in flax.traverse_util.flatten_dict(seen["intermediates"]).items():
+            middle = np.median(x[0], axis=0)
+            flat[path[:-2] + ("beta",)] = np.where([True, False] * (len(middle) // 2), -middle,
+                                                   0.5 - np.min(x[0], axis=0)).astype(np.float32)
+    state = {"params": flax.traverse_util.unflatten_dict(flat), "stats": variables["batch_stats"],
+             "step": np.zeros((), int)}
+    with contextlib.closing(checkpoint.Checkpointer(workdir)) as checkpointer:
+        checkpointer.save(3, state, config, split.class_names)
+    train.describe_run(config, workdir, split.class_names)
+    return workdir
