@@ -1,4 +1,4 @@
-"""effvid_jax: train, evaluate, predict, benchmark, report and export efficient video networks.
+"""effvid_jax: train, evaluate, predict, benchmark, report, export and freeze efficient video networks.
 
     python main.py --config=configs/reskd_minik.py:demo --workdir=runs/demo
     python main.py --mode=eval --workdir=runs/demo
@@ -23,7 +23,7 @@ from effvid_jax import cli, console, peers
 from effvid_jax.errors import UserError
 from effvid_jax.speed import compilation_cache
 
-MODES = ("train", "eval", "predict", "bench", "report", "export")
+MODES = ("train", "eval", "predict", "bench", "report", "export", "freeze")
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file with arguments: configs/<method>_<dataset>.py[:tiny|demo|key=value,...]",
@@ -32,12 +32,18 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything a run wri
 _MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do; train ends with an evaluation.")
 _VIDEO = flags.DEFINE_string("video", None, "predict: a video file, or a folder of them.")
 _SPLIT = flags.DEFINE_string(
-    "split", "val", "eval: the split to score; the result of another one is eval_<split>.json.")
+    "split", "val", "eval: the split to score; the result of another one is eval_<split>.json. freeze: whose "
+    "clips show what gates decide.")
 _MULTIHOST = flags.DEFINE_bool(
     "multihost", False, "One process per host: TPU pods and SLURM are detected, elsewhere set "
     "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.")
 _ANYWAY = flags.DEFINE_bool(
     "resume_anyway", False, "train: go on in a workdir whose run had another config, whatever has changed.")
+_OUT = flags.DEFINE_string("out", None, "freeze: the workdir of the frozen network.")
+_SHARE = flags.DEFINE_float(
+    "share", 1.0, "freeze: gates that decide alike for at least this share of the clips become static.")
+_KEEP_GATES = flags.DEFINE_bool(
+    "keep_gates", False, "freeze: the gates of frozen layers still weigh what is computed (equal outputs).")
 _JSON = flags.DEFINE_bool("json", False, "predict: print nothing but one json object per video.")
 
 
@@ -66,6 +72,9 @@ def main(argv):
         more = {"resume_anyway": _ANYWAY.value}
     elif _MODE.value == "eval":
         more["split"] = _SPLIT.value
+    elif _MODE.value == "freeze":
+        more |= {"out": _OUT.value, "split": _SPLIT.value, "share": _SHARE.value,
+                 "keep_gates": _KEEP_GATES.value}
     result = getattr(cli, _MODE.value)(_CONFIG.value, workdir, **more)
     if result and jax.process_index() == 0:
         print(json.dumps(result), flush=True)

@@ -10,7 +10,7 @@ from effvid_jax import console, plots, writers
 from effvid_jax.errors import UserError
 
 
-def analyse(rows, names, task, workdir: str, split: str) -> dict[str, float]:
+def analyse(rows, names, task, workdir: str, split: str, decide: bool = True) -> dict[str, float]:
     """Metrics of the gates, and files in `workdir` ('': none).
 
     Writes `gate_ratios_<split>.csv` and `.png`: mean share of a convolution that is computed, per class
@@ -23,6 +23,7 @@ def analyse(rows, names, task, workdir: str, split: str) -> dict[str, float]:
         names: of the L gated convolutions.
         task: says what kinds of videos to compare (`Task.groups`).
         workdir, split: where, and of what.
+        decide: whether any of the convolutions still has a gate (`freezing.py`).
 
     Returns:
         'gmacs_plain_ops', 'computed', 'dead', 'varying_layers' (see `gating/decisions.py`).
@@ -38,9 +39,10 @@ def analyse(rows, names, task, workdir: str, split: str) -> dict[str, float]:
                          f"{bad.any(axis=1).sum()} of {len(bad)} videos): these weights are damaged or "
                          f"diverged; train with a lower config.optim.lr or restore an earlier step.")
     varying = float((np.ptp(ratios_NL, axis=0) > 0).mean())
-    if varying == 0:
+    if varying == 0 and decide:
         console.say("gates have collapsed: every clip is computed alike, which a smaller static network "
-                    "would do too. config.method.efficiency_weight or optim.lr may be too high.")
+                    "would do too (--mode=freeze makes it of this one). config.method.efficiency_weight or "
+                    "optim.lr may be too high.")
     if workdir:
         groups = task.groups(rows)
         _write_ratios(os.path.join(workdir, f"gate_ratios_{split}"), names, rows, groups)

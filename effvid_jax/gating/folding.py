@@ -56,7 +56,8 @@ def fold(model: nn.Module, variables, clip_shape) -> tuple[nn.Module, dict]:
         made = [name for name in params if name.startswith(f"{conv}/cheap_c")]
         if made and not jnp.all(scale != 0):
             continue
-        params[f"{conv}/kernel"] = params[f"{conv}/kernel"] * scale
+        computed = params[f"{conv}/kernel"].shape[-1]  # fewer than the norm has, where frozen
+        params[f"{conv}/kernel"] = params[f"{conv}/kernel"] * scale[:computed]
         for name in made:
             kernel = params[name]  # (side, side, 1, channels beyond the first k), from channel c mod k
             k = scale.size - kernel.shape[-1]
@@ -65,7 +66,7 @@ def fold(model: nn.Module, variables, clip_shape) -> tuple[nn.Module, dict]:
         # A convolution's own bias moves behind it: a gated one's bias is weighted like its channels.
         bias = params.get(f"{conv}/bias")
         if bias is not None:
-            params[f"{conv}/bias"] = bias * scale
+            params[f"{conv}/bias"] = bias * scale[:computed]
         params[f"{norm}/bias"] = params[f"{norm}/bias"] - stats.pop(f"{norm}/mean") * scale
         del params[f"{norm}/scale"], stats[f"{norm}/var"]
     return _with_norm(model, FoldedNorm), {

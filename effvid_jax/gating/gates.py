@@ -40,7 +40,7 @@ import jax.numpy as jnp
 from effvid_jax.backbones import blocks, trace
 from effvid_jax.backbones.facts import facts, gated_backbones
 from effvid_jax.errors import UserError
-from effvid_jax.gating import inputs, variants
+from effvid_jax.gating import freezing, inputs, variants
 from effvid_jax.gating.variants import Decision
 
 FORMS = ("mixed", "compact")
@@ -105,6 +105,7 @@ class GatedConv(blocks.Conv):
         positions: compact, several clips: a group has as many clips as it takes for this many output
             positions, at least one. Larger groups fill a device better, in smaller ones more clips
             agree.
+        frozen: layers that decide nothing any more, see `freezing.py`.
     """
 
     layers: str = ""
@@ -123,6 +124,7 @@ class GatedConv(blocks.Conv):
     discrete: bool = False
     form: str = "mixed"
     positions: int = 2048
+    frozen: tuple[str, ...] = ()
 
     @nn.compact
     def __call__(self, x, train: bool = False):
@@ -131,26 +133,38 @@ class GatedConv(blocks.Conv):
         self._check()
         if S_c * S_t == 1 or not re.fullmatch(self.layers, "/".join(self.path)):
             return super().__call__(x, train)
+        fixed = freezing.read(self.frozen).get("/".join(self.path))
+        if fixed and (len(fixed.channels), len(fixed.frames)) != (S_c, S_t):
+            raise UserError(f"config.method.frozen: {'/'.join(self.path)} has {len(fixed.channels)}/"
+                            f"{len(fixed.frames)} weights there, and {S_c}/{S_t} here.")
         gated = [S for S in (S_c, S_t) if S > 1]
         width = self.gate_width or max(16, x.shape[-1] // 4)
         beta = sum(((self.beta,) + (self.beta_reduced,) * (S - 1) for S in gated), ())
         sees = inputs.parse(self.gate_inputs)
-        with trace.silence():  # the static cost is the plain network's
-            V = Gate(tuple(gated), width, beta, self.leak, sees, self.gate_normalise, self.gate_scale,
-                     self.discrete, name="gate")(x, train)
-        one = jnp.ones((x.shape[0], 1), V.dtype)
+        numbers = len(sees) * x.shape[-1]
+        gate_macs = (numbers * width + width * sum(gated) + inputs.operations(x.shape[1:], sees)
+                     + numbers * self.gate_normalise)
+        if fixed and not fixed.gate:
+            V, gate_macs = self.param("weights", nn.initializers.ones, (1, sum(gated))), 0
+        else:
+            with trace.silence():  # the static cost is the plain network's
+                V = Gate(tuple(gated), width, beta, self.leak, sees, self.gate_normalise, self.gate_scale,
+                         self.discrete, name="gate")(x, train)
+        one = jnp.ones((V.shape[0], 1), V.dtype)
         V_c, V_t = V[:, :S_c] if S_c > 1 else one, V[:, -S_t:] if S_t > 1 else one
 
-        layer = self._layer(x, S_c, S_t)
-        if train or self.form == "mixed" or self.is_initializing():
+        layer = self._layer(x, S_c, S_t, fixed)
+        if fixed:
+            V_c, V_t = V_c * jnp.array(fixed.channels, V.dtype), V_t * jnp.array(fixed.frames, V.dtype)
+            y = layer.variant(fixed.ratio, fixed.stride)(x, V_c, V_t)
+            V_c, V_t = (jnp.broadcast_to(v, (x.shape[0], v.shape[1])) for v in (V_c, V_t))
+        elif train or self.form == "mixed" or self.is_initializing():
             y = layer.variant(0, 0)(x, V_c, V_t)
         else:
             y = variants.compact(layer, x, V_c, V_t, self.positions)
         self.note(x, y, x.shape[0] * layer.macs)
-        numbers = len(sees) * x.shape[-1]
-        gate_macs = (numbers * width + width * sum(gated) + inputs.operations(x.shape[1:], sees)
-                     + numbers * self.gate_normalise)
-        trace.note("gate", self.path, x, V, x.shape[0] * gate_macs)
+        if gate_macs:
+            trace.note("gate", self.path, x, V, x.shape[0] * gate_macs)
         if not self.is_initializing():
             self.sow("gates", "decision", layer.decision(V_c, V_t, gate_macs),
                      reduce_fn=lambda old, new: new, init_fn=lambda: None)
@@ -165,22 +179,24 @@ class GatedConv(blocks.Conv):
         if self.cheap_kernel % 2 == 0 or self.cheap_kernel < 1:
             raise UserError(f"cheap_kernel={self.cheap_kernel}: expected an odd number, such as 1 or 3.")
 
-    def _layer(self, x, S_c: int, S_t: int) -> variants.Layer:
+    def _layer(self, x, S_c: int, S_t: int, fixed: freezing.Frozen | None = None) -> variants.Layer:
         """Geometry and arrays of this convolution for inputs like `x`."""
         n = len(self.kernel_size)
         tuples = (blocks.per_axis(v, n) for v in (self.strides, self.padding, self.dilation))
+        channels = variants.channel_counts(self.features, self.groups, S_c)
+        computed = channels[fixed.ratio if fixed else 0]
         kernel = self.param("kernel", self.kernel_init,
-                            (*self.kernel_size, x.shape[-1] // self.groups, self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
+                            (*self.kernel_size, x.shape[-1] // self.groups, computed))
+        bias = self.param("bias", nn.initializers.zeros, (computed,)) if self.use_bias else None
         dtype = self.dtype or jnp.result_type(x, kernel)
         layer = variants.Layer(x.shape, dtype, kernel.astype(dtype), bias, *tuples, self.groups,
-                                    S_c, S_t, self.plain)
+                               channels, S_t, self.plain)
         side = self.cheap_kernel if x.ndim > 3 else 1
         init = nn.initializers.normal(self.cheap_scale / side)
-        for i in range(1, S_c):
+        for i in (i for i in range(1, S_c) if not fixed or fixed.channels[i] or i == fixed.ratio):
             layer.cheap_c[i] = self.param(
-                f"cheap_c{i}", init, (side, side, 1, self.features - layer.channels[i])).astype(dtype)
-        for j in range(1, S_t):
+                f"cheap_c{i}", init, (side, side, 1, self.features - channels[i])).astype(dtype)
+        for j in (j for j in range(1, S_t) if not fixed or fixed.frames[j] or j == fixed.stride):
             layer.cheap_t[j] = self.param(
                 f"cheap_t{j}", nn.initializers.ones, (2**j - 1, self.features)).astype(dtype)
         return layer

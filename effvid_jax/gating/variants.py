@@ -42,10 +42,11 @@ class Layer:
     Attributes:
         channels: computed channels of every ratio; `frames`: computed frames of every stride.
         macs: multiply-adds of the whole convolution for one clip.
-        cheap_c, cheap_t: kernels (side, side, 1, C - rC) by i and factors (R - 1, C) by j, from 1 on.
+        cheap_c, cheap_t: kernels (side, side, 1, C - rC) by i and factors (R - 1, C) by j, from 1 on, those
+            that are never used left out; the kernel may end after the channels that are ever computed.
     """
 
-    def __init__(self, in_shape, dtype, kernel, bias, strides, padding, dilation, groups, S_c, S_t,
+    def __init__(self, in_shape, dtype, kernel, bias, strides, padding, dilation, groups, channels, S_t,
                  plain):
         self.dtype, self.kernel, self.bias = dtype, kernel, bias
         self.strides, self.padding, self.dilation, self.groups = strides, padding, dilation, groups
@@ -56,12 +57,11 @@ class Layer:
         out = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in zip(
             axes[-len(strides):], padding, dilation, kernel.shape, strides)]
         out = (*axes[:len(axes) - len(strides)], *out)
-        features, unit = kernel.shape[-1], kernel.shape[-1] // groups if groups > 1 else 1
-        self.channels = [math.ceil(features // unit / 2**i) * unit for i in range(S_c)]
+        features, self.channels = channels[0], channels
         self.frames = [math.ceil(out[0] / 2**j) for j in range(S_t)]
         self.positions = math.prod(out) // out[0] if S_t > 1 else math.prod(out)  # of a frame
         self.features, self.length = features, out[0] if S_t > 1 else 1
-        self.macs = math.prod(out) * math.prod(kernel.shape)
+        self.macs = math.prod(out) * math.prod(kernel.shape[:-1]) * features
 
     def variant(self, i: int, j: int):
         """(x, V_c, V_t) -> Y, for weights that are zero before ratio i and stride j."""
@@ -79,15 +79,15 @@ class Layer:
         used = jnp.arange(k) < jnp.asarray(self.channels[i:])[:, None]
         weights = (V_c[:, i:] @ used.astype(V_c.dtype)).astype(self.dtype)  # (B, k), descending
         bias = None if self.bias is None else self.bias[:k]
-        # One clip's weights can go into the kernel, where that is smaller than the map.
-        inside = x.shape[0] == 1 and self.kernel.size < self.positions * self.length * self.features
+        # Weights of one clip, or of all alike, can go into the kernel, where that is smaller than the map.
+        inside = V_c.shape[0] == 1 and self.kernel.size < self.positions * self.length * self.features
         if inside:
             bias = None if bias is None else bias * weights[0]
             z = y = self._convolve(x, self.kernel[..., :k] * weights[0], bias, j)
         else:
             z = self._convolve(x, self.kernel[..., :k], bias, j)
             y = weigh(z, weights)
-        for n in range(max(i, 1), len(self.channels)):
+        for n in (n for n in self.cheap_c if n >= i):
             first, weight = self.channels[n], V_c[:, n, None]
             source = jnp.arange(self.features - first) % first  # channels that others are made of
             if inside:
@@ -135,10 +135,10 @@ class Layer:
         if len(self.frames) == 1:
             return y
         total = 0 if j else weigh(y, V_t[:, :1])
-        for n in range(max(j, 1), len(self.frames)):
+        for n in (n for n in self.cheap_t if n >= j):
             factors = jnp.concatenate([jnp.ones_like(self.cheap_t[n][:1]), self.cheap_t[n]])
             factors = weigh(factors[None], V_t[:, n, None]).reshape(
-                y.shape[0], 1, 2**n, *(1,) * (y.ndim - 3), self.features)
+                V_t.shape[0], 1, 2**n, *(1,) * (y.ndim - 3), self.features)
             kept = y[:, ::2**(n - j), None] * factors
             # (B, T/R, R, ...) -> (B, T, ...)
             total += kept.reshape(y.shape[0], -1, *y.shape[2:])[:, :self.length]
@@ -159,6 +159,12 @@ class Layer:
         ratio = jnp.where(sound, share(V_c, self.channels) * frames, jnp.nan)
         least = self.channels[-1] / self.channels[0] * self.frames[-1] / self.frames[0]
         return Decision(V_c, V_t, ratio, overhead, self.macs, least)
+
+
+def channel_counts(features: int, groups: int, S: int) -> list[int]:
+    """Computed channels of every ratio: half of them and so on, rounded up to whole groups."""
+    unit = features // groups if groups > 1 else 1
+    return [math.ceil(features // unit / 2**i) * unit for i in range(S)]
 
 
 def share(V, counts):

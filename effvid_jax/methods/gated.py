@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from effvid_jax import cost
 from effvid_jax.errors import UserError
-from effvid_jax.gating import analysis, decisions, gates
+from effvid_jax.gating import analysis, decisions, gates, variants
 from effvid_jax.losses import weighted_mean
 from effvid_jax.methods import base
 
@@ -57,11 +57,19 @@ class Gated(base.Method):
             UserError: no convolution of the network decides anything.
         """
         params, stats = base.init_backbone(self.model, rng, clip_shape)
-        if not decisions.layer_names(params, self.marker):
+        if not self.layer_names(params):
             raise UserError(
                 f"config.method.layers={self.layers!r} matches no convolution of "
                 f"{self.config.model.backbone!r}, or config.method.temporal and channel are both off.")
         return base.Variables(params, stats)
+
+    def layer_names(self, params) -> list[str]:
+        """Paths of the convolutions that decide, in the order of `decisions`."""
+        return decisions.layer_names(params, self.marker)
+
+    def decisions(self, variables, clips) -> list[variants.Decision]:
+        """What every convolution decides for clips (B, T, H, W, 3); `variables`: of `apply`. Traced."""
+        return self._run(variables, clips)[1]
 
     def loss(self, params, variables, batch, rng):
         """See `Method.loss`."""
@@ -90,7 +98,10 @@ class Gated(base.Method):
                  "dead": jnp.stack([decisions.is_dead(d) for d in found], axis=1).astype(jnp.float32)}
         extra = {name: x.reshape(b, v, *x.shape[1:]).mean(axis=1) for name, x in extra.items()}
         logits = logits.astype(jnp.float32).reshape(b, v, *logits.shape[1:])
-        extra |= {"gmacs_plain_ops": plain, "clip_gmacs": plain_BV + overhead_BV}
+        decided = jnp.stack([jnp.stack([variants.first_open(V, V.shape[1]) for V in (d.V_c, d.V_t)], axis=1)
+                             for d in found], axis=1).astype(jnp.uint8)
+        extra |= {"gmacs_plain_ops": plain, "clip_gmacs": plain_BV + overhead_BV,
+                  "decisions": decided.reshape(b, v, *decided.shape[1:])}  # numbers of ratio and stride
         return base.Prediction(self.task.mean_of_views(logits), plain + overhead,
                                extra | base.clip_answers(self.task, logits))
 
@@ -104,5 +115,5 @@ class Gated(base.Method):
 
     def analyse(self, rows, variables, workdir, split):
         """What the gates did; see `gating.analysis.analyse`."""
-        names = decisions.layer_names(variables.params, self.marker)
-        return analysis.analyse(rows, names, self.task, workdir, split)
+        return analysis.analyse(rows, self.layer_names(variables.params), self.task, workdir, split,
+                                decide=bool(decisions.layer_names(variables.params, self.marker)))

@@ -27,20 +27,21 @@ import dataclasses
 from functools import partial
 from typing import ClassVar
 
+import flax
 import jax
 import jax.numpy as jnp
 
 from data_pipelines import Field
 from effvid_jax import cost
 from effvid_jax.errors import UserError
-from effvid_jax.gating import decisions, gates, inputs, target
+from effvid_jax.gating import decisions, freezing, gates, inputs, target
 from effvid_jax.losses import weighted_mean
 from effvid_jax.methods import base
 from effvid_jax.methods.gated import Gated
 
 OF_THE_CONVOLUTION = ("search_space", "temporal", "channel", "cheap_kernel", "cheap_scale", "gate_width",
                       "gate_inputs", "gate_normalise", "gate_scale", "discrete", "beta", "beta_reduced",
-                      "leak", "form", "positions")
+                      "leak", "form", "positions", "frozen")
 
 
 class VaRed2(Gated):
@@ -79,6 +80,7 @@ class VaRed2(Gated):
         form: str = "mixed"  # evaluation: mixed | compact (computes what each clip's gates ask for)
         positions: int = 0  # compact: clips are grouped up to this many output positions of a layer (GPU:
         # 2**18, say); 0: the network runs clip by clip, the fastest on a CPU; ours
+        frozen: tuple[str, ...] = ()  # layers that decide nothing: `--mode=freeze` writes these; ours
 
         bounds: ClassVar = {
             "search_space": Field.integer(2, 4), "layers": Field.pattern(),
@@ -97,6 +99,7 @@ class VaRed2(Gated):
             if self.target and not self.efficiency_weight:
                 raise UserError(f"config.method.efficiency_weight=0.0: nothing moves the cost to "
                                 f"config.method.target={self.target}; expected more than 0, such as 1.5.")
+            freezing.read(self.frozen)
 
     marker = "gate/beta"
 
@@ -110,13 +113,25 @@ class VaRed2(Gated):
         return partial(gates.GatedConv, layers=self.layers,
                        **{name: getattr(self.settings, name) for name in OF_THE_CONVOLUTION})
 
+    def layer_names(self, params):
+        """See `Gated.layer_names`; those that are frozen are among them."""
+        names = {*super().layer_names(params), *freezing.read(self.settings.frozen)}
+        return sorted(names, key=gates.natural_order)
+
     def init(self, rng, clip_shape):
-        """See `Method.init`.
+        """See `Gated.init`.
 
         Raises:
-            UserError: a target below what is left when every gate is closed.
+            UserError: no convolution decides anything, one that is frozen is not there, or a target below
+                what is left when every gate is closed.
         """
         variables = super().init(rng, clip_shape)
+        there = flax.traverse_util.flatten_dict(variables.params, sep="/")
+        for path in freezing.read(self.settings.frozen):
+            if not {f"{path}/weights", f"{path}/{self.marker}"} & there.keys():
+                raise UserError(f"config.method.frozen: {path!r} is no gated convolution of "
+                                f"{self.config.model.backbone}: expected some of "
+                                f"{', '.join(decisions.layer_names(variables.params, self.marker))}.")
         if not self.settings.target:
             return variables
         sides = (self.resolution,) * 2 if self.resolution else clip_shape[2:4]
@@ -149,14 +164,14 @@ class VaRed2(Gated):
 
     def runners(self):
         """Both forms of the network."""
-        return {form: base.Runner(predict=self._in_form(form).predict) for form in gates.FORMS}
+        return {form: base.Runner(predict=self.in_form(form).predict) for form in gates.FORMS}
 
     @property
     def runner(self):
         """`config.method.form`."""
         return self.settings.form
 
-    def _in_form(self, form: str) -> VaRed2:
+    def in_form(self, form: str) -> VaRed2:
         """This network in another form; made once, so that its functions are compiled once."""
         if form not in self._forms:
             config = self.config.copy_and_resolve_references()
