@@ -28,13 +28,11 @@ import jax.numpy as jnp
 import numpy as np
 import tabulate
 
-from effvid_jax import cost
 from effvid_jax.backbones import facts, make_backbone
-from effvid_jax.gating import folding, gates, variants
-from effvid_jax.gating.decisions import clip_gmacs
+from effvid_jax.gating import gates, variants
 from effvid_jax.methods import base
 from effvid_jax.reports import results
-from effvid_jax.speed import host_memory, timing
+from effvid_jax.speed import gated_bench, host_memory, timing
 
 
 def networks(args):
@@ -88,16 +86,6 @@ def set_gates(model, variables, clips, share: float, rounds: int = 4):
     return variables
 
 
-def plain_part(variables):
-    """The variables of the static network inside those of the gated one."""
-    def keep(tree):
-        flat = flax.traverse_util.flatten_dict(tree, sep="/")
-        return flax.traverse_util.unflatten_dict(
-            {k: v for k, v in flat.items() if "/gate/" not in k and "/cheap_" not in k}, sep="/")
-
-    return {name: keep(tree) for name, tree in variables.items()}
-
-
 def run_once(args, frames: int, batch: int) -> dict:
     """All sides at one clip length and batch size."""
     shape = (frames, args.resolution, args.resolution, 3)
@@ -107,55 +95,22 @@ def run_once(args, frames: int, batch: int) -> dict:
     clips = jnp.asarray((r.normal(size=(count, *shape)) * np.exp(r.normal(size=(count, 1, 1, 1, 3)))
                          + r.normal(size=(count, frames, 1, 1, 3))).astype(np.float32))
     variables = set_gates(mixed, draw(mixed, shape), clips, args.open)
-    batches = [clips[i:i + batch] for i in range(0, count, batch)]
-
-    whole = jax.jit(lambda v, x: mixed.apply(v, x, mutable=["gates"]))
-    decisions, logits = [], []
-    for one in clips:
-        (y, _), state = whole(variables, one[None])
-        decisions.append(gates.collect(state["gates"]))
-        logits.append(y[0])
-    static = cost.gmacs(plain, shape)
-    costs = np.array([[float(x[0]) for x in clip_gmacs(list(d.values()), static)]
-                      for d in decisions])
-    gmacs = costs.sum(axis=1)
-
-    folded_plain = folding.fold(plain, plain_part(variables), shape)
-    folded_compact = folding.fold(compact, variables, shape)
-    nets = {"static": (plain, plain_part(variables)), "static, folded": folded_plain,
-            "compact": folded_compact, "mixed": (mixed, variables)}
-    functions, errors = {}, {}
-    for name, (model, weights) in nets.items():
-        weights = jax.device_put(weights)
-        forms = {"": lambda v, x, m=model: m.apply(v, x)[0]}
-        if batch > 1 and name != "mixed":
-            forms[", clip by clip"] = lambda v, x, m=model: jax.lax.map(
-                lambda clip: m.apply(v, clip[None])[0][0], x)
-        for form, function in forms.items():
-            function = functools.partial(jax.jit(function), weights)
-            functions[name + form] = lambda f=function: [f(x) for x in batches]
-            if "static" not in name:
-                found = jnp.concatenate(functions[name + form]())
-                errors[name + form] = float(abs(found - jnp.stack(logits)).max() / abs(found).max())
-    times = timing.measure(functions, seconds=args.seconds, min_repeats=5)
-    best = min((n for n in times if n.startswith("static")), key=lambda n: times[n].median)
-    ratio = gmacs.mean() / static
-    rows = [{
-        "form": name, "ms per clip": 1e3 * t.median / count, "spread": t.spread,
-        "clips/s": t.rate(count), "GMACs": static if "static" in name else gmacs.mean(),
-        "time ratio": t.median / times[best].median,
-        "realised": (1 - t.median / times[best].median) / (1 - ratio) if "compact" in name else None,
-    } for name, t in times.items()]
+    costs = gated_bench.costs(plain, mixed, variables, clips)
+    gmacs, static = costs.gmacs.sum(axis=1), costs.static
+    rows, error, times = gated_bench.measure(plain, mixed, compact, variables, clips, costs, batch,
+                                             args.seconds)
+    best, ratio = gated_bench.best_of(times, "static"), gmacs.mean() / static
     print(f"\n{args.backbone}, {frames} frames of {args.resolution}x{args.resolution}, batch {batch}: static "
           f"{static:.2f} GMACs, dynamic {gmacs.mean():.2f} (from {gmacs.min():.2f} to {gmacs.max():.2f}; of "
-          f"these cheap operations and gates {costs[:, 1].mean():.3f}), ratio {ratio:.3f}; against "
-          f"'{best}'; largest deviation from the mixed form {max(errors.values()):.1e}")
+          f"these cheap operations and gates {costs.gmacs[:, 1].mean():.3f}), ratio {ratio:.3f}; against "
+          f"'{best}'; largest deviation from the mixed form {error:.1e}")
     print(tabulate.tabulate(rows, "keys", "github", floatfmt=".3f"), flush=True)
     found = {"frames": frames, "batch": batch, "resolution": args.resolution, "static_gmacs": static,
              "gmacs": gmacs.mean(), "gmacs_ratio": ratio, "rows": rows,
              "realised": max(row["realised"] for row in rows if row["realised"] is not None)}
     if args.profile:
-        found["profile"] = profile(args, plain, compact, variables, decisions, clips, times, best, count)
+        found["profile"] = profile(args, plain, compact, variables, costs.decisions, clips, times, best,
+                                   count)
     return found
 
 

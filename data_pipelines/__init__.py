@@ -26,8 +26,8 @@ from data_pipelines.options import check_config, check_fields
 from data_pipelines.tools import memory_bytes
 
 __all__ = ["ClassLabels", "ClipReader", "DataError", "Entry", "Field", "Split", "Targets", "VideoError",
-           "check_config", "check_fields", "data_fields", "make_pipeline", "memory_bytes", "num_views",
-           "open_split", "shown"]
+           "check_config", "check_fields", "data_fields", "made_clips", "make_pipeline", "memory_bytes",
+           "num_views", "open_split", "shown"]
 
 
 def __getattr__(name: str):
@@ -36,6 +36,7 @@ def __getattr__(name: str):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from data_pipelines.clip_reader import ClipReader
     from data_pipelines.split import Split, make_pipeline, num_views, open_split
+    from data_pipelines.synthetic import made_clips
 
-    return {"ClipReader": ClipReader, "Split": Split, "make_pipeline": make_pipeline,
-            "num_views": num_views, "open_split": open_split}[name]
+    return {"ClipReader": ClipReader, "Split": Split, "made_clips": made_clips,
+            "make_pipeline": make_pipeline, "num_views": num_views, "open_split": open_split}[name]

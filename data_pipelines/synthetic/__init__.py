@@ -8,6 +8,7 @@ from data_pipelines.synthetic.benchmark import (
     build,
     contact_sheet,
     ensure_built,
+    made_clips,
     main,
     make_odd_files,
     write_video,
@@ -15,4 +16,4 @@ from data_pipelines.synthetic.benchmark import (
 from data_pipelines.synthetic.drawing import check_params, class_names, default_params, make_clip
 
 __all__ = ["Benchmark", "build", "check_params", "class_names", "contact_sheet", "default_params",
-           "ensure_built", "main", "make_clip", "make_odd_files", "write_video"]
+           "ensure_built", "made_clips", "main", "make_clip", "make_odd_files", "write_video"]

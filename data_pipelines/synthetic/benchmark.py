@@ -181,6 +181,23 @@ def ensure_built(data_config) -> Benchmark:
     return build(folder, params)
 
 
+def made_clips(data_config, split: str) -> dict[str, dict[str, str]]:
+    """{name of a clip: what generated it, see `draw_factors`}; {} of other data than the embedded benchmark.
+
+    Args:
+        data_config: the data configuration.
+        split: its name; 'calib' is a part of 'train'.
+
+    Raises:
+        DataError: see `ensure_built`.
+    """
+    if data_config.source != "synthetic":
+        return {}
+    name = split if split in SPLITS else "train"
+    with open(Path(ensure_built(data_config).root) / f"{name}_clips.csv", encoding="utf-8") as f:
+        return {row["path"]: row for row in csv.DictReader(f)}
+
+
 def _has_manifest(folder: Path) -> bool:
     """Whether a benchmark was begun in a folder."""
     try:
