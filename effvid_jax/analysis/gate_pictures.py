@@ -61,7 +61,7 @@ def _fifths(axes, videos, correlations) -> None:
         axes.errorbar([6, 7], mean, error, color="black", ls="", marker="D", capsize=2)
         ticks, places = [*ticks, "wrong", "right"], [*places, 6, 7]
     axes.set_xticks(places, ticks)
-    axes.set_xlabel("videos by")
+    axes.set_xlabel("videos in fifths of the quantity; wrong and right answers")
     axes.set_ylabel("mean GMACs per clip")
     axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1.0))
 

@@ -146,10 +146,10 @@ def _named(values_AM) -> dict[str, float]:
 def draw(rows, threshold: float):
     """CC, RMSE and RP of every layer, along the depth of the network."""
     rows = rows[:-1]
-    figure = drawing.figure(max(6.5, 0.16 * len(rows) + 3), 7)
+    figure = drawing.figure(max(6.5, 0.16 * len(rows) + 3), 8)
     x = np.arange(len(rows))
     titles = {"cc": "correlation (CC)", "rmse": "difference (RMSE)",
-              "rp": f"share with CC ≥ {threshold:g} (RP)"}
+              "rp": f"CC ≥ {threshold:g}: share (RP)"}
     panels = figure.subplots(3, 1, sharex=True)
     for axes, measure in zip(panels, MEASURES):
         drawing.frame(axes)
@@ -157,7 +157,7 @@ def draw(rows, threshold: float):
             values = [row[f"{axis}_{measure}"] for row in rows]
             axes.plot(x, values, "-", marker=marker, markersize=4, color=drawing.colour(i),
                       label=f"along {axis}s" if axis == "channel" else "along time")
-        axes.set_ylabel(titles[measure])
+        axes.set_ylabel(titles[measure], fontsize=9)
         axes.set_ylim(0, None if measure == "rmse" else 1.02)
     panels[0].legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1.0))
     every = -(-len(rows) // 40)
