@@ -134,15 +134,16 @@ def _table(request: str, rows, name: str) -> str:
         cells: dict[str, dict[str, str]] = {}
         for row in chosen:
             line, _, column = row["what"].partition(": ")
-            cells.setdefault(line, {"": line})[column] = _value(row)
+            cells.setdefault(line, {"": line})[column] = shown(row)
         lines, columns = list(cells.values()), list(dict.fromkeys(c for line in cells.values() for c in line))
         return _markdown([[line.get(column, "") for column in columns] for line in lines], columns)
-    return _markdown([[_value(row, columns) if column == "value" else
+    return _markdown([[shown(row, columns) if column == "value" else
                        f"`{row[column]}`" if column == "command" else row[column]
                        for column in columns] for row in chosen], columns)
 
 
-def _value(row, columns=()) -> str:
+def shown(row, columns=()) -> str:
+    """A row's value as a table has it, with spread and the paper's figure unless `columns` has those."""
     text = row["value"] or ("–" if row["paper"] else "")
     if row["spread"] and "spread" not in columns:
         text += f" ± {row['spread']}"
