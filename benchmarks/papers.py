@@ -3,10 +3,10 @@
     python benchmarks/papers.py             # rewrites docs/papers.md
     python benchmarks/papers.py --check     # exit code 1 if it is out of date
 
-`docs/papers.toml` has the papers' figures as printed, and for each row that has a recipe here the config that
-makes it. Of that config this page says what needs no data set: multiply-adds of a video by the paper's own rule
-and parameters. Beside them stand the command that fills the rest, and the same experiment's figure on the
-embedded benchmark, from docs/results.csv.
+`docs/papers.toml` has the papers' figures as printed, and for each row that has a recipe here the config
+that makes it. Of that config this page says what needs no data set: multiply-adds of a video by the paper's
+own rule, and parameters. Beside them stand the command that fills the rest, and the same experiment's figure
+on the embedded benchmark, from docs/results.csv.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from effvid_jax.signals import told
 SOURCE, PAGE = "docs/papers.toml", "docs/papers.md"
 TABLE_FIELDS = {"paper", "title", "columns", "convention", "command", "rows"}, {"views", "remark"}
 ROW_FIELDS = {"name", "values"}, {"config", "embedded", "command", "flags", "baseline"}
-HEADER = f"""# The papers' tables
+HEADER = """# The papers' tables
 
-Written by `python benchmarks/papers.py` from [papers.toml](papers.toml); a test keeps it up to date. The first
-columns are the papers' figures as printed. **Ours** needs no data set: multiply-adds of a video (10⁹, by the paper's
-own rule, see [cost.md](cost.md)) and parameters of the network that the row's config makes. **Embedded** is the same
-experiment on the benchmark that comes with the code (docs/results.csv; mean ± standard deviation over seeds):
-those figures compare with each other only. The command below a table fills its rows from the real data. Rows
-without a config are other people's systems.
+Written by `python benchmarks/papers.py` from [papers.toml](papers.toml); a test keeps it up to date. The
+first columns are the papers' figures as printed. **Ours** needs no data set: multiply-adds of a video (10⁹,
+by the paper's own rule, see [cost.md](cost.md)) and parameters of the network that the row's config makes.
+**Embedded** is the same experiment on the benchmark that comes with the code (docs/results.csv; mean ±
+standard deviation over seeds): those figures compare with each other only. The command below a table fills
+its rows from the real data. Rows without a config are other people's systems.
 """
 
 
@@ -57,8 +57,8 @@ def read(path: str) -> list[dict[str, Any]]:
             where = f"{path}: table {table['title']!r}, row {row.get('name')!r}"
             _check(row, ROW_FIELDS, where)
             if len(row["values"]) != len(table["columns"]):
-                raise UserError(f"{where}: {len(row['values'])} values, the table has {len(table['columns'])} "
-                                f"columns.")
+                raise UserError(f"{where}: {len(row['values'])} values, the table has "
+                                f"{len(table['columns'])} columns.")
             if "config" in row and "{config}" not in row.get("command", table["command"]):
                 raise UserError(f"{where}: its command does not name {{config}}.")
     return tables
@@ -89,7 +89,8 @@ def costs(config, convention: str, views: int = 0) -> tuple[float, float]:
     """
     data, model = config.data, config.model
     side = model.resolution or data.test_crop_size
-    views = views or data.test_clips * (3 if data.test_crop == "three" else 1) * (2 if data.twice_sample else 1)
+    crops = 3 if data.test_crop == "three" else 1
+    views = views or data.test_clips * crops * (2 if data.twice_sample else 1)
     return _count(model.to_json_best_effort(), model, data.num_classes, (data.num_frames, side, side, 3),
                   convention, views)
 
@@ -163,7 +164,8 @@ def _command(table, row) -> str:
 def update(root: str = results.ROOT, check: bool = False) -> bool:
     """Rewrites docs/papers.md under `root`, or only looks; whether it was out of date."""
     path = os.path.join(root, PAGE)
-    text = page(read(os.path.join(root, SOURCE)), results.read_rows(os.path.join(root, "docs", "results.csv")))
+    rows = results.read_rows(os.path.join(root, "docs", "results.csv"))
+    text = page(read(os.path.join(root, SOURCE)), rows)
     old = None
     if os.path.exists(path):
         with open(path, encoding="utf-8") as f:

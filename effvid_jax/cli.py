@@ -201,9 +201,9 @@ def train(config, workdir: str, resume_anyway: bool = False) -> dict:
     if config.note:
         console.say(config.note)
     names = stage_names(config)
-    check_starts(config, names)
     stages = {name: stage_config(config, name, workdir) for name in names}
     check_stages(stages or {"": config})
+    check_starts(config, names)
     if config.init.step and len(names) > 1:
         raise UserError(f"config.init.step={config.init.step}: which of the stages {', '.join(names)} is "
                         f"to go back? Each has steps of its own; --config.run={names[-1]} trains one alone.")

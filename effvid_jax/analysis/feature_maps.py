@@ -83,7 +83,7 @@ def maps(method: VaRed2, variables, clip, layer: str) -> Maps:
             return out
 
         with nn.intercept_methods(watch):
-            clips, _, _ = base.views_as_clips(clip[None, None], method.resolution)
+            clips = base.resize(base.normalise(clip[None]), method.resolution)
             decided = method.decisions(variables.network, clips)
         own = decided[method.layer_names(variables.params).index(layer)]
         return found, own.V_c[0], own.V_t[0]

@@ -102,7 +102,7 @@ def table(opened: opening.Opened, clips: int = 64, threshold: float = 0.85, laye
 
     @jax.jit
     def look(variables, clip):
-        x, _, _ = base.views_as_clips(clip[None, None], resolution)
+        x = base.resize(base.normalise(clip[None]), resolution)
         _, state = model.apply(variables.network, x, mutable=["intermediates", "gates"],
                                capture_intermediates=wanted)
         flat = flax.traverse_util.flatten_dict(state.get("intermediates", {}), sep="/")

@@ -48,7 +48,8 @@ def test_commands_name_flags_that_exist():
     ({"columns": ["a", "b"]}, "1 values, the table has 2"), ({"titel": "x"}, "unknown fields titel"),
     ({"command": "python main.py"}, r"does not name \{config\}")])
 def test_mistakes_are_named(tmp_path, change, said):
-    table = {"paper": "P", "title": "T", "columns": ["a"], "convention": "macs", "command": "main {config}", **change}
+    table = {"paper": "P", "title": "T", "columns": ["a"], "convention": "macs",
+             "command": "main {config}", **change}
     lines = [f"{name} = {value!r}" for name, value in table.items()]
     path = tmp_path / "papers.toml"
     path.write_text("[[tables]]\n" + "\n".join(lines) +
