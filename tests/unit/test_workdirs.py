@@ -18,16 +18,18 @@ MAY_CHANGE = {
     "data.num_workers", "data.prefetch", "data.cache", "data.cache_gib", "data.max_broken_share",
     "data.eval_batch_size", "train.log_every_steps", "train.eval_every_epochs",
     "train.checkpoint_every_steps", "train.keep", "train.min_reference_ratio", "train.num_epochs",
-    "init.step", "bench.seconds",
+    "init.step", "bench.seconds", "data.views_per_pass", "model.remat", "data.train_root", "data.val_root",
+    *(f"train.validation.{name}" for name in base.defaults().train.validation),
     "bench.batch_size", "bench.threads", "bench.workers", "bench.resolutions"}
 # An evaluation of a list: what changes no number, and what changes which number it is.
 NO_DIFFERENCE = {
     "name", "note", "data.num_threads", "data.num_workers", "data.prefetch", "data.cache", "data.cache_gib",
-    "data.max_broken_share", "data.eval_batch_size"}
+    "data.max_broken_share", "data.eval_batch_size", "data.views_per_pass"}
 OTHER_NUMBER = {
-    "data.root", "data.val_list", "data.classes_file", "data.num_classes", "data.multi_label", "data.source",
-    "data.list_format", "data.sampling", "data.num_frames", "data.frame_interval", "data.test_clips",
-    "data.twice_sample", "data.test_short_side", "data.test_crop", "data.test_crop_size", "data.quality",
+    "data.root", "data.val_root", "data.val_list", "data.classes_file", "data.num_classes",
+    "data.multi_label", "data.source", "data.list_format", "data.sampling", "data.num_frames",
+    "data.frame_interval", "data.test_clips", "data.twice_sample", "data.test_short_side",
+    "data.test_crop", "data.test_crop_size", "data.quality",
     "init.step", "method.name"}
 
 
