@@ -70,7 +70,7 @@ def test_several_evaluations_each_with_its_turn(tiny_run):
     assert {name.split("/")[0] for name in evaluations.final(variables)} == {"val", "train"}
 
 
-def test_evaluations_during_training_may_have_fewer_views(tiny_run):
+def test_evaluations_during_training_may_have_fewer_views(tiny_run, tmp_path):
     config, stage = runs.trained(None, tiny_run)
     config.data.twice_sample = True
     config.train.validation.update(dict(
@@ -79,7 +79,7 @@ def test_evaluations_during_training_may_have_fewer_views(tiny_run):
     method, variables, _ = evaluate.restore_for_inference(config, stage)
     mesh, written = sharding.make_mesh(), []
     course = types.SimpleNamespace(steps_per_epoch=4, num_steps=4)
-    evaluations = evaluate.Evaluations(config, method, mesh, stage, course)
+    evaluations = evaluate.Evaluations(config, method, mesh, str(tmp_path), course)
     log = type("Log", (), {"write": lambda self, step, metrics: written.append((step, metrics["val/views"])),
                            "paused": contextlib.nullcontext})()
     variables = sharding.replicate(variables, mesh)
