@@ -118,9 +118,9 @@ def embed(config, args) -> None:
         networks = "Video Swins" if swin else "SlowOnly networks"
         config.note = (
             f"demo: the code path of the recipe on the embedded benchmark (16 classes of synthetic clips): "
-            f"64 pixels stand for 224 and 32 for 112, 8 frames {interval} apart, two clips a video, small {networks} "
-            f"for the published ones, {config.train.num_steps} steps. Its numbers compare with each other "
-            f"only.")
+            f"64 pixels stand for 224 and 32 for 112, 8 frames {interval} apart, two clips a video, small "
+            f"{networks} for the published ones, {config.train.num_steps} steps. Its numbers compare with "
+            f"each other only.")
         config.data.synthetic.late_share = 0.0  # a clip may miss what a segment does not
         config.data.train_crop = "multi_scale"  # the texture of a twelfth of a frame is another one
     config.data.update(dict(sampling="dense", frame_interval=interval, test_clips=2, views_per_pass=1))

@@ -19,7 +19,7 @@ import json
 import os
 import sys
 
-from effvid_jax import cli, plots, writers
+from effvid_jax import plots, writers
 from effvid_jax.analysis import drawing, opening, overlay, variants
 from effvid_jax.errors import UserError
 from effvid_jax.exits import curve
@@ -119,13 +119,7 @@ def main(argv=None) -> int:
     parser.add_argument("--scheme", default="unified", help="with --config: depth, input, permuted, unified, "
                         "unified6")
 
-    def start():
-        args, rest = parser.parse_known_args(argv)
-        if unknown := [text for text in rest if not text.startswith("--config.")]:
-            parser.error(f"unknown arguments {' '.join(unknown)}")
-        analyse(args, rest)
-
-    return cli.run(start)
+    return opening.command(parser, analyse, argv)
 
 
 if __name__ == "__main__":

@@ -68,15 +68,24 @@ def parser(name: str, doc: str) -> argparse.ArgumentParser:
     return found
 
 
-def run(parser: argparse.ArgumentParser, analyse, argv: Sequence[str] | None = None) -> int:
-    """Parses the command line and calls `analyse(args, opened)`; the exit code, with mistakes as messages."""
+def command(parser: argparse.ArgumentParser, analyse, argv: Sequence[str] | None = None) -> int:
+    """Parses the command line and calls `analyse(args, changes)`; the exit code, with mistakes as messages.
+
+    `changes` are its '--config.field=value', ....
+    """
     def start():
         args, rest = parser.parse_known_args(argv)
         if unknown := [text for text in rest if not text.startswith("--config.")]:
             parser.error(f"unknown arguments {' '.join(unknown)}")
-        analyse(args, open_network(args.workdir, args.config, rest, args.split, args.out))
+        analyse(args, rest)
 
     return cli.run(start)
+
+
+def run(parser: argparse.ArgumentParser, analyse, argv: Sequence[str] | None = None) -> int:
+    """`command` for a single network: calls `analyse(args, opened)`."""
+    return command(parser, lambda args, changes: analyse(
+        args, open_network(args.workdir, args.config, changes, args.split, args.out)), argv)
 
 
 def open_network(workdir: str, config_file: str = "", changes: Sequence[str] = (), split: str = "val",

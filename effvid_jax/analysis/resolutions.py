@@ -37,7 +37,7 @@ import numpy as np
 import tabulate
 
 import data_pipelines
-from effvid_jax import checkpoint, cli, console, cost, evaluate, sharding, writers
+from effvid_jax import checkpoint, console, cost, evaluate, sharding, writers
 from effvid_jax.analysis import drawing, opening, variants
 from effvid_jax.errors import UserError
 from effvid_jax.methods import Variables, base, make_method
@@ -268,13 +268,7 @@ def main(argv=None) -> int:
     parser.add_argument("--batch", type=int, default=0, help="clips a batch for throughput; 0: 64, CPU 8")
     parser.add_argument("--seconds", type=float, default=20.0, help="to spend on throughput; 0: not measured")
 
-    def start():
-        args, rest = parser.parse_known_args(argv)
-        if unknown := [text for text in rest if not text.startswith("--config.")]:
-            parser.error(f"unknown arguments {' '.join(unknown)}")
-        analyse(args, rest)
-
-    return cli.run(start)
+    return opening.command(parser, analyse, argv)
 
 
 if __name__ == "__main__":

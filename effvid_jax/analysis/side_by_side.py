@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 import data_pipelines
-from effvid_jax import checkpoint, cli, console
+from effvid_jax import checkpoint, console
 from effvid_jax.analysis import layers, opening
 from effvid_jax.errors import UserError
 from effvid_jax.methods import base
@@ -33,16 +33,13 @@ def parser(name: str, doc: str) -> argparse.ArgumentParser:
 
 def run(parser: argparse.ArgumentParser, analyse, argv: Sequence[str] | None = None) -> int:
     """Parses the command line and calls `analyse(args, networks, out)`; the exit code."""
-    def start():
-        args, rest = parser.parse_known_args(argv)
-        if unknown := [text for text in rest if not text.startswith("--config.")]:
-            parser.error(f"unknown arguments {' '.join(unknown)}")
-        networks = open_networks(args.workdir, args.stages, args.config, rest, args.split)
+    def start(args, changes):
+        networks = open_networks(args.workdir, args.stages, args.config, changes, args.split)
         out = os.path.abspath(args.out or os.path.join(args.workdir.split(",")[0], "analysis"))
         os.makedirs(out, exist_ok=True)
         analyse(args, networks, out)
 
-    return cli.run(start)
+    return opening.command(parser, start, argv)
 
 
 def open_networks(workdirs: str, stages: str = "", config_file: str = "", changes: Sequence[str] = (),
