@@ -138,7 +138,8 @@ class Cases:
         if why := hostile_configs.too_large(config):
             return "large", why
         config.data.root = config.data.root if config.data.source != "synthetic" else self._benchmark
-        config.train.num_steps, config.train.min_reference_ratio = 1, 0.0
+        for field, value in (("num_steps", 1), ("min_reference_ratio", 0.0)):
+            hostile_configs.put(config, f"train.{field}", value)  # whatever type a case has given them
         key = config.to_json_best_effort()
         if key not in self._done:
             import data_pipelines

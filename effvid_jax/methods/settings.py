@@ -56,7 +56,9 @@ class MethodSettings:
         for name, value in given.items():
             if problem := fields[name].problem(value):
                 raise UserError(f"config.method.{name}={shown(value)}: expected {problem}.")
-        return cls(**given)
+        # A whole number of more than 32 bits would not get into an array.
+        types = get_type_hints(cls)
+        return cls(**{name: float(value) if types[name] is float else value for name, value in given.items()})
 
     @classmethod
     def fields(cls) -> dict[str, Field]:

@@ -173,6 +173,18 @@ def test_no_value_is_a_traceback(start, monkeypatch):
     assert count["accepted"] > 200 and count["refused"] > 2000
 
 
+def test_only_known_numbers_exceed_32_bits():
+    """An integer of more bits gets into no array: of such a field it must become a float on its way."""
+    for name in lookup.known_names("effvid_jax.methods", SHARED):
+        settings = find_method(name).Settings
+        whole = {field: 1 for field, kind in settings.fields().items() if kind.kind == "a finite number"
+                 and not kind.problem(1)}
+        read = settings.read({"name": name, **whole})
+        assert all(isinstance(getattr(read, field), float) for field in whole), name
+    large = {path for path, field in bounds.FIELDS.items() if not field.problem(2**40)}
+    assert large <= {"optim.clip_norm"}, "test_optim has the one that there is"
+
+
 def test_words_of_bounds():
     assert Field.integer(1).problem(0) == "at least 1" and not Field.integer(1).problem(1)
     assert Field.integer(0, 5).problem(2.0) == "an integer, at least 0 and at most 5"

@@ -15,6 +15,18 @@ def settings(**changes):
     return config
 
 
+def test_whole_numbers_of_more_than_32_bits_are_numbers():
+    """A limit so high that it clips nothing may be written as an integer: up to 1e30 the bounds allow."""
+    params = {"w": jnp.ones(3)}
+    tx = optim.make_optimizer(settings(lr=1.0, momentum=0.0, weight_decay=0.0, schedule="constant"), 1, 1)
+    with_limit = settings(lr=1.0, momentum=0.0, weight_decay=0.0, schedule="constant")
+    with with_limit.ignore_type():
+        with_limit.clip_norm = 103061550232271347167
+    found = [jax.jit(t.update)(params, t.init(params), params)[0]["w"]
+             for t in (tx, optim.make_optimizer(with_limit, 1, 1))]
+    np.testing.assert_allclose(*found, rtol=1e-6)
+
+
 def test_cosine_is_constant_inside_an_epoch_and_equals_mmcv():
     rate = optim.make_schedule(settings(), steps_per_epoch=10, num_steps=2000)
     wanted = {0: 0.01, 1: 0.00999938, 50: 0.00853553, 100: 0.005, 199: 6.2e-7}  # mmcv, E = 200
