@@ -36,4 +36,5 @@ def write(drawn, path: str) -> None:
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # scripts the font lacks
         for kind in KINDS:
             with writers.whole(f"{path}.{kind}") as part:
-                drawn.savefig(part, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
+                drawn.savefig(part, format=kind, dpi=150, bbox_inches="tight",  # labels at the edges, whole
+                              metadata={"Date": None} if kind == "svg" else None)
