@@ -206,8 +206,8 @@ class Evaluations:
 
     `config.train.eval_every_epochs` says how often the split 'val' is scored. A config file can name more
     splits, each with its own frequency in epochs (0: at the end only), in a field that the shipped ones do
-    without: `config.evaluations = {"test": 0, "hard": 1.0}`. Those before and
-    during training may have fewer views than those at the end: `config.train.validation`.
+    without: `config.evaluations = {"test": 0, "hard": 1.0}`. Those before and during training may have
+    fewer views than those at the end: `config.train.validation`.
 
     Args:
         config: of the run.

@@ -72,7 +72,8 @@ def make_optimizer(config, steps_per_epoch: int, num_steps: int,
     # The reference counts micro-steps ("iterations"): update n happens at iteration (n + 1) * k - 1.
     rate = schedule if every == 1 else lambda n: schedule((n + 1) * every - 1)
     decay = add_decay(config.weight_decay, config.groups)
-    steps = [clip_by_global_norm(float(config.clip_norm))] if config.clip_norm else []  # 10**20: 64 bits
+    limit = float(config.clip_norm)  # an integer of more than 32 bits gets into no array
+    steps = [clip_by_global_norm(limit)] if limit else []
     if config.name == "sgd":
         steps += [decay, optax.trace(config.momentum)]
     else:  # torch's AdamW: decoupled decay, scaled by the group's learning rate

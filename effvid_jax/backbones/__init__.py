@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Callable
 from functools import partial
 
@@ -59,12 +58,6 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "dilated_resnet18": dilated_resnet.dilated_resnet18,
 }
 
-# Those whose `remat` says what is kept for gradients, see `remat.py`.
-REMATERIALISED = frozenset(
-    name for name in BACKBONES if re.fullmatch(
-        r"(tpn_)?((tsm_)?resnet\d+|slowonly_.*|i3d_resnet50|r2plus1d_.*|r3d_18|mc3_18|corrnet_.*|swin3d_.)",
-        name))
-
 
 def check_name(name: str) -> None:
     """Raises `UserError` with close matches for a name that is not in `BACKBONES`."""
@@ -93,3 +86,11 @@ def make_backbone(name: str, num_classes: int, **options) -> nn.Module:
     except TypeError as error:
         raise UserError(f"backbone {name!r} does not take these options {sorted(options)}: {error}"
                          ) from error
+
+
+def rematerialised() -> list[str]:
+    """Names of the backbones whose field `remat` says what is kept for gradients, see `remat.py`."""
+    def has(module):
+        return hasattr(module, "remat") or hasattr(getattr(module, "backbone", None), "remat")
+
+    return sorted(name for name in BACKBONES if has(make_backbone(name, num_classes=2)))

@@ -27,6 +27,7 @@ import flax
 import numpy as np
 
 from effvid_jax.errors import UserError
+from effvid_jax.gating import variants
 
 
 class Frozen(NamedTuple):
@@ -138,15 +139,10 @@ def frozen_arrays(params, stats, entries: Sequence[str], seen: Mapping[str, Seen
 
 def _most_frequent(weights: Seen) -> tuple[np.ndarray, float]:
     """(whether each clip took the most frequent decision, its share)."""
-    decisions = np.stack([_decided(V) for V in weights], axis=1)
+    decisions = np.stack([np.asarray(variants.first_open(V, V.shape[1])) for V in weights], axis=1)
     kinds, which, counts = np.unique(decisions, axis=0, return_inverse=True, return_counts=True)
     del kinds
     return which.reshape(-1) == counts.argmax(), float(counts.max() / len(decisions))
-
-
-def _decided(V_NS) -> np.ndarray:
-    """Number of the first open weight of every clip, or of the last one."""
-    return np.where((V_NS > 0).any(axis=1), (V_NS > 0).argmax(axis=1), V_NS.shape[1] - 1)
 
 
 def _first(open_: Sequence[bool]) -> int:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from effvid_jax import cost
-from effvid_jax.backbones import REMATERIALISED, make_backbone
+from effvid_jax.backbones import make_backbone, rematerialised
 from effvid_jax.errors import UserError
 from effvid_jax.exits import executor, network
 from effvid_jax.methods.clips import clip_shape, normalise, over_views, resize
@@ -223,9 +223,9 @@ def build_backbone(model, num_classes: int, **fields) -> nn.Module:
         UserError: an unknown backbone or type, or what the backbone refuses.
     """
     if (mode := model.get("remat", "none")) != "none":
-        if model.backbone not in REMATERIALISED:
+        if model.backbone not in (known := rematerialised()):
             raise UserError(f"config.model.remat={mode!r} is not known to {model.backbone!r}, only to "
-                            f"{', '.join(sorted(REMATERIALISED))}: leave it at 'none'.")
+                            f"{', '.join(known)}: leave it at 'none'.")
         fields["remat"] = mode
     common = dict(dropout=model.dropout, dtype=compute_dtype(model.dtype),
                   bn_groups=model.bn_groups or jax.device_count())

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from effvid_jax import cost
 from effvid_jax.errors import UserError
-from effvid_jax.gating import analysis, decisions, gates, variants
+from effvid_jax.gating import decisions, gates, ratios, variants
 from effvid_jax.losses import weighted_mean
 from effvid_jax.methods import base
 
@@ -114,6 +114,6 @@ class Gated(base.Method):
         return logits, list(gates.collect(state["gates"]).values())
 
     def analyse(self, rows, variables, workdir, split):
-        """What the gates did; see `gating.analysis.analyse`."""
-        return analysis.analyse(rows, self.layer_names(variables.params), self.task, workdir, split,
+        """What the gates did; see `gating.ratios.analyse`."""
+        return ratios.analyse(rows, self.layer_names(variables.params), self.task, workdir, split,
                                 decide=bool(decisions.layer_names(variables.params, self.marker)))

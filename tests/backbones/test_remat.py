@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs import supervised_minik
-from effvid_jax.backbones import REMATERIALISED, make_backbone, remat
+from effvid_jax.backbones import make_backbone, remat, rematerialised
 from effvid_jax.errors import UserError
 from effvid_jax.methods import base
 from tests.drawn import draw
@@ -76,8 +76,11 @@ def test_relatives_keep_their_names(name):
 
 
 def test_which_backbones_have_it():
-    assert {"resnet152", "tsm_resnet50", "slowonly_resnet50", "swin3d_s", "swin3d_b"} <= REMATERIALISED
-    for name in REMATERIALISED:
+    known = set(rematerialised())
+    assert {"resnet152", "tsm_resnet50", "slowonly_resnet50", "swin3d_s", "swin3d_b", "r2plus1d_18",
+            "tpn_slowonly_resnet50", "tpn_tsm_resnet50"} <= known
+    assert not known & {"x3d_m", "s3d", "mvit_v2_s", "msdnet_38", "mobilenet_v2"}
+    for name in known:
         assert make_backbone(name, num_classes=5, remat="block") is not None
     config = supervised_minik.get_config("tiny")
     config.model.update(dict(backbone="x3d_s", options={}, remat="block"))

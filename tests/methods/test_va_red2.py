@@ -13,7 +13,7 @@ from configs import va_red2_k400, va_red2_minik, va_red2_mit
 from configs.recipes.va_red2 import RATES
 from effvid_jax import cost
 from effvid_jax.backbones import make_backbone
-from effvid_jax.gating import analysis, decisions, folding, gates, variants
+from effvid_jax.gating import decisions, folding, gates, ratios, variants
 from effvid_jax.methods import base, supervised, va_red2
 from effvid_jax.tasks import make_task
 from tests.drawn import OPEN, SHUT, draw
@@ -227,16 +227,16 @@ def test_analysis_writes_ratios_per_class_and_the_extreme_clips(trained, tmp_pat
     variables = trained[1]
     L = len(decisions.layer_names(variables.params))
     names, task = decisions.layer_names(variables.params), make_task(tiny_config(), ["a", "b", "c"])
-    found = analysis.analyse(rows(np.linspace(0.2, 1, 6)[:, None].repeat(L, 1)), names, task, str(tmp_path),
-                             "val")
+    found = ratios.analyse(rows(np.linspace(0.2, 1, 6)[:, None].repeat(L, 1)), names, task, str(tmp_path),
+                           "val")
     assert found["varying_layers"] == 1 and found["dead"] == 0
     np.testing.assert_allclose(found["gmacs_plain_ops"], 1.4)
-    ratios = (tmp_path / "gate_ratios_val.csv").read_text().splitlines()
-    assert len(ratios) == 3 and ratios[1].startswith("a,0.5200"), "mean of clips 0, 2, 4; no row for c"
+    lines = (tmp_path / "gate_ratios_val.csv").read_text().splitlines()
+    assert len(lines) == 3 and lines[1].startswith("a,0.5200"), "mean of clips 0, 2, 4; no row for c"
     clips = (tmp_path / "gate_clips_val.csv").read_text().splitlines()
     assert clips[1] == "a,v4,1.8,v0,1"
     assert (tmp_path / "gate_ratios_val.png").stat().st_size > 1000
-    analysis.analyse(rows(np.full((4, L), 0.5)), names, task, "", "val")
+    ratios.analyse(rows(np.full((4, L), 0.5)), names, task, "", "val")
     assert "collapsed" in capsys.readouterr().err
 
 
