@@ -17,17 +17,18 @@ import os
 # Pictures of more pixels are not decoded (8192 x 8192). OpenCV reads it once, when it is imported first.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 26))
 
+from data_pipelines.batches.placing import Place
 from data_pipelines.batches.targets import ClassLabels, Targets
-from data_pipelines.entry import Entry
+from data_pipelines.entry import Box, Entry
 from data_pipelines.errors import DataError, VideoError
 from data_pipelines.fields import Field, shown
 from data_pipelines.options import FIELDS as data_fields
 from data_pipelines.options import check_config, check_fields
 from data_pipelines.tools import memory_bytes
 
-__all__ = ["ClassLabels", "ClipReader", "DataError", "Entry", "Field", "Split", "Targets", "VideoError",
-           "check_config", "check_fields", "data_fields", "made_clips", "make_pipeline", "memory_bytes",
-           "num_views", "open_split", "shown"]
+__all__ = ["Box", "ClassLabels", "ClipReader", "DataError", "Entry", "Field", "Place", "Split", "Targets",
+           "VideoError", "check_config", "check_fields", "data_fields", "made_clips", "make_pipeline",
+           "memory_bytes", "num_views", "open_split", "shown"]
 
 
 def __getattr__(name: str):

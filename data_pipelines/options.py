@@ -19,12 +19,13 @@ FIELDS = {
     "frame_template": Field.template(), "start_index": Field.integer(0, 2**31 - 1),
     "classes_file": Field.text(), "num_classes": Field.integer(0, 10**6), "multi_label": Field.flag(),
     "val_share": Field.number(0, 1), "split_seed": Field.integer(0, 2**63 - 1), "synthetic": Field.group(),
-    "sampling": Field.choice("segments", "dense"),
+    "sampling": Field.choice("segments", "dense", "around"),
     "num_frames": Field.integer(1, 2**14), "frame_interval": Field.integer(1, 2**20),
     "test_clips": Field.integer(1, 10**4), "twice_sample": Field.flag(),
-    "short_side": _SIDE, "train_crop": Field.choice("multi_scale", "random_resized", "center"),
+    "short_side": _SIDE, "train_crop": Field.choice("multi_scale", "random_resized", "center", "whole"),
     "crop": _SIDE, "snap_side": Field.integer(0, 2**14), "flip": Field.flag(), "test_short_side": _SIDE,
-    "test_crop": Field.choice("center", "three"), "test_crop_size": _SIDE, "quality": Field.integer(0, 2**14),
+    "test_crop": Field.choice("center", "three", "whole", "pad"), "test_crop_size": _SIDE,
+    "quality": Field.integer(0, 2**14),
     "batch_size": _BATCH, "eval_batch_size": _BATCH, "views_per_pass": Field.integer(0, 10**5),
     "seed": Field.integer(0, 2**32 - 1),
     "num_threads": Field.integer(0, 1024), "num_workers": Field.integer(0, 1024),
@@ -32,6 +33,9 @@ FIELDS = {
     "cache": Field.choice("none", "memory"), "cache_gib": Field.number(0, 2**20),
     "calib_share": Field.number(0, below=1),
 }
+
+
+_RESIZED = ("whole", "pad")  # crops of the whole frame, in any size
 
 
 @dataclasses.dataclass
@@ -150,9 +154,10 @@ def check_options(options: Options, process_count: int = 1) -> None:
     """
     check_fields(vars(options))
     check_template("data.frame_template", options.frame_template)
-    for size, side in (("crop", "short_side"), ("test_crop_size", "test_short_side")):
+    for size, side, kind in (("crop", "short_side", "train_crop"),
+                             ("test_crop_size", "test_short_side", "test_crop")):
         crop, short = getattr(options, size), getattr(options, side)
-        if crop > short:
+        if crop > short and getattr(options, kind) not in _RESIZED:
             raise DataError(f"data.{size}={crop} is larger than data.{side}={short}, the short "
                             f"side of the frames it is cut from. Raise data.{side} or lower "
                             f"data.{size}.")
@@ -166,6 +171,10 @@ def check_options(options: Options, process_count: int = 1) -> None:
             f"data.test_crop='three' takes three crops along the long side, so the crop must fill "
             f"the short side: data.test_crop_size={options.test_crop_size} must equal "
             f"data.test_short_side={options.test_short_side} (as the reference asserts).")
+    if options.sampling == "around" and (options.test_clips != 1 or options.twice_sample):
+        raise DataError(f"data.test_clips={options.test_clips}, data.twice_sample={options.twice_sample}: "
+                        f"with data.sampling='around' a clip lies around its key frame, and there is one: "
+                        f"expected 1 and False.")
     if options.sampling == "segments":
         for field in ("frame_interval", "test_clips"):
             if getattr(options, field) != 1:

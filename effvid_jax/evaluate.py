@@ -163,11 +163,11 @@ class Evaluator:
               console.bar(batches.num_steps, title, "batch", leave=False) as progress):
             for batch, here in ahead:
                 prediction = predict(variables, {"video": batch.pop("video")})
-                found["scores"].append(self.task.scores(np.asarray(prediction.logits)))
-                found["gmacs"].append(np.asarray(prediction.gmacs))
                 others = here if jax.process_count() == 1 else sharding.gather(batch, self.mesh)
-                for name, x in {**prediction.extra, **others}.items():
-                    found[name].append(np.asarray(x))
+                rows = {"scores": self.task.scores(np.asarray(prediction.logits)), "gmacs": prediction.gmacs,
+                        **prediction.extra, **others}
+                for name, x in self.task.kept({name: np.asarray(x) for name, x in rows.items()}).items():
+                    found[name].append(x)
                 progress.update()
                 Signals.check()
             broken = len(batches.broken)

@@ -5,6 +5,7 @@ import functools
 import numpy as np
 
 from data_pipelines.batches import sampling, transforms
+from data_pipelines.batches.placing import Place
 from data_pipelines.batches.targets import Targets
 from data_pipelines.errors import DataError
 from data_pipelines.sources.base import Source
@@ -27,10 +28,10 @@ def train_clip(source: Source, options, targets: Targets, index: int,
     """
     entry, reader = source.read(index)
     with reader:
-        frames = reader.get(sampling.sample_train(options, reader.num_frames, rng),
+        frames = reader.get(sampling.sample_train(options, reader.num_frames, rng, entry.key_frame),
                             functools.partial(transforms.small_frame, options.short_side))
-    video = transforms.augment_train(options, frames, rng)
-    return video, targets.train(entry, rng)
+    video, place = transforms.cut_for_training(options, frames, rng)
+    return video, targets.train_at(entry, rng, place)
 
 
 def eval_clip(source: Source, options, targets: Targets,
@@ -42,21 +43,33 @@ def eval_clip(source: Source, options, targets: Targets,
     """
     entry, reader = source.read(index)
     with reader:
-        video = eval_views(reader, options)
-    return video, targets.evaluate(entry)
+        video, places = _views_and_places(reader, options, entry.key_frame)
+    return video, targets.evaluate_at(entry, places[0])
 
 
-def eval_views(reader: VideoReader, options) -> np.ndarray:
+def eval_views(reader: VideoReader, options, key_frame: int = -1) -> np.ndarray:
     """Returns all test views of an open video, uint8 (V, T, size, size, 3).
 
     Views are crop-major: all clips of the first crop, then of the next one.
 
+    Args:
+        reader: of the video.
+        options: the data configuration.
+        key_frame: that the clip is about, with data.sampling='around'; -1: the middle of the video.
+
     Raises:
         VideoError: a frame cannot be read.
     """
-    indices = sampling.sample_test(options, reader.num_frames)
-    crops = transforms.crops_for_test(options, _small_frames(reader, options, indices.reshape(-1)))
-    return np.concatenate([frames.reshape(*indices.shape, *frames.shape[1:]) for frames in crops])
+    return _views_and_places(reader, options, key_frame)[0]
+
+
+def _views_and_places(reader, options, key_frame) -> tuple[np.ndarray, list[Place]]:
+    """All test views, and the place of each crop."""
+    indices = sampling.sample_test(options, reader.num_frames, key_frame)
+    frames = _small_frames(reader, options, indices.reshape(-1))
+    places = transforms.test_places(options, *frames.shape[1:3])
+    views = [transforms.cut(frames, place, options.quality) for place in places]
+    return np.concatenate([view.reshape(*indices.shape, *view.shape[1:]) for view in views]), places
 
 
 def eval_frames(reader: VideoReader, options, positions) -> np.ndarray:

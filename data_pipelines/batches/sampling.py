@@ -77,16 +77,29 @@ def clip_indices(offsets: Sequence[int], clip_len: int, interval: int, num_frame
     return np.where(inside, indices, last)
 
 
-def sample_train(options, num_frames: int, rng: np.random.Generator) -> np.ndarray:
-    """Frame indices of one training clip, (T,): data.sampling 'segments' or 'dense'."""
+def around(key_frame: int, clip_len: int, interval: int, num_frames: int) -> np.ndarray:
+    """Frames around one that is asked about, (clip_len,): it is number clip_len // 2 of them.
+
+    Beyond the video its first and its last frame are repeated. -1 stands for the middle of the video.
+    """
+    middle = num_frames // 2 if key_frame < 0 else key_frame
+    return (middle + (np.arange(clip_len) - clip_len // 2) * interval).clip(0, num_frames - 1)
+
+
+def sample_train(options, num_frames: int, rng: np.random.Generator, key_frame: int = -1) -> np.ndarray:
+    """Frame indices of one training clip, (T,): data.sampling 'segments', 'dense' or 'around' a key frame."""
+    if options.sampling == "around":
+        return around(key_frame, options.num_frames, options.frame_interval, num_frames)
     if options.sampling == "segments":
         return train_offsets(num_frames, 1, 1, options.num_frames, rng) % num_frames
     offsets = train_offsets(num_frames, options.num_frames, options.frame_interval, 1, rng)
     return clip_indices(offsets, options.num_frames, options.frame_interval, num_frames)[0]
 
 
-def sample_test(options, num_frames: int) -> np.ndarray:
+def sample_test(options, num_frames: int, key_frame: int = -1) -> np.ndarray:
     """Frame indices of all test clips, (num_test_clips(options), T)."""
+    if options.sampling == "around":
+        return around(key_frame, options.num_frames, options.frame_interval, num_frames)[None]
     if options.sampling == "segments":
         offsets = test_offsets(num_frames, 1, 1, options.num_frames, options.twice_sample)
         return offsets.reshape(-1, options.num_frames)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from data_pipelines.batches.placing import Place
 from data_pipelines.entry import Entry
 from data_pipelines.errors import DataError
 
@@ -40,6 +41,19 @@ class Targets(abc.ABC):
     @abc.abstractmethod
     def evaluate(self, entry: Entry) -> dict[str, np.ndarray]:
         """Returns the targets of one example of an evaluation; raises as `train` does."""
+
+    def train_at(self, entry: Entry, rng: np.random.Generator, place: Place) -> dict[str, np.ndarray]:
+        """As `train`, for targets that lie in the frames: `place` is where the clip was cut.
+
+        This is what the pipeline calls; targets of the video as a whole have only `train`.
+        """
+        del place
+        return self.train(entry, rng)
+
+    def evaluate_at(self, entry: Entry, place: Place) -> dict[str, np.ndarray]:
+        """As `evaluate`, for targets that lie in the frames; of several crops the first one's place."""
+        del place
+        return self.evaluate(entry)
 
     def check(self, split) -> None:
         """Looks at a split (`data_pipelines.Split`) before anything is decoded.

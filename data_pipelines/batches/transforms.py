@@ -10,6 +10,8 @@ import math
 import cv2
 import numpy as np
 
+from data_pipelines.batches.placing import Place, crop
+
 MULTI_SCALES = (1, 0.875, 0.75, 0.66)
 MEAN_RGB = (123.675, 116.28, 103.53)  # of ImageNet, on 0 .. 255
 STD_RGB = (58.395, 57.12, 57.375)
@@ -45,12 +47,6 @@ def lower_quality(frames_THWC: np.ndarray, side: int) -> np.ndarray:
     """Frames with the detail of `side` x `side` pixels in their own size: shrunk, then enlarged; 0: as is."""
     height, width = frames_THWC.shape[1:3]
     return resize(resize(frames_THWC, side, side), height, width) if side else frames_THWC
-
-
-def crop(frames_THWC: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
-    """Cuts the same box out of every frame (a view)."""
-    left, top, width, height = box
-    return frames_THWC[:, top:top + height, left:left + width]
 
 
 def center_box(height: int, width: int, size: int) -> tuple[int, int, int, int]:
@@ -114,31 +110,55 @@ def normalize(frames: np.ndarray, mean=MEAN_RGB, std=STD_RGB) -> np.ndarray:
     return ((frames.astype(np.float32) - np.float32(mean)) / np.float32(std)).astype(np.float32)
 
 
-def augment_train(options, frames_THWC: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Short side → crop → (crop, crop) → quality → flip, with one decision for all frames of the clip."""
-    frames = resize_short_side(frames_THWC, options.short_side)
-    height, width = frames.shape[1:3]
+def cut(frames_THWC: np.ndarray, place: Place, quality: int = 0) -> np.ndarray:
+    """Crop → (side, side) → quality → flip, the same for all frames of a clip."""
+    frames = lower_quality(resize(crop(frames_THWC, place.box), place.side, place.side), quality)
+    return frames[:, :, ::-1] if place.flipped else frames
+
+
+def train_place(options, height: int, width: int, rng: np.random.Generator) -> Place:
+    """Draws what is cut out of resized frames for training, one decision for all frames of the clip."""
     if options.train_crop == "multi_scale":
         box = multi_scale_box(height, width, options.snap_side or options.crop, rng)
     elif options.train_crop == "random_resized":
         box = random_resized_box(height, width, rng)
+    elif options.train_crop == "whole":
+        box = (0, 0, width, height)
     else:
         box = center_box(height, width, options.crop)
-    frames = lower_quality(resize(crop(frames, box), options.crop, options.crop), options.quality)
-    if options.flip and rng.random() < 0.5:
-        frames = frames[:, :, ::-1]
-    return frames
+    return Place((height, width), box, options.crop, bool(options.flip and rng.random() < 0.5))
+
+
+def test_places(options, height: int, width: int) -> list[Place]:
+    """What is cut out of resized frames in evaluation, a `Place` each test crop."""
+    size = options.test_crop_size
+    if options.test_crop == "three":
+        boxes = three_boxes(height, width, size)
+    elif options.test_crop == "whole":
+        boxes = [(0, 0, width, height)]
+    elif options.test_crop == "pad":
+        boxes = [center_box(height, width, max(height, width))]
+    else:
+        boxes = [center_box(height, width, size)]
+    return [Place((height, width), box, size) for box in boxes]
+
+
+def cut_for_training(options, frames_THWC: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, Place]:
+    """Short side → crop → (crop, crop) → quality → flip; the clip, and where it lies in its frames."""
+    frames = resize_short_side(frames_THWC, options.short_side)
+    place = train_place(options, *frames.shape[1:3], rng)
+    return cut(frames, place, options.quality), place
+
+
+def augment_train(options, frames_THWC: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The clip of `cut_for_training` alone."""
+    return cut_for_training(options, frames_THWC, rng)[0]
 
 
 def crops_for_test(options, frames_THWC: np.ndarray) -> list[np.ndarray]:
     """Short side → the test crops → quality, each (T, test_crop_size, test_crop_size, C)."""
     frames = resize_short_side(frames_THWC, options.test_short_side)
-    height, width = frames.shape[1:3]
-    if options.test_crop == "three":
-        boxes = three_boxes(height, width, options.test_crop_size)
-    else:
-        boxes = [center_box(height, width, options.test_crop_size)]
-    return [lower_quality(crop(frames, box), options.quality) for box in boxes]
+    return [cut(frames, place, options.quality) for place in test_places(options, *frames.shape[1:3])]
 
 
 def num_test_crops(options) -> int:

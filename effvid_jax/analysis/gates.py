@@ -88,7 +88,7 @@ def speed(opened: opening.Opened, clips: int, batch: int, seconds: float) -> dic
                         f"at least as many clips as a batch has.")
     x = jnp.concatenate([base.resize(base.normalise(view[None]), method.resolution) for view in videos])
     forms = {name: method.in_form(name).model for name in ("mixed", "compact")}
-    plain = base.build_backbone(opened.config.model, method.task.num_outputs)
+    plain = base.build_network(opened.config.model, method.task)
     with console.bar(0, "timing", "sample") as progress:
         found = gated_bench.costs(plain, forms["mixed"], opened.variables.network, x)
         rows, deviation, times = gated_bench.measure(

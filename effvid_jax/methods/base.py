@@ -21,6 +21,7 @@ from effvid_jax import cost
 from effvid_jax.backbones import make_backbone, rematerialised
 from effvid_jax.errors import UserError
 from effvid_jax.exits import executor, network
+from effvid_jax.heads import Headed
 from effvid_jax.methods.clips import clip_shape, normalise, over_views, resize
 from effvid_jax.methods.settings import MethodSettings
 from effvid_jax.tasks import Task
@@ -234,6 +235,21 @@ def build_backbone(model, num_classes: int, **fields) -> nn.Module:
     if not model.get("exits"):
         return make()
     return network.make_exit_net(model.exits, make, num_classes, **common)
+
+
+def build_network(model, task: Task, **fields) -> nn.Module:
+    """The network of a config for a task: the backbone, with the task's head if that has one.
+
+    Args:
+        model: see `build_backbone`.
+        task: what the network is asked.
+        **fields: see `build_backbone`.
+
+    Raises:
+        UserError: see `build_backbone`.
+    """
+    backbone, head = build_backbone(model, task.num_outputs, **fields), task.head(model)
+    return backbone if head is None else Headed(trunk=backbone, head=head)
 
 
 def compute_dtype(name: str):

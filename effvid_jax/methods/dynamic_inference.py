@@ -113,7 +113,7 @@ class DynamicInference(base.Method):
         if not task.class_scores:
             raise UserError("config.task: method 'dynamic_inference' stops where a class is sure enough; "
                              "this task has no scores of classes.")
-        self.model = base.build_backbone(config.model, task.num_outputs)
+        self.model = base.build_network(config.model, task)
         self.settings.check_lengths(self.model.route)
         self.m = len(self.model.route)  # checkpoints
         self.rule = stopping.RULES.index(self.settings.rule)

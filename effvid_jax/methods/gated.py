@@ -36,7 +36,7 @@ class Gated(base.Method):
     def __init__(self, config, task):
         super().__init__(config, task)
         self.layers = gates.layers_of(config.model.backbone, self.settings.layers)
-        self.model = base.build_backbone(config.model, task.num_outputs, conv=self.make_conv())
+        self.model = base.build_network(config.model, task, conv=self.make_conv())
 
     @abc.abstractmethod
     def make_conv(self) -> Callable:

@@ -120,8 +120,8 @@ class Reskd(base.Method):
             if model.dtype != config.model.dtype:
                 console.say(f"the teacher computes in {model.dtype}, the student in {config.model.dtype}: "
                             f"--config.method.teacher_dtype={config.model.dtype} makes them equal")
-            networks = (base.build_backbone(config.model, task.num_outputs),
-                        base.build_backbone(model, task.num_outputs), variables)
+            networks = (base.build_network(config.model, task),
+                        base.build_network(model, task), variables)
             self._teacher_model = model
         self.student, self.teacher, self.teacher_variables = networks
 
@@ -134,7 +134,7 @@ class Reskd(base.Method):
             return self.teacher
         model = self._teacher_model.copy_and_resolve_references()
         model.bn_groups = 1 if batch_size % clips else batch_size // clips
-        return base.build_backbone(model, self.task.num_outputs)
+        return base.build_network(model, self.task)
 
     @classmethod
     def inference(cls, config, task):
@@ -150,7 +150,7 @@ class Reskd(base.Method):
             return
         task, teacher, data = make_task(config, ("some class", "another")), others["teacher"], config.data
         settings = cls.Settings.read(config.method)
-        networks = [base.build_backbone(model, task.num_outputs)
+        networks = [base.build_network(model, task)
                     for model in (config.model, settings.teaching(teacher.model))]
         sides = [config.model.resolution or data.crop, teacher.model.resolution or teacher.data.crop]
         (params, stats), (frozen_params, frozen_stats) = (

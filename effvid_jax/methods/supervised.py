@@ -24,7 +24,7 @@ class Supervised(base.Method):
 
     def __init__(self, config, task):
         super().__init__(config, task)
-        self.model = base.build_backbone(config.model, task.num_outputs, **self._fields())
+        self.model = base.build_network(config.model, task, **self._fields())
 
     def _fields(self) -> dict:
         """Fields of the backbone that no config can hold, see `base.build_backbone`."""

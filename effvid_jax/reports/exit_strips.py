@@ -61,7 +61,7 @@ def draw(directory: str, config, task, rows, split: str = "val") -> tuple[bytes,
         videos = data_pipelines.open_split(config.data, split)
     except (ValueError, OSError):
         return None
-    model = base.build_backbone(config.model, task.num_outputs)
+    model = base.build_network(config.model, task)
     numbers = {videos.entry(i).name: i for i in range(len(videos))}
     strips, told = [], []
     for k, chosen in choose(rows, len(model.route), task.said).items():

@@ -257,7 +257,7 @@ def _has_checkpoint(directory: str) -> bool:
 
 def _random_stage(config, name: str, directory: str, class_names: Sequence[str]) -> None:
     stage = runs.stage_config(config, name, directory)
-    model = base.build_backbone(stage.model, make_task(stage, class_names).num_outputs)
+    model = base.build_network(stage.model, make_task(stage, class_names))
     clip = (1, stage.data.num_frames, stage.data.crop, stage.data.crop, 3)
     checkpoint.save_imported(directory, random_variables(model, clip), stage, class_names)
 
@@ -335,7 +335,7 @@ def inference(model_config, task: Task, sides: Sequence[int], num_frames: int, b
     Raises:
         UserError: a resolution too small for the network.
     """
-    model = base.build_backbone(model_config, task.num_outputs)
+    model = base.build_network(model_config, task)
     gmacs = {}
     for side in sides:
         clip = (num_frames, side, side, 3)

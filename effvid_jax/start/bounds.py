@@ -7,6 +7,7 @@ time; `check_run` builds the network too, without arrays, and knows the devices.
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import re
@@ -21,6 +22,7 @@ from effvid_jax.exits import routes
 from effvid_jax.methods import base, check_method, find_method
 from effvid_jax.optim import GROUPS, OPTIMIZERS, SCHEDULES, make_optimizer
 from effvid_jax.start.validation import during_training
+from effvid_jax.tasks import find_task, group_of
 
 _PIXELS, _STEPS = Field.integer(0, 2**14), Field.integer(0, 2**31 - 1)
 _OFTEN, _EPOCHS = Field.integer(1, 2**31 - 1), Field.number(0, 1e9)
@@ -99,6 +101,13 @@ def check_values(config, complete: bool = False) -> None:
         if problem := _EPOCHS.problem(epochs):
             raise UserError(f"config.evaluations.{name}={shown(epochs)}: expected {problem} (epochs between "
                             f"two evaluations; 0: at the end only).")
+    task, group = find_task(config), group_of(config)
+    for name, value in config.get(group, {}).items() if task.bounds else ():
+        if name not in task.bounds:
+            raise UserError(f"config.{group}.{name}={shown(value)} is no field of this task. Close matches: "
+                            f"{difflib.get_close_matches(name, task.bounds)}. All: {list(task.bounds)}.")
+        if problem := task.bounds[name].problem(value):
+            raise UserError(f"config.{group}.{name}={shown(value)}: expected {problem}.")
     if "method" in config and "name" not in config.method:
         raise UserError("config.method.name is missing: start from a config of configs/.")
     if "method" in config and not config.get("run"):  # else a stage's, which is looked at with its name
@@ -213,8 +222,9 @@ def _check_network(config) -> None:
         UserError: what method or backbone refuse, or a network that does not fit into this machine.
     """
     data = config.data
-    text = json.dumps([config.get("task"), config.model.to_dict(), config.method.to_dict(), data.num_frames,
-                       data.crop, data.test_crop_size, data.multi_label], default=str)
+    asked = [config.get("task"), dict(config.get(group_of(config), {}))]
+    text = json.dumps([*asked, config.model.to_dict(), config.method.to_dict(), data.num_frames, data.crop,
+                       data.test_crop_size, data.multi_label], default=str)
     if text in _BUILT:
         return
     sides = (data.crop,) if config.model.resolution else dict.fromkeys((data.crop, data.test_crop_size))

@@ -18,8 +18,22 @@ def make_task(config, class_names: Sequence[str]) -> Task:
     Raises:
         UserError: unknown name, with close matches; or what the task itself refuses.
     """
+    return find_task(config)(config, class_names)
+
+
+def find_task(config) -> type[Task]:
+    """The class of a config's task; its group of fields is `config.<group_of(config)>`, if there are any.
+
+    Raises:
+        UserError: unknown name, with close matches.
+    """
     name = config.get("task", "classification")
-    return lookup.find_class("config.task", name, Task, __name__, shared=("task",))(config, class_names)
+    return lookup.find_class("config.task", name, Task, __name__, shared=("task",))
 
 
-__all__ = ["Task", "make_task"]
+def group_of(config) -> str:
+    """Name of the group of fields that belongs to the task of a config."""
+    return config.get("task", "classification").rpartition(".")[2]
+
+
+__all__ = ["Task", "find_task", "group_of", "make_task"]

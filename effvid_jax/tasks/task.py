@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
+import flax.linen as nn
 import numpy as np
 
+from data_pipelines import Field
 from effvid_jax.errors import UserError
 
 
@@ -32,6 +34,8 @@ class Task(abc.ABC):
         class_scores: whether outputs are scores of classes, one of which is the answer: some methods look at
             how sure that one is.
         output_title: what `output` gives.
+        bounds: what the fields of its group may hold. The group is `config.<name of the task's file>`, there
+            for tasks that have such fields, and read by them.
     """
 
     headline: str
@@ -44,6 +48,7 @@ class Task(abc.ABC):
     loss_title: str = "loss"
     class_scores: bool = False
     output_title: str = "outputs (batch, outputs)"
+    bounds: ClassVar[Mapping[str, Field]] = {}
 
     def __init__(self, config, class_names: Sequence[str]):
         del config  # the fields that a subclass reads
@@ -63,6 +68,15 @@ class Task(abc.ABC):
     def watched_label(self) -> str:
         """As `label`, of `watched`."""
         return f"{self.watched_title} ({self.unit})" if self.unit else self.watched_title
+
+    def head(self, model) -> nn.Module | None:
+        """What the network answers with, over the maps of its backbone; None: the backbone's classifier.
+
+        Args:
+            model: `config.model`, whose `dtype`, `bn_groups` and `dropout` are the head's as well.
+        """
+        del model
+        return None
 
     # ------------------------------------------------------------------------------------- training
     @property
@@ -104,6 +118,14 @@ class Task(abc.ABC):
     def scores(self, logits) -> np.ndarray:
         """What is kept of predictions, on the host: outputs (N, K) -> (N, ...)."""
 
+    def kept(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What is kept of a batch of rows for `metrics`: `scores` and targets may give way to their counts.
+
+        Args:
+            rows: as in the module docstring, of a batch; 'mask' (N,) is 0 for those without an example.
+        """
+        return rows
+
     @abc.abstractmethod
     def metrics(self, rows: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Metrics of a split by name, `headline` and `watched` among them."""
@@ -127,6 +149,16 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def words(self, answer: Mapping[str, Any]) -> str:
         """An `answer` for people, in a few words."""
+
+    def draw(self, frame_HWC: np.ndarray, scores) -> np.ndarray | None:
+        """A frame, uint8 RGB, with what was said drawn over it; None: words are enough.
+
+        Args:
+            frame_HWC: what was asked about, whole and in any size.
+            scores: a row of `rows['scores']`.
+        """
+        del frame_HWC, scores
+        return None
 
     def said(self, row: Mapping[str, str]) -> tuple[str, str, bool] | None:
         """(truth, what was said, whether it is right) of a line of `write_rows`; None: nothing to show."""
