@@ -24,7 +24,15 @@ from effvid_jax.errors import Interrupted, TrainingError, UserError
 from effvid_jax.methods import find_method
 from effvid_jax.signals import Signals
 from effvid_jax.start import bounds, lock, saved_config, workdirs
-from effvid_jax.start.runs import check_starts, known_configs, prepare, stage_config, stage_names, trained
+from effvid_jax.start.runs import (
+    PROJECT,
+    check_starts,
+    known_configs,
+    prepare,
+    stage_config,
+    stage_names,
+    trained,
+)
 from effvid_jax.tasks import make_task
 
 # What jax says when another process does not answer: of its collectives, and of its coordination service.
@@ -93,7 +101,7 @@ def parse_flags(argv, values=None):
     Raises:
         UserError: unknown flag or config field (with close matches), wrong type, broken config file.
     """
-    sys.argv = _config_first(argv)  # ml_collections looks there for the fields
+    sys.argv = _of_the_package(_config_first(argv))  # ml_collections looks there for the fields
     file = _config_file(sys.argv)
     if file is not None and not os.path.isfile(file):
         raise UserError(f"--config={file} is no file. Configs: {', '.join(known_configs())}.")
@@ -167,6 +175,16 @@ def _config_first(argv: list[str]) -> list[str]:
         raise UserError(f"{fields[0]} changes a field of a config: --config=FILE is missing. Configs: "
                         f"{', '.join(known_configs())}.")
     return [argv[0], f"--config={saved_config.__file__}:{os.path.abspath(workdir[2])}", *argv[1:]]
+
+
+def _of_the_package(argv: list[str]) -> list[str]:
+    """`argv` with the path of a config that is not here but comes with the package, such as configs/x.py."""
+    file = _config_file(argv)
+    if file in known_configs() and not os.path.isfile(file):
+        return [arg.replace(file, os.path.join(PROJECT, file), 1)
+                if i in (1, 2) and re.match(rf"(--?config=)?{re.escape(file)}(:|$)", arg) else arg
+                for i, arg in enumerate(argv)]
+    return argv
 
 
 def _last_words(error: Exception) -> str:

@@ -12,6 +12,8 @@ from effvid_jax.errors import UserError
 from effvid_jax.methods import find_method
 from effvid_jax.start import bounds
 
+# Where `configs/` lies: a clone, or where the package is installed.
+PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 # What every mode reads of a saved config; `data_pipelines` says itself what it misses in `data`.
 FIELDS = {
     "name": str, "note": str, "seed": int, "data": dict, "data.source": str, "data.root": str,
@@ -147,9 +149,8 @@ def check_starts(config, names) -> None:
 
 
 def known_configs() -> list[str]:
-    """Config files beside `main.py`, as a user names them."""
-    project = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    folder = os.path.join(project, "configs")
+    """Config files of the project, as a user of a clone names them."""
+    folder = os.path.join(PROJECT, "configs")
     if not os.path.isdir(folder):
         return []
     return sorted(f"configs/{name}" for name in os.listdir(folder)

@@ -1,0 +1,84 @@
+"""The command line: flags, and the mode they mean; `main.py`, `effvid` and `python -m effvid_jax` end here.
+
+What a mode does is in `cli.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from effvid_jax import cli, console, peers
+from effvid_jax.errors import UserError
+from effvid_jax.speed import compilation_cache
+
+MODES = ("train", "eval", "predict", "bench", "report", "export", "freeze")
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file with arguments: configs/<method>_<dataset>.py[:tiny|demo|key=value,...]",
+    lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything a run writes.")
+_MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do; train ends with an evaluation.")
+_VIDEO = flags.DEFINE_string("video", None, "predict: a video file, or a folder of them.")
+_SPLIT = flags.DEFINE_string(
+    "split", "val", "eval: the split to score; the result of another one is eval_<split>.json. freeze: whose "
+    "clips show what gates decide.")
+_MULTIHOST = flags.DEFINE_bool(
+    "multihost", False, "One process per host: TPU pods and SLURM are detected, elsewhere set "
+    "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.")
+_ANYWAY = flags.DEFINE_bool(
+    "resume_anyway", False, "train: go on in a workdir whose run had another config, whatever has changed.")
+_OUT = flags.DEFINE_string("out", None, "freeze: the workdir of the frozen network.")
+_SHARE = flags.DEFINE_float(
+    "share", 1.0, "freeze: gates that decide alike for at least this share of the clips become static.")
+_KEEP_GATES = flags.DEFINE_bool(
+    "keep_gates", False, "freeze: the gates of frozen layers still weigh what is computed (equal outputs).")
+_JSON = flags.DEFINE_bool("json", False, "predict: print nothing but one json object per video.")
+
+
+def main(argv):
+    """Runs one mode; see `effvid_jax/cli.py` for what each mode does."""
+    if len(argv) > 1:
+        raise UserError(f"unexpected arguments {argv[1:]}: flags look like --config=..., --workdir=...")
+    logging.set_verbosity(logging.WARNING)  # orbax narrates every file at INFO
+    if not _WORKDIR.value:
+        raise UserError("--workdir=DIR is missing: the folder for everything a run writes.")
+    if _MULTIHOST.value:
+        number = {key: cli.whole_number(name) for key, name in (
+            ("num_processes", "JAX_NUM_PROCESSES"), ("process_id", "JAX_PROCESS_ID"))
+            if name in os.environ}
+        with contextlib.suppress(AttributeError):  # its handler would take SIGTERM away from ours
+            jax.config.update("jax_enable_preemption_service", False)
+        jax.distributed.initialize(os.environ.get("JAX_COORDINATOR_ADDRESS"), **number)
+        peers.start()
+    compilation_cache.use(console.say)
+    workdir = os.path.abspath(_WORKDIR.value)
+    if _MODE.value == "predict":
+        cli.predict(_CONFIG.value, workdir, _VIDEO.value, _JSON.value, _changed())
+        return
+    more = {} if _MODE.value in ("train", "bench") else {"overrides": _changed()}
+    if _MODE.value == "train":
+        more = {"resume_anyway": _ANYWAY.value}
+    elif _MODE.value == "eval":
+        more["split"] = _SPLIT.value
+    elif _MODE.value == "freeze":
+        more |= {"out": _OUT.value, "split": _SPLIT.value, "share": _SHARE.value,
+                 "keep_gates": _KEEP_GATES.value}
+    result = getattr(cli, _MODE.value)(_CONFIG.value, workdir, **more)
+    if result and jax.process_index() == 0:
+        print(json.dumps(result), flush=True)
+
+
+def _changed() -> list[str]:
+    """Fields of the config that the command line changes."""
+    return list(config_flags.get_override_values(flags.FLAGS["config"])) if _CONFIG.value is not None else []
+
+
+def start() -> int:
+    """Runs what the command line asks for and returns the exit code."""
+    return cli.run(lambda: app.run(main, flags_parser=cli.parse_flags))
