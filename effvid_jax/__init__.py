@@ -1,3 +1,28 @@
-"""effvid_jax: efficient video recognition in JAX/Flax."""
+"""effvid_jax: efficient video recognition in JAX/Flax.
+
+    model = effvid_jax.load("runs/demo")               # a workdir, or an exported folder
+    model.predict("clip.mp4").top(5)                   # [("waving", 0.93), ...]
+    network = effvid_jax.make_backbone("resnet50", num_classes=10)
+"""
+
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+__all__ = ["BACKBONES", "load", "make_backbone"]
+
+if TYPE_CHECKING:
+    from effvid_jax.backbones import BACKBONES, make_backbone
+    from effvid_jax.model import load
+
+
+def __getattr__(name: str):
+    """`load`, `make_backbone` and `BACKBONES`, imported when they are asked for: jax takes seconds."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "load":
+        from effvid_jax.model import load
+
+        return load
+    from effvid_jax import backbones
+
+    return getattr(backbones, name)

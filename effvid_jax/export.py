@@ -97,6 +97,13 @@ def load(path: str) -> Loaded:
     return Loaded(os.path.dirname(path) if path.endswith(PROGRAM) else path)
 
 
+def reading(data) -> dict:
+    """`config.data` as far as it says how any video is read: without where those of training are."""
+    where = [name for name in data
+             if name.endswith(("root", "_list")) or name in ("classes_file", "tfds_name")]
+    return {**data.to_dict(), **dict.fromkeys(where, ""), "synthetic": {}}
+
+
 def export(config, workdir: str, folder: str) -> dict:
     """Writes the files.
 
@@ -157,6 +164,7 @@ def export(config, workdir: str, folder: str) -> dict:
             "inside_the_program": "normalisation"
             + (f", resize to {method.resolution} pixels" if method.resolution else ""),
             "views": "average the probabilities of a video's clips and crops"},
+        "data": reading(data),
         "gmacs_per_clip": float(f"{gmacs:.6g}"),
         **({} if exits is None else {"exits": {
             "gmacs": [float(f"{x:.6g}") for x in exits.gmacs], "full_gmacs": float(f"{exits.full_gmacs:.6g}"),

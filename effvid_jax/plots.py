@@ -233,6 +233,32 @@ def examples(clips: Sequence[tuple[np.ndarray, str, Mapping[str, tuple[str, bool
     return _png(figure)
 
 
+def answer(frames: np.ndarray, top: Sequence[tuple[str, float]], title: str) -> bytes:
+    """Frames of a video above a bar a class.
+
+    Args:
+        frames: uint8 (N, H, W, 3); up to eight are shown.
+        top: (class, probability), most probable first.
+        title: of the whole.
+    """
+    frames = frames[np.linspace(0, len(frames) - 1, min(8, len(frames))).round().astype(int)]
+    figure = _blank(8, 1.6 + 0.3 * len(top))
+    above, below = figure.subplots(2, 1, height_ratios=(1.1, 0.3 * len(top)))
+    frames = np.pad(frames, ((0, 0), (0, 0), (0, max(1, frames.shape[2] // 30)), (0, 0)), constant_values=255)
+    above.imshow(np.concatenate(list(frames), axis=1))
+    above.set_axis_off()
+    above.set_title(_name(title), fontsize=9)
+    for i, (_, prob) in enumerate(top):
+        below.barh(i, 100 * prob, color=_colour(0))
+        below.text(100 * prob + 1, i, f"{100 * prob:.1f}", va="center", fontsize=8)
+    below.set_yticks(range(len(top)), [_name(label) for label, _ in top])
+    below.invert_yaxis()
+    below.set_xlim(0, 110)
+    below.set_xlabel("probability (%)")
+    _frame(below)
+    return _png(figure)
+
+
 def forms(figure) -> dict[str, bytes]:
     """A figure by the ending of its file: '.png', and '.svg' for print, with sharp lines and letters."""
     import matplotlib

@@ -34,6 +34,7 @@ class Predictor:
         config: how clips are read; what the run was trained with by default.
 
     Attributes:
+        config: how clips are read.
         reader: finds and reads videos as evaluation does.
         class_names: K names.
         num_threads: that `config.data` reads with.
@@ -44,12 +45,14 @@ class Predictor:
 
     def __init__(self, workdir: str, config=None):
         config, directory = runs.trained(config, os.path.abspath(workdir))
+        self.config = config
         self.reader = ClipReader(config.data)
         self.num_threads = max(1, config.data.num_threads)
         method, variables, saved = evaluate.restore_for_inference(config, directory)
         self.class_names, self.task, self._step = saved.class_names, method.task, saved.step
         self._variables = jax.device_put(variables)
         self._predict = jax.jit(method.predict)
+        self._features = jax.jit(method.features)
         self._adaptive = next((r.segments for r in method.runners().values() if r.segments), None)
         self._executor = None
         if self._adaptive is not None and self.reader.num_views == 1:

@@ -162,6 +162,16 @@ class Method(abc.ABC):
     def predict(self, variables: Variables, batch) -> Prediction:
         """Scores of a batch with views: `video` (B, V, T, H, W, 3)."""
 
+    def features(self, variables: Variables, batch):
+        """What the classifier reads of each video (B, C), the mean over views, frames and positions. Traced.
+
+        `batch` as for `predict`. A method has its evaluated network as `model`.
+        """
+        video = batch["video"]
+        found = over_views(lambda clips: self.model.apply(variables.network, clips)[1]["pooled"].mean(axis=1),
+                           video, self.resolution, self.views_per_pass)
+        return found.reshape(*video.shape[:2], -1).mean(axis=1)
+
     @property
     def references(self) -> dict[str, Callable]:
         """`predict` of frozen networks by name; evaluated before training: a wrong one shows at step 0."""
