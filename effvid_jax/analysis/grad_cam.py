@@ -12,7 +12,7 @@ ResKD (arXiv 2209.12797), Fig. 4(b), before against after distillation, by the r
     weight (T', C)  = mean over positions of d p_k / d A, a frame at a time
     M (T', h, w)    = ReLU(sum over channels of weight x A), resized trilinearly to the frames (T, H, W)
     heat            = (M - min) / (max - min + 1e-20), over the whole clip
-    picture         = half heat in viridis (bright yellow: most), half frame
+    picture         = half heat in viridis (bright yellow: most), half frame, in grey so that colour is heat
 
 The middle view is drawn. Writes `grad_cam_<split>.png` and `.svg`, and `.csv`: a line a video and network
 with what was asked (`target`), its probability, and where the heat lies (`centre_x`, `centre_y`: its centre
@@ -112,9 +112,9 @@ def analyse(args, networks, out: str) -> None:
         for entry, layer, frames, found, answer, k, p in look(opened, chosen, args.layer, args.target):
             strips = seen.setdefault(entry.name, [
                 (overlay.strip(frames), (entry.name, f"true: {classes[entry.labels[0]]}"))])
-            said = "says" if answer == k else f"says {classes[answer]}, not"
-            strips.append((overlay.strip(overlay.blend(frames, found)),
-                           (name, f"{said} {classes[k]}", f"{p:.0%}")))
+            said = (f"says {classes[k]}, {p:.0%}",) if answer == k else (
+                f"says {classes[answer]}", f"{classes[k]}: {p:.0%}")
+            strips.append((overlay.strip(overlay.blend(frames, found)), (name, *said)))
             rows.append({"video": entry.name, "network": name, "layer": layer.name, "target": classes[k],
                          "prob": float(f"{p:.4g}"), "answer": classes[answer],
                          **{key: float(f"{x:.4g}") for key, x in measures(found).items()}})
@@ -122,8 +122,7 @@ def analyse(args, networks, out: str) -> None:
         raise UserError(f"none of the {len(chosen)} chosen videos of {first.split.name!r} can be read.")
     path = os.path.join(out, f"grad_cam_{first.split.name}")
     writers.write_csv(f"{path}.csv", rows)
-    drawing.write(overlay.strips([row for strips in seen.values() for row in strips],
-                                 "Grad-CAM, least to most of the clip"), path)
+    drawing.write(overlay.strips(list(seen.values()), "Grad-CAM, least to most of the clip"), path)
     print(tabulate.tabulate(rows, "keys", "github"))
     told = {"grad_cam": f"{path}.csv"}
     for name in networks:

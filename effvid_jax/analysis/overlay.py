@@ -11,10 +11,12 @@ from effvid_jax import console
 from effvid_jax.analysis import drawing
 
 COLUMNS, SIDE = 8, 112  # frames of a strip, and pixels of each
+INCHES, WORDS, GAP = 0.62, 1.8, 0.12  # of a frame, of the text beside a strip, between videos
+GREY = (0.299, 0.587, 0.114)  # of red, green and blue
 
 
 def blend(frames_THWC: np.ndarray, heat_THW: np.ndarray) -> np.ndarray:
-    """Half a heat map in viridis (0 dark, 1 bright yellow), half the frame.
+    """Half a heat map in viridis (0 dark, 1 bright yellow), half the frame in grey: all colour is heat.
 
     Args:
         frames_THWC: uint8.
@@ -26,7 +28,8 @@ def blend(frames_THWC: np.ndarray, heat_THW: np.ndarray) -> np.ndarray:
     from matplotlib import colormaps
 
     colours = 255 * colormaps["viridis"](np.asarray(heat_THW, np.float64))[..., :3]
-    return np.clip(np.rint(0.5 * colours + 0.5 * frames_THWC), 0, 255).astype(np.uint8)
+    grey = (frames_THWC @ np.array(GREY))[..., None]
+    return np.clip(np.rint(0.5 * colours + 0.5 * grey), 0, 255).astype(np.uint8)
 
 
 def chosen(num_frames: int) -> np.ndarray:
@@ -44,33 +47,41 @@ def strip(frames_THWC: np.ndarray) -> np.ndarray:
     return np.concatenate(parts[:-1], axis=1)
 
 
-def strips(rows: Sequence[tuple[np.ndarray, Sequence[str]]], title: str = ""):
-    """Strips below each other, each with lines of text beside it.
+def strips(videos: Sequence[Sequence[tuple[np.ndarray, Sequence[str]]]], title: str):
+    """Strips below each other, each with lines of text beside it, and a gap between videos.
 
     Args:
-        rows: (strip uint8 (h, w, 3), its lines).
-        title: of the colours; '' without a colour bar.
+        videos: of each, (strip uint8 (h, w, 3), its lines).
+        title: of the colours.
 
     Returns:
         A figure.
     """
     from matplotlib.cm import ScalarMappable
 
-    widest = max(strip.shape[1] for strip, _ in rows)
-    figure = drawing.figure(2.2 + widest / SIDE * 0.95, 0.97 * len(rows) + (0.7 if title else 0.1))
-    grid = figure.subplots(len(rows), 2, squeeze=False, width_ratios=(2.2, widest / SIDE * 0.95))
-    for (words, pictures), (image, lines) in zip(grid, rows, strict=True):
+    heights, rows = [], []
+    for strips in videos:
+        rows += [*([None] if rows else []), *strips]
+        heights += [*([GAP] if heights else []), *[INCHES] * len(strips)]
+    widest = max(row[0].shape[1] for row in rows if row)
+    width, height = INCHES * widest / SIDE, sum(heights) + 0.04 * len(rows)
+    figure = drawing.figure(WORDS + width, height + 0.7)
+    figure.get_layout_engine().set(h_pad=0.02, w_pad=0.02, hspace=0, wspace=0.02)
+    grid = figure.subplots(len(rows), 2, squeeze=False, width_ratios=(WORDS, width), height_ratios=heights)
+    for cells, row in zip(grid, rows, strict=True):
+        for axes in cells:
+            axes.set_axis_off()
+        if row is None:
+            continue
+        (words, pictures), (image, lines) = cells, row
         pictures.imshow(image, interpolation="nearest")
         pictures.set_xlim(-0.5, widest - 0.5)
-        for axes in (words, pictures):
-            axes.set_axis_off()
         words.text(1, 0.5, "\n".join(map(plain, lines)), ha="right", va="center", fontsize=8,
                    transform=words.transAxes)
-    if title:
-        bar = figure.colorbar(ScalarMappable(cmap="viridis"), ax=grid[:, 1].tolist(), location="bottom",
-                              shrink=0.6, aspect=40)
-        bar.set_label(title, fontsize=9)
-        bar.ax.tick_params(labelsize=8)
+    bar = figure.colorbar(ScalarMappable(cmap="viridis"), ax=grid[:, 1].tolist(), location="bottom",
+                          shrink=min(1.0, 3.5 / width), aspect=30, pad=0.12 / height)
+    bar.set_label(title, fontsize=9)
+    bar.ax.tick_params(labelsize=8)
     return figure
 
 

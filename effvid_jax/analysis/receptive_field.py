@@ -41,6 +41,7 @@ from effvid_jax.errors import UserError
 
 SHARES = (0.5, 0.9)
 LEAST = 1 - 0.9545  # of the largest value: what Luo et al. count
+BRIGHT = 99  # % of a clip's gradients are drawn as they are; by the largest few all others would be dark
 
 
 def gradients(apply: Callable, layer: layers.Layer, variables, clips_BTHWC):
@@ -113,22 +114,29 @@ def look(opened, chosen: list[int], layer_name: str, kept: int):
 
 
 def draw(fields: Mapping[str, tuple[layers.Layer, np.ndarray, Mapping[str, float]]]):
-    """The fields side by side; a white frame is the part of the input that the cell stands for."""
+    """The fields side by side, in colours by the root, as a few pixels at the cell are far above the others.
+
+    A white frame is the part of the input that the cell stands for.
+    """
+    from matplotlib.colors import PowerNorm
+
     figure = drawing.figure(3.1 * len(fields) + 0.9, 3.7)
     panels = figure.subplots(1, len(fields), squeeze=False)[0]
     for axes, (name, (layer, field, numbers)) in zip(panels, fields.items()):
         side = len(field)
-        image = axes.imshow(field, cmap="viridis", vmin=0, vmax=1, interpolation="nearest",
+        image = axes.imshow(field, cmap="viridis", norm=PowerNorm(0.5, 0, 1), interpolation="nearest",
                             extent=(0, side, side, 0))
         _, h, w, _ = layer.shape
         (top, bottom), (left, right) = ((n // 2 * side / n, (n // 2 + 1) * side / n) for n in (h, w))
-        axes.plot([left, right, right, left, left], [top, top, bottom, bottom, top], color="white",
-                  linewidth=0.8)
+        for colour, width in (("black", 2.6), ("white", 1.2)):
+            axes.plot([left, right, right, left, left], [top, top, bottom, bottom, top], color=colour,
+                      linewidth=width)
         axes.set_title(f"{overlay.plain(name)}: {layer.name}, {h} x {w}\n{100 * numbers['area_50']:.1f} % of "
                        f"the input holds half", fontsize=9)
         axes.set_xlabel("x (pixels of the input)")
     panels[0].set_ylabel("y (pixels of the input)")
-    figure.colorbar(image, ax=list(panels), label="mean |gradient|, largest = 1", shrink=0.8)
+    figure.colorbar(image, ax=list(panels), label="mean |gradient|, largest = 1",
+                    ticks=(0, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1), shrink=0.8)
     return figure
 
 
@@ -143,7 +151,7 @@ def analyse(args, networks, out: str) -> None:
         rows.append({"network": name, "layer": layer.name, "resolution": len(field), "map": layer.shape[1],
                      "cell": layer.shape[1] // 2, **{k: float(f"{x:.4g}") for k, x in numbers.items()}})
         for video, frames, found in clips:
-            scaled = _resized(found / max(found.max(), 1e-20), frames.shape[1])
+            scaled = _resized(found / max(np.percentile(found, BRIGHT), 1e-20), frames.shape[1])
             strips = seen.setdefault(video, [(overlay.strip(frames), (video,))])
             strips.append((overlay.strip(overlay.blend(frames, scaled)), (name, layer.name)))
     path = os.path.join(out, "receptive_field")
@@ -153,9 +161,8 @@ def analyse(args, networks, out: str) -> None:
         np.savez_compressed(f, **{n: field.astype(np.float32) for n, (_, field, _) in fields.items()})
     drawing.write(draw(fields), f"{path}_{end}")
     if seen:
-        every = [strip for strips in seen.values() for strip in strips]
-        drawing.write(overlay.strips(every, "|gradient| of the input, largest of the clip = 1"),
-                      f"{path}_frames_{end}")
+        drawing.write(overlay.strips(list(seen.values()), f"|gradient| of the input, {BRIGHT} % of the "
+                                     f"clip's lie below 1"), f"{path}_frames_{end}")
     print(tabulate.tabulate(rows, "keys", "github"))
     print(json.dumps({"receptive_field": f"{path}_{end}.csv", **{
         f"{row['network']}/{key}": row[key] for row in rows

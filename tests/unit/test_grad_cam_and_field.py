@@ -149,6 +149,24 @@ def test_blend_is_half_and_half():
     found = overlay.blend(frames, np.array([[[0.0, 1.0], [0.0, 1.0]]]))
     assert found[0, 0, 0].tolist() == [84, 51, 92]  # viridis' ends
     assert found[0, 0, 1].tolist() == [177, 166, 68]
+    red = np.zeros((1, 1, 1, 3), np.uint8)
+    red[..., 0] = 200
+    grey, cold = 0.5 * 0.299 * 200, np.array([34, 0.5, 42])  # all colour is heat
+    np.testing.assert_allclose(overlay.blend(red, np.zeros((1, 1, 1)))[0, 0, 0], cold + grey, atol=1)
+
+
+def test_videos_stand_apart():
+    """Every strip and line of text is there, and the gap between videos is wider than that within one."""
+    frames = np.full((4, 8, 8, 3), 100, np.uint8)
+    videos = [[(overlay.strip(frames), (f"video {v}", "a $formula$")), (overlay.strip(frames), ("student",))]
+              for v in range(2)]
+    figure = overlay.strips(videos, "heat")
+    figure.draw_without_rendering()
+    boxes = [axes.get_position() for axes in figure.axes if axes.images]
+    gaps = [above.y0 - below.y1 for above, below in zip(boxes, boxes[1:])]
+    assert len(boxes) == 4 and gaps[0] == pytest.approx(gaps[2]) and gaps[1] > 2 * gaps[0] > 0
+    texts = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert texts == ["video 0\na \\$formula\\$", "student", "video 1\na \\$formula\\$", "student"]
 
 
 def rows_of(path):
