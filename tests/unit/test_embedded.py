@@ -12,6 +12,7 @@ from effvid_jax.reports import results
 
 sys.path.insert(0, os.path.dirname(embedded.__file__))  # as a script finds its neighbours
 import gate_inputs
+import reskd_embedded
 import va_red2_embedded
 
 
@@ -69,6 +70,42 @@ def test_va_red2_rows_start_from_their_own_networks(tmp_path, monkeypatch):
         [root + "8/search_space_2", "--config.init.skip="],
         [root + "8/pruning", "--config.init.skip=", "--config.method.keep=0.6250"]]
     assert started[-1][1] == "va_red2_minik.py:demo,baseline=pruning,frames=16"
+
+
+def test_reskd_tables_share_runs_and_their_teacher(tmp_path, monkeypatch, capsys):
+    """Table 5 trains no network that Table 6 has; students of class scores have the teacher of the others."""
+    started = {}
+
+    def train(workdir, seed, run, config, flags):
+        started.setdefault((seed, run), (config, flags))
+        for stage in {stage for _, stages in reskd_embedded.TABLES.values() for stage in stages.values()}:
+            if stage.partition("/")[0] == run and (seed, run) != (1, "frame"):
+                folder = tmp_path / f"seed{seed}" / stage
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / "metrics.json").write_text(json.dumps(
+                    {"val/top1": 0.5 + 0.1 * seed, "val/gmacs": 0.007, "params": 78720}))
+
+    def run(*flags):
+        path = tmp_path / "results.csv"
+        monkeypatch.setattr(sys, "argv", ["b.py", f"--workdir={tmp_path}", "--seeds=0,1", f"--results={path}",
+                                          *flags])
+        reskd_embedded.main()
+        return {row["what"]: row for row in results.read_rows(str(path))}
+
+    monkeypatch.setattr(reskd_embedded.embedded, "train", train)
+    rows = run("--tables=5")
+    assert [run for seed, run in started if seed == 0] == ["reskd", "control", "clip", "frame"]
+    config, flags = started[1, "clip"]
+    assert config == "reskd_minik.py:demo,ablation=clip"
+    assert f"--config.method.teacher={tmp_path}/seed1/reskd/teacher" in flags and "--config.run=" in flags
+    clip = rows["reskd_table5: clip: class scores: top-1 (%)"]
+    assert (clip["value"], clip["spread"], clip["config"]) == ("55.0", "7.1", config)
+    assert "reskd_table5: pixel: maps: top-1 (%)" in rows and not any("frame" in what for what in rows)
+    assert "frame: class scores of every frame: not finished" in capsys.readouterr().out
+    run("--tables=6")
+    assert {run for _, run in started} == set(reskd_embedded.RUNS)
+    with pytest.raises(SystemExit, match="no table '7'; there are 6 and 5"):
+        run("--tables=6,7")
 
 
 def test_flags_after_ours_go_to_main(monkeypatch):
