@@ -53,6 +53,14 @@ class Field:
             return next((f"{problem} in entry {i}" for problem, i in problems if problem), "")
         return next((words for wrong, words in self._bounds(value) if wrong), "")
 
+    def words(self) -> str:
+        """What a value may be: 'an integer, at least 1'."""
+        if self.choices:
+            return f"one of {', '.join(map(str, self.choices))}"
+        if self.each is not None:
+            return f"a sequence, each entry {self.each.words()}"
+        return ", ".join(filter(None, (self.kind, self._range())))
+
     def _range(self) -> str:
         return " and ".join(words for _, words in self._bounds(0))
 

@@ -383,6 +383,18 @@ def freeze(config, workdir: str, out: str | None, overrides=(), **options) -> di
     return freezing.freeze(config, stage, os.path.abspath(out), **options)
 
 
+def config(config, workdir: str | None) -> dict:  # the mode's name, as one types it
+    """Every field of a config with its meaning: of the one that is given, or of what is in the workdir."""
+    from effvid_jax.start import settings
+
+    if config is None and not workdir:
+        raise UserError("--mode=config needs --config=FILE, or the --workdir=DIR of a run. Configs: "
+                        + ", ".join(known_configs()) + ".")
+    given = config.copy_and_resolve_references() if config is not None else trained(None, workdir)[0]
+    bounds.check_values(given)
+    return settings.show(given)
+
+
 def gather_stages(workdir: str, names: list[str], final: dict) -> None:
     """The files of a single run for a run of several stages: result, history, class names."""
     writers.write_json(os.path.join(workdir, "metrics.json"), final)

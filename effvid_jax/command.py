@@ -17,13 +17,14 @@ from effvid_jax import cli, console, peers
 from effvid_jax.errors import UserError
 from effvid_jax.speed import compilation_cache
 
-MODES = ("train", "eval", "predict", "bench", "report", "export", "freeze")
+MODES = ("train", "eval", "predict", "bench", "report", "export", "freeze", "config")
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file with arguments: configs/<method>_<dataset>.py[:tiny|demo|key=value,...]",
     lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything a run writes.")
-_MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do; train ends with an evaluation.")
+_MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do; train ends with an evaluation, "
+                          "config says what every field of a config means.")
 _VIDEO = flags.DEFINE_string("video", None, "predict: a video file, or a folder of them.")
 _SPLIT = flags.DEFINE_string(
     "split", "val", "eval: the split to score; the result of another one is eval_<split>.json. freeze: whose "
@@ -46,6 +47,9 @@ def main(argv):
     if len(argv) > 1:
         raise UserError(f"unexpected arguments {argv[1:]}: flags look like --config=..., --workdir=...")
     logging.set_verbosity(logging.WARNING)  # orbax narrates every file at INFO
+    if _MODE.value == "config":
+        print(json.dumps(cli.config(_CONFIG.value, _WORKDIR.value)))
+        return
     if not _WORKDIR.value:
         raise UserError("--workdir=DIR is missing: the folder for everything a run writes.")
     if _MULTIHOST.value:

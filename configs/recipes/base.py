@@ -18,7 +18,7 @@ from effvid_jax.methods.supervised import Supervised
 def defaults() -> ml_collections.ConfigDict:
     """Every field of a config, with its default and what it means."""
     config = ml_collections.ConfigDict()
-    config.name = ""
+    config.name = ""  # of the benchmark, in messages and reports
     config.note = ""  # printed at the start: what :tiny and :demo shrink
     config.seed = 0  # weights, dropout; the data has its own
 
@@ -27,33 +27,44 @@ def defaults() -> ml_collections.ConfigDict:
         root="",  # folder that paths are relative to; folder source: the folder of classes
         train_root="", val_root="",  # the same of one split, below `root` or anywhere; "": `root`
         train_list="", val_list="",  # list files, shard patterns (array_record), splits (tfds)
-        tfds_name="",
+        tfds_name="",  # name of the TFDS builder
         list_format="video",  # video: "path label ..." | frames: "dir num_frames label ..."
-        frame_template="img_{:05}.png", start_index=1,
-        classes_file="",
+        frame_template="img_{:05}.png",  # names of frames in their folder
+        start_index=1,  # number of the first frame
+        classes_file="",  # names of the classes, one a line; "": where the source finds them
         num_classes=0,  # 0: count the folders (folder source)
         multi_label=False,  # train on one randomly drawn label, evaluate mAP on all of them
-        val_share=0.2, split_seed=0,  # folder source without train/ and val/
+        val_share=0.2, split_seed=0,  # held out of a folder without train/ and val/: share, by which seed
         calib_share=0.0,  # of train, held out as the split 'calib' (thresholds of early exits)
-        sampling="segments",  # segments (TSN, TSM: one frame each) | dense (a clip at frame_interval)
-        num_frames=8, frame_interval=1,
-        test_clips=1, twice_sample=False,
-        short_side=256, train_crop="multi_scale",  # multi_scale | random_resized | center
-        crop=224, flip=True,
+        sampling="segments",  # segments (TSN, TSM: one frame each) | dense (a clip at frame_interval) |
+        # around (a clip around the key frame of each example)
+        num_frames=8,  # T, of a clip
+        frame_interval=1,  # frames from one of a dense clip to the next
+        test_clips=1,  # clips a video in evaluation (dense)
+        twice_sample=False,  # evaluation sees the beginnings of segments beside their middles
+        short_side=256,  # that frames are resized to before they are cropped
+        train_crop="multi_scale",  # multi_scale | random_resized | center | whole (frame, in a square)
+        crop=224,  # side of training clips
+        flip=True,  # left and right change places in every other training clip
         snap_side=0,  # sides of a multi-scale crop within 2 pixels of this become it; 0: of `crop`
-        test_short_side=256, test_crop="center", test_crop_size=224,  # center | three
+        test_short_side=256,  # as short_side, in evaluation
+        test_crop="center",  # center | three (along the long side) | whole | pad (to a square)
+        test_crop_size=224,  # side of clips in evaluation
         quality=0,  # side that clips are shrunk to and enlarged again from: fewer details, as many pixels
         batch_size=64, eval_batch_size=64,  # global; the reference has 8 GPUs x 8 clips
         views_per_pass=0,  # evaluation: views of a video that go through the network at a time; 0: all
-        seed=0, num_threads=16, num_workers=0, prefetch=8,
+        seed=0,  # of order, frames, crops and flips
+        num_threads=16,  # that read and decode
+        num_workers=0,  # processes that build batches; 0: threads of this one
+        prefetch=8,  # batches that are made ahead
         max_broken_share=0.01,  # more broken files than this end the run, by name
-        cache="none", cache_gib=4.0,  # memory: keep decoded clips in RAM
+        cache="none", cache_gib=4.0,  # memory: keep decoded clips in RAM, as far as so many GiB go
         synthetic=dict(),  # parameters of the embedded benchmark, see data_pipelines/synthetic.py
     ))
     config.model = ml_collections.ConfigDict(dict(
-        backbone="resnet50",
+        backbone="resnet50",  # a name of `effvid_jax.BACKBONES`
         resolution=0,  # side of the network's input, resized on the device; 0: as the pipeline crops
-        dropout=0.5,
+        dropout=0.5,  # before the classifier
         dtype="float32",  # bfloat16: compute type; parameters stay float32
         remat="none",  # products, block: train in less memory and more time, see backbones/remat.py
         bn_groups=0,  # statistics per part of the batch: 0 = per device (the reference), 1 = global
@@ -62,14 +73,24 @@ def defaults() -> ml_collections.ConfigDict:
     ))
     config.method = Supervised.Settings().to_config()
     config.optim = ml_collections.ConfigDict(dict(
-        name="sgd", lr=0.01, momentum=0.9, weight_decay=1e-4,
-        groups="single",  # single | tsm | swin, see effvid_jax/optim.py
-        clip_norm=20.0, accumulate=1,
-        schedule="cosine_epoch", milestones=(), warmup_epochs=0.0, warmup_ratio=0.1,
+        name="sgd",  # sgd | adamw
+        lr=0.01,  # learning rate after the warm-up
+        momentum=0.9,  # of sgd
+        weight_decay=1e-4,  # of all weights, or as `groups` says
+        groups="single",  # rates and decay by kind of weight: single | tsm | swin, see effvid_jax/optim.py
+        clip_norm=20.0,  # largest norm of a gradient; 0: any
+        accumulate=1,  # steps whose gradients make an update
+        schedule="cosine_epoch",  # cosine_epoch (changes once an epoch, as released) | cosine | step |
+        # constant
+        milestones=(),  # epochs after which a step schedule divides the rate by ten
+        warmup_epochs=0.0, warmup_ratio=0.1,  # the rate rises from this share of it for so many epochs
     ))
     config.train = ml_collections.ConfigDict(dict(
         num_epochs=50.0, num_steps=0,  # steps win over epochs if not 0
-        log_every_steps=20, eval_every_epochs=5.0, checkpoint_every_steps=1000, keep=2,
+        log_every_steps=20,  # a line of the history
+        eval_every_epochs=5.0,  # 0: at the end only
+        checkpoint_every_steps=1000,  # a save
+        keep=2,  # newest saves that stay
         min_reference_ratio=2.0,  # a frozen teacher below this times chance is refused
         # Evaluations during training that cost less than the one at the end; 0 or "": as that one, `data`.
         validation=dict(test_clips=0, test_crop="", test_short_side=0, test_crop_size=0, eval_batch_size=0),
@@ -92,7 +113,7 @@ def defaults() -> ml_collections.ConfigDict:
     # the workdir. A stage is this config with the fields of `stages.<name>` changed; 'student' is the
     # config itself. Empty: one run, directly in the workdir.
     config.run = ""
-    config.stages = ml_collections.ConfigDict()
+    config.stages = ml_collections.ConfigDict()  # changes of each
     return config
 
 

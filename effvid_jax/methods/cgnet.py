@@ -92,8 +92,8 @@ class CGNet(Gated):
         partitions: int = 4  # p
         threshold: float = 0.0  # initial Delta
         sharpness: float = 2.0  # of the sigmoid whose gradient the decision has
-        threshold_target: float = 1.0
-        threshold_weight: float = 1e-4
+        threshold_target: float = 1.0  # where the loss pulls the thresholds, the port's
+        threshold_weight: float = 1e-4  # of that pull
 
         bounds: ClassVar = {
             "layers": Field.pattern(), "partitions": Field.integer(2, 2**16),

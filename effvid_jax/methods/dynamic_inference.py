@@ -59,7 +59,7 @@ class DynamicInference(base.Method):
 
         loss_weights: tuple[float, ...] = ()  # per checkpoint; (): 1 each, MSDNet's; the paper does not say
         distill_weight: float = 0.0  # from the last checkpoint; ours
-        distill_temperature: float = 1.0
+        distill_temperature: float = 1.0  # of it
         rule: str = "confidence"  # the paper | margin | entropy (ours)
         search: str = "accuracy"  # of thresholds: accuracy (ours) | msdnet, see effvid_jax/exits/stopping.py
         budget: float = 0.5  # mean cost as a share of full inference, for the thresholds

@@ -73,7 +73,7 @@ class Reskd(base.Method):
         teacher: str = ""  # workdir of the trained or imported teacher
         teacher_resolution: int = 224  # Table 6, "model distillation": the student's
         loss: str = "feature"  # feature | position_kl | frame_kl | clip_kl (Table 5)
-        weight: float = 100.0
+        weight: float = 100.0  # of the distillation, beside the cross-entropy
         temperature: float = 2.0  # of the KL losses
         kl_mean: str = "element"  # element: divide by positions x classes, as torch does | row
         teacher_bn: str = "batch"  # batch: as the released code executes | running: evaluation mode
