@@ -59,8 +59,8 @@ class VaRed2(Gated):
                                    "cheap_scale", "leak")
 
         search_space: int = 2  # the paper: 2 (all, 1/2) or 3 (all, 1/2, 1/4)
-        temporal: bool = True  # gates decide how many frames; the paper: both; its Table 10 has one of them alone
-        channel: bool = True  # gates decide how many channels are computed
+        temporal: bool = True  # gates decide on frames; the paper: both, its Table 10 one of them alone
+        channel: bool = True  # gates decide on channels
         layers: str = ""  # regular expression of gated layers; "": the backbone's, inferred from its costs
         efficiency_weight: float = 0.5  # lambda_e; ours (1.5 from a static network)
         target: float = 0.0  # share of the static network's multiply-adds to reach, such as 0.7: then the

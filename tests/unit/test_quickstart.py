@@ -1,0 +1,52 @@
+"""docs/quickstart.ipynb runs from top to bottom: its own training in the slow tests, a short one always."""
+
+import json
+import os
+import pathlib
+import sys
+import types
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def cells() -> list[str]:
+    """The code of the notebook; nothing that it printed is kept in it."""
+    notebook = json.loads((ROOT / "docs" / "quickstart.ipynb").read_text(encoding="utf-8"))
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert notebook["nbformat"] == 4 and not any(cell["outputs"] for cell in code)
+    return ["".join(cell["source"]) for cell in code]
+
+
+def run(blocks, monkeypatch, capsys) -> None:
+    """Runs cells one after the other, in the folder of now."""
+    shown, names = [], {}
+    display = types.ModuleType("IPython.display")
+    display.Image = lambda data: shown.append(data)
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    for code in blocks:
+        exec(compile(code, "docs/quickstart.ipynb", "exec"), names)
+    printed = capsys.readouterr().out
+    print(printed[-1500:])
+    assert shown and shown[0][:4] == b"\x89PNG"
+    assert printed.count("is most like") >= 8 and "student" in printed
+    assert os.path.exists("runs/demo/report.html")
+
+
+def test_all_but_the_training(tiny_run, benchmark_root, tmp_path, monkeypatch, capsys):
+    """On a run of the same config, in its shortest form."""
+    monkeypatch.chdir(tmp_path)
+    os.makedirs("runs")
+    os.symlink(tiny_run, "runs/demo")
+    blocks = [code.replace('Path(WORKDIR, "benchmark")', f"Path({benchmark_root!r})") for code in cells()]
+    training, = (code for code in blocks if "subprocess.run" in code and "CONFIG" in code)
+    blocks[blocks.index(training)] = training.split("done =")[0]
+    run(blocks, monkeypatch, capsys)
+
+
+@pytest.mark.slow
+def test_it_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run(cells(), monkeypatch, capsys)
