@@ -149,13 +149,18 @@ class _Exported:
     """The network of an export folder."""
 
     def __init__(self, path: str, reader: ClipReader):
-        from effvid_jax import export
+        from effvid_jax import exported
 
-        self._loaded, self._reader = export.load(path), reader
+        self._loaded, self._reader = exported.load(path), reader
         self.class_names = self._loaded.class_names
 
     def scored(self, video) -> tuple[np.ndarray, dict]:
         """(scores, what is told) of a video: probabilities of its views are averaged."""
+        if "exits" in self._loaded.info and self._reader.num_views == 1:
+            with self._reader.open(video) as opened:
+                scores, gmacs, number = self._loaded.stop_early(opened.frames)
+            return np.asarray(scores, np.float64), {
+                "gmacs": gmacs, "exit": number, "exits": len(self._loaded.info["exits"]["gmacs"])}
         views = self._reader.views(video)
         outputs, gmacs = self._loaded(views, check=False)
         scores, cost = np.asarray(outputs, np.float64).mean(axis=0), float(np.asarray(gmacs).sum())

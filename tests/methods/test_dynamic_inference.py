@@ -15,7 +15,7 @@ from data_pipelines import DataError
 from data_pipelines.batches import clips
 from data_pipelines.options import plain_options
 from data_pipelines.sources import make_source
-from effvid_jax import checkpoint, cli, cost, predict, train
+from effvid_jax import checkpoint, cli, cost, exported, predict, train
 from effvid_jax import evaluate as evaluation
 from effvid_jax import export as exporting
 from effvid_jax.backbones import make_backbone
@@ -429,15 +429,27 @@ def test_predict_and_export_tell_the_cost_of_what_they_compute(run, tmp_path):
     config = runs.trained(None, workdir)[0]
     config.method.thresholds = (0.0, 0.0, 0.0, 0.0)  # everything stops at once
     told = exporting.export(config, workdir, str(tmp_path))
-    model = exporting.load(str(tmp_path))
+    model = exported.load(str(tmp_path))
     clips_ = np.random.default_rng(0).integers(0, 256, (2, 4, 64, 64, 3), np.uint8)
     _, gmacs = model(clips_)
     method = made(config, CLASSES)
     every = pytest.approx(method.costs[-1], rel=1e-5)
+    assert model.info["exits"]["thresholds"] == [0.0] * 4
     assert list(np.asarray(gmacs)) == [every] * 2 and told["gmacs"] == model.info["gmacs_per_clip"] == every
     assert model.info["exits"]["gmacs"] == pytest.approx(list(method.costs), rel=1e-5)
     assert model.info["exits"]["full_gmacs"] == pytest.approx(method.full_gmacs, rel=1e-5)
 
+    for thresholds in ((0.0,) * 4, (1.0, 0.0, 0.0, 0.0), (1.0,) * 4):  # the export really stops, as predict
+        config.method.thresholds, asked = thresholds, []
+        model.info["exits"]["thresholds"], one = thresholds, predict.Predictor(workdir, config)
+        probabilities, gmacs, number = model.stop_early(
+            lambda positions: asked.extend(positions) or clips_[0][positions])  # noqa: B023
+        answer = one.classify(clips_[:1])
+        assert (number, gmacs) == (answer["exit"], answer["gmacs"])
+        best = [guess["prob"] for guess in answer["top5"]]
+        np.testing.assert_allclose(-np.sort(-probabilities)[:5], best, atol=2e-6)
+        assert asked == list(method.model.order)[:method.model.route[number - 1].frames]
+    config.method.thresholds = (0.0,) * 4
     one = predict.Predictor(workdir, config)
     answer = one.classify(clips_[:1])
     assert answer["gmacs"] == pytest.approx(method.costs[0], rel=1e-5)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -11,9 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from data_pipelines import ClipReader
 from effvid_jax import cli
-from effvid_jax import export as exporting
+from effvid_jax import exported as exporting
+from effvid_jax.export import preprocessing
 from effvid_jax.predict import Predictor
+from effvid_jax.start import runs
 
 STRANGER = """
 import importlib.util, sys
@@ -41,7 +45,7 @@ def exported(tiny_run):
 def test_fresh_process_gives_equal_numbers(tiny_run, exported, tmp_path, rng):
     clips = rng.integers(0, 256, (3, 4, 64, 64, 3), np.uint8)
     np.save(tmp_path / "clips.npy", clips)
-    subprocess.run([sys.executable, "-c", STRANGER, exporting.__file__, exported,
+    subprocess.run([sys.executable, "-c", STRANGER, os.path.join(exported, "load.py"), exported,
                     str(tmp_path / "clips.npy"), str(tmp_path / "out.npz")], check=True)
     out = np.load(tmp_path / "out.npz")
     here = exporting.load(exported)
@@ -59,7 +63,7 @@ def test_fresh_process_gives_equal_numbers(tiny_run, exported, tmp_path, rng):
 
 
 def test_what_it_says_about_itself(exported, tiny_run):
-    assert sorted(os.listdir(exported)) == ["model.jaxexport", "model.json", "weights.npz"]
+    assert sorted(os.listdir(exported)) == ["load.py", "model.jaxexport", "model.json", "weights.npz"]
     with open(os.path.join(exported, "model.json")) as f:
         info = json.load(f)
     with open(os.path.join(tiny_run, "student", "metrics.json")) as f:
@@ -69,6 +73,26 @@ def test_what_it_says_about_itself(exported, tiny_run):
     assert info["gmacs_per_clip"] == pytest.approx(metrics["val/gmacs"], rel=1e-5)
     assert info["params"] == metrics["params"] and info["step"] == 6 and len(info["class_names"]) == 16
     assert "resize to 32 pixels" in info["preprocessing"]["inside_the_program"]
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"twice_sample": True}, {"test_crop": "three", "test_short_side": 64, "test_crop_size": 64},
+    {"sampling": "dense", "frame_interval": 3, "test_clips": 4, "quality": 32}, {"test_crop": "whole"},
+    {"test_crop": "pad", "sampling": "around", "frame_interval": 2}])
+def test_clips_are_prepared_from_the_description_alone(tiny_run, exported, tmp_path, rng, changes):
+    """The loader's frames, crops and resizing give the pixels of the evaluation, byte for byte."""
+    data = runs.trained(None, tiny_run)[0].data
+    data.update(changes)
+    shutil.copytree(exported, tmp_path / "export")
+    info = json.loads((tmp_path / "export" / "model.json").read_text())
+    told = preprocessing(data, 32)
+    assert changes or told == info["preprocessing"]
+    info["preprocessing"] = told
+    (tmp_path / "export" / "model.json").write_text(json.dumps(info))
+    model = exporting.load(tmp_path / "export")
+    for count, height, width in ((1, 70, 90), (5, 90, 70), (40, 64, 64), (23, 131, 97)):
+        frames = rng.integers(0, 256, (count, height, width, 3), np.uint8)
+        np.testing.assert_array_equal(model.prepare(frames), ClipReader(data).views(frames))
 
 
 def test_wrong_clips_are_refused(exported):
