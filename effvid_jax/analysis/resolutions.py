@@ -185,55 +185,73 @@ def _number(x):
 
 
 def draw(rows: list[dict], task):
-    """Left all pairs as a map of accuracies, right accuracy over cost of networks tested as trained."""
-    from matplotlib.ticker import LogLocator, NullFormatter
+    """All pairs as a map of accuracies, and accuracy over cost of networks tested as trained.
 
+    Where every network was tested as it was trained there is no map.
+    """
+    pairs = any(row["train"] != row["test"] for row in rows)
+    sides = {row["test"]: row["side"] for row in rows}
+    if not pairs:
+        figure = drawing.figure(5.2, 3.8)
+        _draw_costs(figure.subplots(), rows, sides, task)
+        return figure
     trained, tested = (list(dict.fromkeys(row[key] for row in rows)) for key in ("train", "test"))
+    figure = drawing.figure(5.2 + 0.75 * len(tested), max(3.6, 0.55 * len(trained) + 2.2))
+    left, right = figure.subplots(1, 2, width_ratios=(0.75 * len(tested) + 1, 3.6))
     values = np.full((len(trained), len(tested)), np.nan)
     for row in rows:
         values[trained.index(row["train"]), tested.index(row["test"])] = task.scale * row[task.headline]
-    figure = drawing.figure(5.2 + 0.75 * len(tested), max(3.6, 0.55 * len(trained) + 2.2))
-    left, right = figure.subplots(1, 2, width_ratios=(0.75 * len(tested) + 1, 3.6))
     low, high = np.nanmin(values), np.nanmax(values)
     left.imshow(values, cmap="Blues", vmin=low - 0.1 * (high - low) - 1e-9, vmax=high + 1e-9, aspect="auto")
     for i, j in np.argwhere(np.isfinite(values)):
         left.text(j, i, f"{values[i, j]:.1f}", ha="center", va="center", fontsize=9,
                   color="white" if values[i, j] > (low + high) / 2 else "black")
-    left.set_xticks(range(len(tested)), [_worded(x) for x in tested], fontsize=9)
-    left.set_yticks(range(len(trained)), [_worded(x) for x in trained], fontsize=9)
+    left.set_xticks(range(len(tested)), [_worded(x, sides) for x in tested], fontsize=9)
+    left.set_yticks(range(len(trained)), [_worded(x, sides) for x in trained], fontsize=9)
     left.set_xlabel("tested at (pixels)")
     left.set_ylabel("trained at (pixels)")
     left.set_title(task.label, fontsize=10)
-    drawing.frame(right)
-    same = [row for row in rows if row["train"] == row["test"]]
-    plain = sorted((row for row in same if "to" not in row["train"]), key=lambda row: row["gmacs"])
-    right.plot([row["gmacs"] for row in plain], [task.scale * row[task.headline] for row in plain], "-o",
-               color=drawing.colour(0), label="clips as they are")
-    other = [row for row in same if "to" in row["train"]]
-    if other:
-        right.plot([row["gmacs"] for row in other], [task.scale * row[task.headline] for row in other], "s",
-                   color=drawing.colour(1), label="enlarged from fewer pixels")
-    for row in same:
-        speed = row.get("clips_per_second", float("nan"))
-        rate = f"\n{speed:,.{0 if speed >= 10 else 2}f} clips/s" if np.isfinite(speed) else ""
-        right.annotate(f"{row['train']}{rate}", (row["gmacs"], task.scale * row[task.headline]), (0, 6),
-                       textcoords="offset points", ha="center", fontsize=8)
-    right.set_xscale("log")
-    right.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    right.xaxis.set_major_formatter("{x:g}")
-    right.xaxis.set_minor_formatter(NullFormatter())
-    right.margins(x=0.2, y=0.25)
-    right.set_xlabel("GMACs per video")
-    right.set_ylabel(task.label)
-    right.set_title("tested as trained", fontsize=10)
-    if other:
-        right.legend(frameon=False, fontsize=8, loc="lower right")
+    _draw_costs(right, [row for row in rows if row["train"] == row["test"]], sides, task)
     return figure
 
 
-def _worded(label: str) -> str:
+def _draw_costs(axes, same: list[dict], sides: dict, task) -> None:
+    """Accuracy over cost of networks that are tested as trained."""
+    from matplotlib.patheffects import withStroke
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    drawing.frame(axes)
+    plain = sorted((row for row in same if "to" not in row["train"]), key=lambda row: row["gmacs"])
+    other = [row for row in same if "to" in row["train"]]
+    axes.plot([row["gmacs"] for row in plain], [task.scale * row[task.headline] for row in plain], "-o",
+              color=drawing.colour(0), label="clips as they are")
+    if other:
+        axes.plot([row["gmacs"] for row in other], [task.scale * row[task.headline] for row in other], "s",
+                  color=drawing.colour(1), label="enlarged from fewer pixels")
+        axes.legend(frameon=False, fontsize=8, loc="lower left", ncols=2, bbox_to_anchor=(0, 1.0))
+    for row in same:
+        speed = row.get("clips_per_second", float("nan"))
+        rate = f"\n{speed:,.{0 if speed >= 10 else 2}f} clips/s" if np.isfinite(speed) else ""
+        label = _worded(row["train"], sides if row in plain else {}).replace("\n", " ")
+        axes.annotate(f"{label}{rate}", (row["gmacs"], task.scale * row[task.headline]), (-5, 3),
+                      textcoords="offset points", ha="right", fontsize=8, zorder=3,  # where no line passes
+                      path_effects=[withStroke(linewidth=2, foreground="white")])
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.margins(x=0.1, y=0.2)
+    least, most = axes.get_xlim()
+    axes.set_xlim(least * (least / most) ** 0.35, most)  # room for the labels at the left
+    axes.set_xlabel("GMACs per video, tested as trained")
+    axes.set_ylabel(task.label)
+
+
+def _worded(label: str, sides: dict) -> str:
+    """A condition for an axis; with the pixels that it really has, where those are others."""
     low, _, high = label.rpartition("to")
-    return f"{high}\nfrom {low}" if low else label
+    here = f"\n({sides[label]:.0f} here)" if sides.get(label) not in (None, int(high)) else ""
+    return f"{high}\nfrom {low}{here}" if low else f"{high}{here}"
 
 
 def analyse(args, changes) -> None:
