@@ -80,27 +80,30 @@ def curves(histories: Mapping[str, Sequence[Mapping[str, float]]], metric: str, 
     return _png(figure)
 
 
-def exit_curve(curves, marks, label: str) -> bytes:
+def exit_curve(curves, marks, label: str):
     """Accuracy over mean GMACs as thresholds move, with single operating points beside it.
 
     Args:
         curves: {search: points}, each with `gmacs` and `accuracy`.
         marks: {name: points}.
         label: of the accuracy.
+
+    Returns:
+        A figure, for `forms`.
     """
     figure, axes = _figure(6, 4)
     for i, (name, points) in enumerate(curves.items()):
         points = sorted(points, key=lambda p: p.gmacs)
-        axes.plot([p.gmacs for p in points], [100 * p.accuracy for p in points], "-", color=_colour(i),
-                  label=f"thresholds by {_name(name)}")
+        axes.plot([p.gmacs for p in points], [100 * p.accuracy for p in points], ("-", "--")[i % 2],
+                  color=_colour(i), label=f"thresholds by {_name(name)}")
     for i, (name, some) in enumerate(marks.items(), len(curves)):
         axes.scatter([p.gmacs for p in some], [100 * p.accuracy for p in some], s=50, zorder=3,
-                     color=_colour(i), marker=MARKERS[i % len(MARKERS)], label=_name(name))
+                     color=_colour(i), marker=MARKERS[i % len(MARKERS)], label=_name(name, 48))
     axes.set_xlim(left=0)
     axes.set_xlabel("mean GMACs per video")
     axes.set_ylabel(label)
     axes.legend(frameon=False, fontsize=8, ncols=2, loc="lower left", bbox_to_anchor=(0, 1.0))
-    return _png(figure)
+    return figure
 
 
 def exit_shares(exits: Sequence[Mapping], groups: Sequence[tuple[str, Sequence[float], float]],
@@ -300,9 +303,9 @@ def exit_strips(strips: Sequence[tuple[np.ndarray, str, str, str, bool, str]]):
     return figure
 
 
-def _name(name: object) -> str:
+def _name(name: object, longest: int = LONGEST_NAME) -> str:
     """A user's name as matplotlib draws it: no formula, no line break, nothing that a legend leaves out."""
-    text = console.one_line(name, LONGEST_NAME).replace("$", r"\$")
+    text = console.one_line(name, longest).replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
 
 

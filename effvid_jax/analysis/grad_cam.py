@@ -12,7 +12,8 @@ ResKD (arXiv 2209.12797), Fig. 4(b), before against after distillation, by the r
     weight (T', C)  = mean over positions of d p_k / d A, a frame at a time
     M (T', h, w)    = ReLU(sum over channels of weight x A), resized trilinearly to the frames (T, H, W)
     heat            = (M - min) / (max - min + 1e-20), over the whole clip
-    picture         = half heat in viridis (bright yellow: most), half frame, in grey so that colour is heat
+    picture         = half heat in viridis (bright yellow: most), half frame; in grey, which the tool does
+                      not do, so that all colour is heat
 
 The middle view is drawn. Writes `grad_cam_<split>.png` and `.svg`, and `.csv`: a line a video and network
 with what was asked (`target`), its probability, and where the heat lies (`centre_x`, `centre_y`: its centre

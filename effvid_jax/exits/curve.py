@@ -53,7 +53,7 @@ def table(points, chosen, full, title: str) -> str:
 
 
 def write(workdir: str, split: str, task, curves, marks) -> None:
-    """Accuracy against mean cost: `exits_<split>.csv`, `exits_<split>.png`.
+    """Accuracy against mean cost: `exits_<split>.csv`, `.png` and `.svg`.
 
     Args:
         workdir, split: where.
@@ -67,4 +67,4 @@ def write(workdir: str, split: str, task, curves, marks) -> None:
         *([name, f"{p.parameter:.4g}", f"{p.gmacs:.6g}", f"{p.accuracy:.4f}"]
           for name, points in {**curves, **marks}.items() for p in points)])
     shown = {name: some for name, some in marks.items() if name != PAPER}  # of another unit
-    writers.write_bytes(path + ".png", plots.exit_curve(curves, shown, f"{task.watched_title} (%)"))
+    writers.write_picture(path, plots.forms(plots.exit_curve(curves, shown, f"{task.watched_title} (%)")))

@@ -2,12 +2,14 @@
 
 The visualisation of Dynamic Inference (arXiv 2002.03342): what easy, middling and hard videos look like. Of
 every such checkpoint a few videos with right answers, of different classes where there are any; frames that
-were not looked at until then are faded. Reads `predictions_<split>.csv` and the videos; drawn by each report.
+were not looked at until then are faded. A checkpoint where no video left is passed by. Reads
+`predictions_<split>.csv` and the videos; drawn by each report.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -18,22 +20,21 @@ from effvid_jax.methods import base
 PER_CHECKPOINT, SHOWN, SIDE, FADED = 3, 16, 96, 0.75
 
 
-def stops(num_checkpoints: int) -> list[int]:
-    """First, middle and last checkpoint, from 0."""
-    return sorted({0, (num_checkpoints - 1) // 2, num_checkpoints - 1})
+def stops(used: Sequence[int]) -> list[int]:
+    """First, middle and last of the checkpoints where videos left, which are sorted."""
+    return sorted({used[0], used[(len(used) - 1) // 2], used[-1]})
 
 
-def choose(rows, num_checkpoints: int, said) -> dict[int, list[int]]:
-    """{checkpoint: numbers of rows} of videos to show.
+def choose(rows, said) -> dict[int, list[int]]:
+    """{checkpoint, from 0: numbers of rows} of videos to show.
 
     Args:
         rows: lines of `predictions_<split>.csv`, with 'exit' from 1.
-        num_checkpoints: m.
         said: `Task.said`.
     """
     order = np.random.default_rng(0).permutation(len(rows)).tolist()
     found = {}
-    for k in stops(num_checkpoints):
+    for k in stops(sorted({int(row["exit"]) - 1 for row in rows})):
         here = [i for i in order if int(rows[i]["exit"]) == k + 1]
         here.sort(key=lambda i: not said(rows[i])[2])  # right ones first
         one_each = list({said(rows[i])[0]: i for i in reversed(here) if said(rows[i])[2]}.values())[::-1]
@@ -64,7 +65,7 @@ def draw(directory: str, config, task, rows, split: str = "val") -> tuple[bytes,
     model = base.build_network(config.model, task)
     numbers = {videos.entry(i).name: i for i in range(len(videos))}
     strips, told = [], []
-    for k, chosen in choose(rows, len(model.route), task.said).items():
+    for k, chosen in choose(rows, task.said).items():
         stop = model.route[k]
         seen = np.isin(np.arange(len(model.order)), model.order[:stop.frames])
         title = (f"exit {k + 1} of {len(model.route)}: {stop.frames} of {len(model.order)} frames, "
@@ -77,7 +78,7 @@ def draw(directory: str, config, task, rows, split: str = "val") -> tuple[bytes,
                 continue
             strips.append((frames, title, f"true: {label}", words.rpartition(", exit")[0], right,
                            f"{float(rows[i]['gmacs']):.3g} GMACs"))
-        told.append(f"{title}: {', '.join(task.said(rows[i])[0] for i in chosen) or 'no video left there'}")
+        told.append(f"{title}: {', '.join(task.said(rows[i])[0] for i in chosen)}")
     if not strips:
         return None
     forms = plots.forms(plots.exit_strips(strips))

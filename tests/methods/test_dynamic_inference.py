@@ -135,6 +135,8 @@ def test_the_curve_is_written(run):
     assert float(full["top1"]) == pytest.approx(metrics["val/full_top1"], abs=1e-4)
     with open(f"{workdir}/exits_val.png", "rb") as f:
         assert f.read(4) == b"\x89PNG"
+    with open(f"{workdir}/exits_val.svg", encoding="utf-8") as f:
+        assert "everything stops at one checkpoint" in f.read(), "the legend, whole"
     report.TIMING_SECONDS = 0.1
     cli.report(None, workdir)
     with open(f"{workdir}/report.html") as f:
@@ -177,12 +179,15 @@ def test_exits_are_in_every_output(run):
 
 
 def test_strips_show_first_middle_and_last_exits():
-    assert [exit_strips.stops(m) for m in (2, 4, 5, 6)] == [[0, 1], [0, 1, 3], [0, 2, 4], [0, 2, 5]]
+    assert [exit_strips.stops(range(m)) for m in (1, 2, 4, 5, 6)] == [
+        [0], [0, 1], [0, 1, 3], [0, 2, 4], [0, 2, 5]]
     rows = [{"exit": str(k), "label": label, "right": right} for k, label, right in (
         (1, "a", True), (1, "a", True), (1, "b", True), (1, "c", False), (2, "a", True), (4, "a", False))]
-    found = exit_strips.choose(rows, 4, lambda row: (row["label"], "", row["right"]))
+    found = exit_strips.choose(rows, lambda row: (row["label"], "", row["right"]))
     assert sorted(found) == [0, 1, 3] and found[1] == [4] and found[3] == [5]
     assert {rows[i]["label"] for i in found[0][:2]} == {"a", "b"} and rows[found[0][2]]["label"] == "a"
+    late = exit_strips.choose(rows[4:], lambda row: (row["label"], "", row["right"]))
+    assert sorted(late) == [1, 3], "of the checkpoints where videos left"
 
 
 def test_another_budget_needs_no_new_calibration(run):

@@ -136,7 +136,7 @@ def test_no_name_breaks_a_picture(name):
         plots.curves({name: rows}, "top1", "top-1 (%)", 100.0, "loss")
         plots.per_class([name, "b"], {name: np.array([0.5, 1.0])})
         plots.heat_map(np.eye(2), [name, "b"], ["b", name], "share")
-        plots.exit_curve({name: []}, {name: []}, "top-1 (%)")
+        plots.forms(plots.exit_curve({name: []}, {name: []}, "top-1 (%)"))
 
 
 def test_names_are_drawn_as_they_are():
