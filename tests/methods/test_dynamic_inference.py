@@ -178,6 +178,26 @@ def test_exits_are_in_every_output(run):
         assert os.path.getsize(f"{workdir}/exit_classes_val.{ending}") > 2000
 
 
+def test_the_six_checkpoints_of_the_figure_train(tmp_path, benchmark_root):
+    """A ResNet along `unified6`, which exits after its stem, too: training, thresholds, shares, costs.
+
+    That its exits really stop with the answers that are evaluated: tests/backbones/test_exits.py.
+    """
+    config = dynamic_k400.get_config("tiny,scheme=unified6")
+    config.data.root = benchmark_root
+    config.method.search = "msdnet"
+    config.train.num_steps = 4
+    trained = cli.train(config, str(tmp_path))
+    costs, shares = ([trained[f"val/exit{k}_{what}"] for k in range(1, 7)] for what in ("gmacs", "share"))
+    assert costs == sorted(set(costs)) and sum(shares) == pytest.approx(1)
+    assert trained["val/gmacs"] == pytest.approx(np.dot(shares, costs), rel=1e-6)
+    assert trained["val/full_gmacs"] < costs[-1] and "val/exit7_share" not in trained
+    with open(tmp_path / "exit_classes_val.csv") as f:
+        lines = list(csv.DictReader(f))[1:7]
+    assert [(int(line["frames"]), int(line["depth"])) for line in lines] == [
+        (1, 1), (1, 2), (2, 3), (2, 4), (2, 5), (4, 5)]
+
+
 def test_strips_show_first_middle_and_last_exits():
     assert [exit_strips.stops(range(m)) for m in (1, 2, 4, 5, 6)] == [
         [0], [0, 1], [0, 1, 3], [0, 2, 4], [0, 2, 5]]
