@@ -17,6 +17,7 @@ import os
 # Pictures of more pixels are not decoded (8192 x 8192). OpenCV reads it once, when it is imported first.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 26))
 
+from data_pipelines.batches.box_targets import BoxTargets
 from data_pipelines.batches.placing import Place
 from data_pipelines.batches.targets import ClassLabels, Targets
 from data_pipelines.entry import Box, Entry
@@ -26,9 +27,9 @@ from data_pipelines.options import FIELDS as data_fields
 from data_pipelines.options import check_config, check_fields
 from data_pipelines.tools import memory_bytes
 
-__all__ = ["Box", "ClassLabels", "ClipReader", "DataError", "Entry", "Field", "Place", "Split", "Targets",
-           "VideoError", "check_config", "check_fields", "data_fields", "made_clips", "make_pipeline",
-           "memory_bytes", "num_views", "open_split", "shown"]
+__all__ = ["Box", "BoxTargets", "ClassLabels", "ClipReader", "DataError", "Entry", "Field", "Place", "Split",
+           "Targets", "VideoError", "check_config", "check_fields", "data_fields", "made_clips",
+           "make_pipeline", "memory_bytes", "num_views", "open_split", "shown", "write_frames"]
 
 
 def __getattr__(name: str):
@@ -38,6 +39,8 @@ def __getattr__(name: str):
     from data_pipelines.clip_reader import ClipReader
     from data_pipelines.split import Split, make_pipeline, num_views, open_split
     from data_pipelines.synthetic import made_clips
+    from data_pipelines.video.writer import write_frames
 
     return {"ClipReader": ClipReader, "Split": Split, "made_clips": made_clips,
-            "make_pipeline": make_pipeline, "num_views": num_views, "open_split": open_split}[name]
+            "make_pipeline": make_pipeline, "num_views": num_views, "open_split": open_split,
+            "write_frames": write_frames}[name]

@@ -105,9 +105,27 @@ class OpenVideo:
     def __init__(self, reader: VideoReader, options):
         self._reader, self._options = reader, options
 
-    def views(self) -> np.ndarray:
-        """As `ClipReader.views`."""
-        return clips.eval_views(self._reader, self._options)
+    @property
+    def num_frames(self) -> int:
+        """Of the video."""
+        return self._reader.num_frames
+
+    @property
+    def fps(self) -> float:
+        """Frames per second; 0 if nobody knows."""
+        return self._reader.fps
+
+    def views(self, key_frame: int = -1) -> np.ndarray:
+        """As `ClipReader.views`; with data.sampling='around' of the clip around a frame (-1: the middle)."""
+        return clips.eval_views(self._reader, self._options, key_frame)
+
+    def stored(self, indices) -> np.ndarray:
+        """Frames as they are stored, uint8 (n, H, W, 3).
+
+        Raises:
+            VideoError: one cannot be read.
+        """
+        return self._reader.get(indices)
 
     def frames(self, positions) -> np.ndarray:
         """Some frames of the only view, uint8 (n, side, side, 3); others are not decoded.

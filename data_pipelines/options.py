@@ -22,7 +22,8 @@ FIELDS = {
     "sampling": Field.choice("segments", "dense", "around"),
     "num_frames": Field.integer(1, 2**14), "frame_interval": Field.integer(1, 2**20),
     "test_clips": Field.integer(1, 10**4), "twice_sample": Field.flag(),
-    "short_side": _SIDE, "train_crop": Field.choice("multi_scale", "random_resized", "center", "whole"),
+    "short_side": _SIDE,
+    "train_crop": Field.choice("multi_scale", "random_resized", "center", "whole", "jitter"),
     "crop": _SIDE, "snap_side": Field.integer(0, 2**14), "flip": Field.flag(), "test_short_side": _SIDE,
     "test_crop": Field.choice("center", "three", "whole", "pad"), "test_crop_size": _SIDE,
     "quality": Field.integer(0, 2**14),
@@ -35,7 +36,7 @@ FIELDS = {
 }
 
 
-_RESIZED = ("whole", "pad")  # crops of the whole frame, in any size
+_RESIZED = ("whole", "pad", "jitter")  # crops that are resized to theirs, larger or smaller
 
 
 @dataclasses.dataclass
@@ -213,9 +214,9 @@ def check_synthetic(options: Options) -> None:
                   "num_classes"):
         if value := getattr(options, field):
             raise DataError(
-                f"data.{field}={shown(value)} contradicts data.source='synthetic': the embedded benchmark, "
-                f"which :tiny and :demo train on, has lists and classes of its own. Leave data.{field} out, "
-                f"or leave out :tiny and :demo to train on your data.")
+                f"data.{field}={shown(value)} contradicts data.source='{options.source}': the embedded "
+                f"benchmark, which :tiny and :demo train on, has lists and classes of its own. Leave "
+                f"data.{field} out, or leave out :tiny and :demo to train on your data.")
 
 
 def check_config(config, process_count: int = 1) -> None:
@@ -229,6 +230,11 @@ def check_config(config, process_count: int = 1) -> None:
     check_memory(options, process_count)
     if options.source == "synthetic":
         from data_pipelines.synthetic.drawing import check_params
+
+        check_synthetic(options)
+        check_params(options.synthetic)
+    if options.source == "synthetic_boxes":
+        from data_pipelines.synthetic.moving import check_params
 
         check_synthetic(options)
         check_params(options.synthetic)

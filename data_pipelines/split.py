@@ -134,9 +134,9 @@ class Split:
         Raises:
             VideoError: it cannot be read.
         """
-        _, reader = self._reading.read(index)
+        entry, reader = self._reading.read(index)
         with reader:
-            return clips.eval_views(reader, self._options)
+            return clips.eval_views(reader, self._options, entry.key_frame)
 
     def frames(self, index: int, positions) -> np.ndarray:
         """Some frames of the only view of a video, uint8 (n, side, side, 3); others are not decoded.
@@ -149,9 +149,9 @@ class Split:
             DataError: the configuration has several views.
             VideoError: a frame cannot be read.
         """
-        _, reader = self._reading.read(index)
+        entry, reader = self._reading.read(index)
         with reader:
-            return clips.eval_frames(reader, self._options, positions)
+            return clips.eval_frames(reader, self._options, positions, entry.key_frame)
 
     def test_frames(self, index: int) -> np.ndarray:
         """The frames of the first view as they are stored, uint8 (T, H, W, 3); never from the cache.
@@ -159,18 +159,23 @@ class Split:
         Raises:
             VideoError: a frame cannot be read.
         """
-        with self._source.open(index) as reader:
-            return reader.get(sampling.sample_test(self._options, reader.num_frames)[0])
+        entry, reader = self._source.read(index)
+        with reader:
+            return reader.get(sampling.sample_test(self._options, reader.num_frames, entry.key_frame)[0])
 
     def overview(self, index: int, count: int, short_side: int) -> np.ndarray:
-        """Frames spread evenly over a whole video, uint8 (count, H, W, 3): something to look at.
+        """Frames spread evenly over a video, or the clip around a key frame, uint8 (count, H, W, 3).
 
         Larger frames are shrunk to `short_side`, smaller ones stay as they are.
 
         Raises:
             VideoError: a frame cannot be read.
         """
-        with self._source.open(index) as reader:
-            frames = reader.get(np.linspace(0, reader.num_frames - 1, count).astype(int))
+        entry, reader = self._source.read(index)
+        with reader:
+            chosen = np.arange(reader.num_frames)
+            if entry.key_frame >= 0:
+                chosen = sampling.sample_test(self._options, reader.num_frames, entry.key_frame)[0]
+            frames = reader.get(chosen[np.linspace(0, len(chosen) - 1, count).astype(int)])
         larger = min(frames.shape[1:3]) > short_side
         return transforms.resize_short_side(frames, short_side) if larger else frames

@@ -83,7 +83,9 @@ class CachedSource(Source):
             with reader:
                 cached = entry, self._frames(reader)
             FRAMES.put(key, *cached, self._limit)
-        return cached[0], ArrayFrames(cached[1])
+        # Key frames of a video have its frames in common, and an entry each.
+        entry = cached[0] if cached[0].key_frame < 0 else self._source.entry(index)
+        return entry, ArrayFrames(cached[1])
 
     def _size(self, reader: VideoReader) -> int:
         height, width = transforms.short_side_size(*reader.stored_size, self._short_side)

@@ -72,7 +72,7 @@ def _views_and_places(reader, options, key_frame) -> tuple[np.ndarray, list[Plac
     return np.concatenate([view.reshape(*indices.shape, *view.shape[1:]) for view in views]), places
 
 
-def eval_frames(reader: VideoReader, options, positions) -> np.ndarray:
+def eval_frames(reader: VideoReader, options, positions, key_frame: int = -1) -> np.ndarray:
     """Returns some frames of the only test view of an open video, uint8 (n, size, size, 3).
 
     The frames `eval_views` would give at these positions of its T; others are not decoded.
@@ -84,7 +84,7 @@ def eval_frames(reader: VideoReader, options, positions) -> np.ndarray:
     if num_views(options) != 1:
         raise DataError(f"{num_views(options)} test views a clip (data.test_clips, data.twice_sample, "
                         f"data.test_crop): frames can be read in parts for a single view only.")
-    indices = sampling.sample_test(options, reader.num_frames)[0]
+    indices = sampling.sample_test(options, reader.num_frames, key_frame)[0]
     return transforms.crops_for_test(options, _small_frames(reader, options, indices[list(positions)]))[0]
 
 

@@ -105,6 +105,15 @@ def random_resized_box(height: int, width: int, rng: np.random.Generator,
     return center_box(height, width, min(height, width))
 
 
+def jitter_box(height: int, width: int, rng: np.random.Generator,
+               most: float = 0.2) -> tuple[int, int, int, int]:
+    """The frame with each edge moved in or out by up to a share of its side (YOLOv2's, and YOWO's 0.2)."""
+    across, down = int(width * most), int(height * most)
+    left, right = rng.integers(-across, across + 1, 2)
+    top, bottom = rng.integers(-down, down + 1, 2)
+    return int(left), int(top), int(width - left - right), int(height - top - bottom)
+
+
 def normalize(frames: np.ndarray, mean=MEAN_RGB, std=STD_RGB) -> np.ndarray:
     """(frames - mean) / std per channel in float32. Training does this on the device."""
     return ((frames.astype(np.float32) - np.float32(mean)) / np.float32(std)).astype(np.float32)
@@ -122,6 +131,8 @@ def train_place(options, height: int, width: int, rng: np.random.Generator) -> P
         box = multi_scale_box(height, width, options.snap_side or options.crop, rng)
     elif options.train_crop == "random_resized":
         box = random_resized_box(height, width, rng)
+    elif options.train_crop == "jitter":
+        box = jitter_box(height, width, rng)
     elif options.train_crop == "whole":
         box = (0, 0, width, height)
     else:

@@ -10,7 +10,9 @@ import numpy as np
 from data_pipelines.errors import DataError
 from data_pipelines.options import Options, check_choice, check_synthetic
 from data_pipelines.sources.base import Source
+from data_pipelines.sources.box_files import box_source
 from data_pipelines.sources.files import folder_source, list_source
+from data_pipelines.sources.jhmdb import jhmdb_source
 from data_pipelines.sources.shards import ArrayRecordSource, TfdsSource
 
 
@@ -88,10 +90,25 @@ def _synthetic_source(config, split):
     return list_source(config, split)
 
 
+def _synthetic_boxes(config, split):
+    from data_pipelines.synthetic import boxes
+
+    check_synthetic(config)
+    built = boxes.ensure_built(config)
+    config = copy.copy(config)
+    vars(config).update(source="boxes", train_list=f"{built}/train.csv", val_list=f"{built}/val.csv",
+                        root=str(built), classes_file=f"{built}/classes.txt", list_format="video",
+                        num_classes=0)
+    return box_source(config, split)
+
+
 _SOURCES = {
     "list": list_source,
     "folder": folder_source,
     "array_record": ArrayRecordSource,
     "tfds": TfdsSource,
     "synthetic": _synthetic_source,
+    "boxes": box_source,
+    "jhmdb": jhmdb_source,
+    "synthetic_boxes": _synthetic_boxes,
 }

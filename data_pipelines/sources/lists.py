@@ -82,7 +82,7 @@ def parse_list(text: str, path: str, list_format: str, multi_label: bool, num_cl
         wrong = [label for label in item.labels if not 0 <= label < num_classes]
         if wrong and not beyond:
             beyond = f"{path}:{number}: label {wrong[0]} of {item.path!r} is out of range"
-        items.append(item._replace(path=_inside(item.path, root, f"{path}:{number}")))
+        items.append(item._replace(path=inside(item.path, root, f"{path}:{number}")))
     if not items:
         raise DataError(f"{path} lists no clips: it needs one line `{_shape(list_format)}` for each of them.")
     if beyond:
@@ -177,7 +177,7 @@ def _label_comes_first(lines: Sequence[tuple[int, str]], list_format: str, multi
             all(_LABEL_FIRST.match(line) and _item(line, list_format, False) is None for _, line in lines))
 
 
-def _inside(name: str, root: str, line: str) -> str:
+def inside(name: str, root: str, line: str) -> str:
     """A path that does not leave the root by '..', nor as an absolute path unless the root is empty."""
     if ".." in name.split(os.sep):
         name = os.path.normpath(name)

@@ -49,7 +49,8 @@ from data_pipelines.synthetic.drawing import (
 )
 from data_pipelines.tools import atomic_write, parallel
 
-_FOLDER = re.compile(r"\d+_classes_\d+\+\d+_clips_[0-9a-f]{8}")  # of `ensure_built`
+# Of `ensure_built`, here and of the benchmarks of other tasks.
+_FOLDER = re.compile(r"([a-z]+_)?\d+_classes_\d+\+\d+_clips_[0-9a-f]{8}")
 
 
 class Benchmark(NamedTuple):
