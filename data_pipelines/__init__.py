@@ -18,6 +18,7 @@ import os
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 26))
 
 from data_pipelines.batches.box_targets import BoxTargets
+from data_pipelines.batches.mask_targets import PixelClasses
 from data_pipelines.batches.placing import Place
 from data_pipelines.batches.targets import ClassLabels, Targets
 from data_pipelines.entry import Box, Entry
@@ -27,9 +28,9 @@ from data_pipelines.options import FIELDS as data_fields
 from data_pipelines.options import check_config, check_fields
 from data_pipelines.tools import memory_bytes
 
-__all__ = ["Box", "BoxTargets", "ClassLabels", "ClipReader", "DataError", "Entry", "Field", "Place", "Split",
-           "Targets", "VideoError", "check_config", "check_fields", "data_fields", "made_clips",
-           "make_pipeline", "memory_bytes", "num_views", "open_split", "shown", "write_frames"]
+__all__ = ["Box", "BoxTargets", "ClassLabels", "ClipReader", "DataError", "Entry", "Field", "PixelClasses",
+           "Place", "Split", "Targets", "VideoError", "check_config", "check_fields", "data_fields",
+           "made_clips", "make_pipeline", "memory_bytes", "num_views", "open_split", "shown", "write_frames"]
 
 
 def __getattr__(name: str):

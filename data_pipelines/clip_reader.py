@@ -7,8 +7,9 @@ import numpy as np
 from data_pipelines.batches import clips
 from data_pipelines.errors import VideoError
 from data_pipelines.options import check_options, plain_options
+from data_pipelines.sources.choose import IMAGE_SOURCES
 from data_pipelines.sources.files import VIDEO_ENDINGS
-from data_pipelines.video.decode import ArrayFrames, FrameFolder, open_video
+from data_pipelines.video.decode import IMAGE_ENDINGS, ArrayFrames, FrameFolder, open_video
 from data_pipelines.video.reader import VideoReader
 
 
@@ -53,25 +54,30 @@ class ClipReader:
     def find(self, path: str) -> list[str]:
         """Videos at `path`: itself, or all files and folders of frames below it, sorted.
 
+        Of a network for images (`data.source`) the images below it.
+
         Raises:
             FileNotFoundError: nothing there.
             VideoError: a folder without videos.
         """
         if not os.path.exists(path):
             raise FileNotFoundError(f"--video={path} does not exist.")
+        images = self._options.source in IMAGE_SOURCES
+        kind, endings = ("images", IMAGE_ENDINGS) if images else ("videos", VIDEO_ENDINGS)
         if not os.path.isdir(path) or self._is_frame_folder(path):
             return [path]
         found = []
         for folder, subfolders, files in os.walk(path):
-            frame_folders = [f for f in subfolders if self._is_frame_folder(os.path.join(folder, f))]
+            frame_folders = [f for f in subfolders
+                             if not images and self._is_frame_folder(os.path.join(folder, f))]
             subfolders[:] = [f for f in subfolders
                              if f not in frame_folders and not f.startswith(".")]
             found += [os.path.join(folder, f) for f in frame_folders]
             found += [os.path.join(folder, f) for f in files
-                      if f.lower().endswith(VIDEO_ENDINGS) and not f.startswith(".")]
+                      if f.lower().endswith(endings) and not f.startswith(".")]
         if not found:
-            raise VideoError(f"--video={path}", "no videos in this folder (known endings: "
-                                                f"{' '.join(VIDEO_ENDINGS)})")
+            raise VideoError(f"--video={path}", f"no {kind} in this folder (known endings: "
+                                                f"{' '.join(endings)})")
         return sorted(found)
 
     def _reader(self, video) -> VideoReader:
@@ -138,6 +144,11 @@ class OpenVideo:
             VideoError: a frame cannot be read.
         """
         return clips.eval_frames(self._reader, self._options, positions)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the stored frames."""
+        return self._reader.stored_size
 
     def close(self) -> None:
         """Releases the file."""

@@ -28,6 +28,7 @@ class Entry(NamedTuple):
             -1: it is the video as a whole.
         boxes: what is to be found in the key frame.
         mask: path of an image with the class of every pixel of the key frame; '': there is none.
+        mask_first: number of class 0 in it; smaller ones mean no class.
     """
 
     name: str
@@ -35,3 +36,4 @@ class Entry(NamedTuple):
     key_frame: int = -1
     boxes: tuple[Box, ...] = ()
     mask: str = ""
+    mask_first: int = 0

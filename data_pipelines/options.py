@@ -23,7 +23,8 @@ FIELDS = {
     "num_frames": Field.integer(1, 2**14), "frame_interval": Field.integer(1, 2**20),
     "test_clips": Field.integer(1, 10**4), "twice_sample": Field.flag(),
     "short_side": _SIDE,
-    "train_crop": Field.choice("multi_scale", "random_resized", "center", "whole", "jitter"),
+    "train_crop": Field.choice("multi_scale", "random_resized", "random_scale", "center", "whole", "jitter"),
+    "short_sides": Field.many(_SIDE), "mask_first": Field.integer(0, 2**16 - 1),
     "crop": _SIDE, "snap_side": Field.integer(0, 2**14), "flip": Field.flag(), "test_short_side": _SIDE,
     "test_crop": Field.choice("center", "three", "whole", "pad"), "test_crop_size": _SIDE,
     "quality": Field.integer(0, 2**14),
@@ -36,7 +37,7 @@ FIELDS = {
 }
 
 
-_RESIZED = ("whole", "pad", "jitter")  # crops that are resized to theirs, larger or smaller
+_RESIZED = ("whole", "pad", "jitter", "random_scale")  # crops that are resized to theirs, larger or smaller
 
 
 @dataclasses.dataclass
@@ -93,6 +94,8 @@ class Options:
     train_root: str = ""
     val_root: str = ""
     quality: int = 0
+    short_sides: tuple[int, ...] = ()
+    mask_first: int = 0
 
 
 def plain_options(config) -> Options:
@@ -162,6 +165,13 @@ def check_options(options: Options, process_count: int = 1) -> None:
             raise DataError(f"data.{size}={crop} is larger than data.{side}={short}, the short "
                             f"side of the frames it is cut from. Raise data.{side} or lower "
                             f"data.{size}.")
+    sides = options.short_sides
+    if (options.train_crop == "random_scale") != bool(sides) or max(sides, default=0) > options.short_side:
+        raise DataError(f"data.short_sides={tuple(sides)}: with data.train_crop='random_scale' expected the "
+                        "short "
+                        "sides in pixels that images are drawn in, at most "
+                        f"data.short_side={options.short_side}, such "
+                        f"as (300, 375, 450); with any other data.train_crop ().")
     for size in ("crop", "test_crop_size"):
         if options.quality and options.quality >= getattr(options, size):
             raise DataError(f"data.quality={options.quality} is the side in pixels that clips of data.{size}="
@@ -228,6 +238,11 @@ def check_config(config, process_count: int = 1) -> None:
     options = plain_options(config)
     check_options(options, process_count)
     check_memory(options, process_count)
+    if options.source == "synthetic_scenes":
+        from data_pipelines.synthetic import scenes
+
+        check_synthetic(options)
+        scenes.check_params(options.synthetic)
     if options.source == "synthetic":
         from data_pipelines.synthetic.drawing import check_params
 

@@ -17,6 +17,8 @@ MAY = {
     ("effvid_jax.tasks.classification", "open"): "`evaluate` gives it the path of a part",
     ("effvid_jax.plots", "savefig"): "into memory",
     ("data_pipelines.synthetic.benchmark", "open"): "a lock",
+    ("data_pipelines.synthetic.boxes", "open"): "a lock",
+    ("data_pipelines.synthetic.scenes", "open"): "a lock",
     ("data_pipelines.synthetic.benchmark", "write_bytes"): "broken files, made for tests",
     ("data_pipelines.synthetic.benchmark", "write_text"): "broken files, made for tests",
     ("data_pipelines.check_videos", "open"): "a journal grows by a line at a time; a cut one is left out",

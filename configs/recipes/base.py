@@ -24,6 +24,7 @@ def defaults() -> ml_collections.ConfigDict:
 
     config.data = ml_collections.ConfigDict(dict(
         source="list",  # list | folder | array_record | tfds | synthetic (the embedded benchmark)
+        # images: masks | sceneparse | synthetic_scenes
         root="",  # folder that paths are relative to; folder source: the folder of classes
         train_root="", val_root="",  # the same of one split, below `root` or anywhere; "": `root`
         train_list="", val_list="",  # list files, shard patterns (array_record), splits (tfds)
@@ -43,7 +44,10 @@ def defaults() -> ml_collections.ConfigDict:
         test_clips=1,  # clips a video in evaluation (dense)
         twice_sample=False,  # evaluation sees the beginnings of segments beside their middles
         short_side=256,  # that frames are resized to before they are cropped
-        train_crop="multi_scale",  # multi_scale | random_resized | center | whole (frame, in a square)
+        train_crop="multi_scale",  # multi_scale | random_resized | center | whole (frame, in a square) |
+        # jitter (the whole, edges moved at random) | random_scale (one of `short_sides`, padded where it is smaller)
+        short_sides=(),  # of random_scale, in pixels
+        mask_first=0,  # masks: number of the first class in them; smaller ones and 255 are no class
         crop=224,  # side of training clips
         flip=True,  # left and right change places in every other training clip
         snap_side=0,  # sides of a multi-scale crop within 2 pixels of this become it; 0: of `crop`

@@ -114,6 +114,24 @@ def jitter_box(height: int, width: int, rng: np.random.Generator,
     return int(left), int(top), int(width - left - right), int(height - top - bottom)
 
 
+def random_scale_box(height: int, width: int, options, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """A square of `data.crop` pixels out of the image in a random one of `data.short_sides`.
+
+    Where the image is smaller than the square, its place in it is random, and the rest is beyond the image.
+    This is the form in one shape of what CSAILVision/semantic-segmentation-pytorch does (`dataset.py`), which
+    pads whole images to the largest of a batch; ours.
+
+    Args:
+        height, width: of the frames, whose short side is `data.short_side`.
+        options: the data configuration.
+        rng: draws short side and place.
+    """
+    short_side = options.short_sides[rng.integers(len(options.short_sides))]
+    side = max(1, round(options.crop * min(height, width) / short_side))
+    left, top = (int(rng.integers(min(0, n - side), max(0, n - side) + 1)) for n in (width, height))
+    return left, top, side, side
+
+
 def normalize(frames: np.ndarray, mean=MEAN_RGB, std=STD_RGB) -> np.ndarray:
     """(frames - mean) / std per channel in float32. Training does this on the device."""
     return ((frames.astype(np.float32) - np.float32(mean)) / np.float32(std)).astype(np.float32)
@@ -133,6 +151,8 @@ def train_place(options, height: int, width: int, rng: np.random.Generator) -> P
         box = random_resized_box(height, width, rng)
     elif options.train_crop == "jitter":
         box = jitter_box(height, width, rng)
+    elif options.train_crop == "random_scale":
+        box = random_scale_box(height, width, options, rng)
     elif options.train_crop == "whole":
         box = (0, 0, width, height)
     else:

@@ -12,6 +12,7 @@ from data_pipelines.options import Options, check_choice, check_synthetic
 from data_pipelines.sources.base import Source
 from data_pipelines.sources.box_files import box_source
 from data_pipelines.sources.files import folder_source, list_source
+from data_pipelines.sources.images import masks_source, sceneparse_source
 from data_pipelines.sources.jhmdb import jhmdb_source
 from data_pipelines.sources.shards import ArrayRecordSource, TfdsSource
 
@@ -102,6 +103,17 @@ def _synthetic_boxes(config, split):
     return box_source(config, split)
 
 
+def _scenes_source(config, split):
+    from data_pipelines.synthetic import scenes
+
+    check_synthetic(config)
+    config = copy.copy(config)
+    root = scenes.ensure_built(config)
+    vars(config).update(root=str(root), classes_file=str(root / "classes.txt"), mask_first=0)
+    return masks_source(config, split)
+
+
+IMAGE_SOURCES = ("masks", "sceneparse", "synthetic_scenes")  # whose examples are images
 _SOURCES = {
     "list": list_source,
     "folder": folder_source,
@@ -111,4 +123,7 @@ _SOURCES = {
     "boxes": box_source,
     "jhmdb": jhmdb_source,
     "synthetic_boxes": _synthetic_boxes,
+    "masks": masks_source,
+    "sceneparse": sceneparse_source,
+    "synthetic_scenes": _scenes_source,
 }

@@ -36,6 +36,7 @@ import cv2
 import numpy as np
 
 from data_pipelines.errors import DataError
+from data_pipelines.synthetic import scenes
 from data_pipelines.synthetic.drawing import (
     GENERATOR_VERSION,
     MOTIONS,
@@ -192,6 +193,8 @@ def made_clips(data_config, split: str) -> dict[str, dict[str, str]]:
     Raises:
         DataError: see `ensure_built`.
     """
+    if data_config.source == "synthetic_scenes":
+        return scenes.made(data_config, split if split in SPLITS else "train")
     if data_config.source != "synthetic":
         return {}
     name = split if split in SPLITS else "train"

@@ -17,17 +17,28 @@ from data_pipelines.video.video_file import VideoFile
 cv2.setNumThreads(0)  # the pipeline has its own threads
 
 
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+_IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
+
+
 def open_video(source: str | os.PathLike | bytes, name: str | None = None) -> VideoReader:
-    """Opens a video file given by its path or its bytes.
+    """Opens a video file given by its path or its bytes; an image is a video of one frame.
 
     Args:
-        source: path, or the content of a video file.
+        source: path, or the content of a video file, of a jpg or of a png.
         name: what to call the video in errors; the path by default.
 
     Raises:
         VideoError: missing, empty, not a video, without frames, or truncated.
     """
+    if source.startswith(_IMAGE_MAGIC) if isinstance(source, bytes) else is_image(source):
+        return ImageFile(source, name)
     return VideoFile(source, name)
+
+
+def is_image(path: str | os.PathLike) -> bool:
+    """Whether a file is an image by its name."""
+    return os.fspath(path).lower().endswith(IMAGE_ENDINGS)
 
 
 def open_record(value: bytes, name: str = "record") -> VideoReader:
@@ -56,6 +67,35 @@ class ArrayFrames(VideoReader):
         if each is None or each(self._frames[0]).shape == self._frames.shape[1:]:  # as cached frames are
             return frames
         return np.stack([each(frame) for frame in frames])
+
+
+class ImageFile(VideoReader):
+    """An image as a video of one frame, turned as its metadata say.
+
+    Args:
+        source: path of a file, or its content.
+        name: what to call it in errors; the path by default.
+
+    Raises:
+        VideoError: missing, or no image.
+    """
+
+    num_frames, fps = 1, 0.0
+
+    def __init__(self, source: str | os.PathLike | bytes, name: str | None = None):
+        content = isinstance(source, bytes)
+        self.name = name or ("(bytes)" if content else os.fspath(source))
+        try:
+            if not content:
+                with open(source, "rb") as file:
+                    source = file.read()
+        except OSError as error:
+            raise VideoError(self.name, f"{error.strerror}") from None
+        self._image = _decode_image(source, self.name, "it")
+        self.stored_size = self._image.shape[:2]
+
+    def get(self, indices, each=None):
+        return assemble(indices, 1, self.name, lambda index: self._image, each)
 
 
 class FrameFolder(VideoReader):

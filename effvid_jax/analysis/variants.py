@@ -52,7 +52,7 @@ class Variants:
     def placed(self, config):
         """The config with the embedded benchmark in the shared folder, without stages."""
         config = config.copy_and_resolve_references()
-        if config.data.source == "synthetic" and not config.data.root:
+        if config.data.source.startswith("synthetic") and not config.data.root:
             config.data.root = os.path.join(self.workdir, "benchmark")
         return config
 

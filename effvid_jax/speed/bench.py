@@ -412,7 +412,7 @@ def _batch_size(config, wanted: int) -> int:
 def _small_benchmark(config):
     """The config, with fewer clips of the embedded benchmark where it uses that."""
     config = config.copy_and_resolve_references()
-    if config.data.source == "synthetic":
+    if config.data.source.startswith("synthetic"):
         config.data.synthetic.update(dict(
             train_clips=min(config.data.synthetic.train_clips, 192), val_clips=16))
     return config

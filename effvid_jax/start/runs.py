@@ -34,7 +34,7 @@ def prepare(config, workdir: str) -> ml_collections.ConfigDict:
                         "Configs: " + ", ".join(known_configs()) + ".")
     config = config.copy_and_resolve_references()
     bounds.check_values(config)
-    if config.data.source == "synthetic" and not config.data.root:
+    if config.data.source.startswith("synthetic") and not config.data.root:
         config.data.root = os.path.join(workdir, "benchmark")
     return config
 

@@ -1,0 +1,68 @@
+"""The class of every pixel, from masks that lie beside the images."""
+
+import numpy as np
+
+from data_pipelines.batches.targets import Targets
+from data_pipelines.errors import DataError, VideoError
+from data_pipelines.video import masks
+
+
+class PixelClasses(Targets):
+    """`classes` uint8 (side, side): of every pixel of a clip the class, or `UNLABELLED`.
+
+    Pixels beyond the image are unlabelled, too.
+
+    Args:
+        num_classes: K, at most 255.
+        crop: side of a training clip.
+        test_crop_size: side of a clip in evaluation.
+    """
+
+    UNLABELLED = 255
+
+    def __init__(self, num_classes: int, crop: int, test_crop_size: int):
+        self.num_classes = num_classes
+        self.train_fields = {"classes": ((crop, crop), np.uint8)}
+        self.evaluate_fields = {"classes": ((test_crop_size, test_crop_size), np.uint8)}
+
+    def train(self, entry, rng):
+        """Not of an image as a whole."""
+        raise NotImplementedError("the classes of pixels need their place: `train_at`")
+
+    def evaluate(self, entry):
+        """Not of an image as a whole."""
+        raise NotImplementedError("the classes of pixels need their place: `evaluate_at`")
+
+    def train_at(self, entry, rng, place):
+        """The mask as the clip shows it.
+
+        Raises:
+            DataError: the example has no mask.
+            VideoError: it cannot be read, or holds a number that is no class.
+        """
+        del rng
+        return self.evaluate_at(entry, place)
+
+    def evaluate_at(self, entry, place):
+        """As `train_at`."""
+        if not entry.mask:
+            raise DataError(f"{entry.name} has no mask: the task needs images with masks of classes, "
+                            f"data.source='masks' or 'sceneparse'.")
+        classes = masks.read_classes(entry.mask, self.num_classes, entry.mask_first)
+        (height, width), (rows, columns) = place.frame, classes.shape
+        rounding = 0.02 * height * columns + columns + rows
+        if abs(height * columns - width * rows) > rounding:
+            raise VideoError(entry.mask, f"a mask of {columns} x {rows} pixels does not fit its image "
+                                         f"{entry.name}, "
+                                         f"whose sides are as {width} to {height}")
+        return {"classes": place.mask(classes, self.UNLABELLED)}
+
+    def check(self, split):
+        """Raises `DataError` for another number of classes, and for examples without masks."""
+        if len(split.class_names) != self.num_classes:
+            raise DataError(f"the network has {self.num_classes} classes, split {split.name!r} of "
+                            f"config.data has {len(split.class_names)}: give the data it was trained for.")
+        if len(split) and not split.entry(0).mask:
+            raise DataError(f"{split.description} has no masks, which the task needs: expected "
+                            "data.source='masks' "
+                            f"(any folder of images and masks), 'sceneparse' or 'synthetic_scenes'.")
