@@ -45,7 +45,8 @@ def defaults() -> ml_collections.ConfigDict:
         twice_sample=False,  # evaluation sees the beginnings of segments beside their middles
         short_side=256,  # that frames are resized to before they are cropped
         train_crop="multi_scale",  # multi_scale | random_resized | center | whole (frame, in a square) |
-        # jitter (the whole, edges moved at random) | random_scale (one of `short_sides`, padded where it is smaller)
+        # jitter (the whole, edges moved at random) | random_scale (one of `short_sides`, padded where it is
+        # smaller)
         short_sides=(),  # of random_scale, in pixels
         mask_first=0,  # masks: number of the first class in them; smaller ones and 255 are no class
         crop=224,  # side of training clips
