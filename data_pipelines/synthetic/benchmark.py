@@ -21,12 +21,7 @@ files also depend on the versions of NumPy, OpenCV and, above all, x264.
 
 import argparse
 import csv
-import fcntl
-import hashlib
 import io
-import json
-import os
-import re
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -36,7 +31,7 @@ import cv2
 import numpy as np
 
 from data_pipelines.errors import DataError
-from data_pipelines.synthetic import scenes
+from data_pipelines.synthetic import folders, scenes
 from data_pipelines.synthetic.drawing import (
     GENERATOR_VERSION,
     MOTIONS,
@@ -49,9 +44,6 @@ from data_pipelines.synthetic.drawing import (
     make_clip,
 )
 from data_pipelines.tools import atomic_write, parallel
-
-# Of `ensure_built`, here and of the benchmarks of other tasks.
-_FOLDER = re.compile(r"([a-z]+_)?\d+_classes_\d+\+\d+_clips_[0-9a-f]{8}")
 
 
 class Benchmark(NamedTuple):
@@ -115,15 +107,8 @@ def build(out, params, workers: int | None = None) -> Benchmark:
         DataError: bad parameters, or the folder holds a benchmark with other parameters, or anything else.
     """
     params, out = check_params(params), Path(out).absolute()
-    if not _is_new_or_ours(out):
-        raise DataError(f"{out} holds files that are not the embedded benchmark's: it is written into a "
-                        f"folder that is new or empty, or that it lies in already. Name another folder.")
-    out.mkdir(parents=True, exist_ok=True)
-    with open(out / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # released when the process ends, however it ends
-        _write_manifest(out / "manifest.json", params)
-        for left_over in out.glob("**/.*.part"):  # of a build that was killed
-            left_over.unlink()
+    manifest = {"generator_version": GENERATOR_VERSION, "parameters": _identity(params)}
+    with folders.building(out, manifest, YOUNGER):
         names = class_names(params)
         missing = []
         for split in SPLITS:
@@ -166,20 +151,8 @@ def ensure_built(data_config) -> Benchmark:
             f"data.flip=True mirrors half of the training clips, but the embedded benchmark has "
             f"classes that a mirror exchanges (motions {' and '.join(mirrored)}). Set "
             f"data.flip=False, or data.synthetic.num_motions=2 (up and down only).")
-    if not data_config.root:
-        raise DataError("data.root is empty: data.source='synthetic' needs a folder to write its "
-                        "clips into, e.g. --config.data.root=data/synthetic.")
-    identity = json.dumps([GENERATOR_VERSION, _identity(params)], sort_keys=True)
-    digest = hashlib.sha256(identity.encode())
-    clips = f"{params['train_clips']}+{params['val_clips']}"
-    root = Path(data_config.root)
-    folder = root / f"{len(class_names(params))}_classes_{clips}_clips_{digest.hexdigest()[:8]}"
-    if not (_is_new_or_ours(root) or _has_manifest(folder)):
-        raise DataError(
-            f"data.root={str(root)!r} holds files that are not the embedded benchmark's, and :tiny and :demo "
-            f"(data.source='synthetic') train on that alone. To train on what is there, leave them out "
-            f"(configs/*_folder.py have :small for a small network); for the benchmark leave out data.root, "
-            f"or name a folder that is new or empty.")
+    folder = folders.choose(data_config, params, len(class_names(params)),
+                            [GENERATOR_VERSION, _identity(params)])
     return build(folder, params)
 
 
@@ -202,30 +175,6 @@ def made_clips(data_config, split: str) -> dict[str, dict[str, str]]:
         return {row["path"]: row for row in csv.DictReader(f)}
 
 
-def _has_manifest(folder: Path) -> bool:
-    """Whether a benchmark was begun in a folder."""
-    try:
-        return "generator_version" in json.loads((folder / "manifest.json").read_text())
-    except (OSError, ValueError, TypeError):
-        return False
-
-
-def _is_new_or_ours(folder: Path) -> bool:
-    """Whether a folder is not there, is empty, is a benchmark, or holds nothing but benchmarks.
-
-    Hidden files, such as the lock of a build that has just begun, do not count.
-    """
-    if not os.path.lexists(folder) or _has_manifest(folder):
-        return True
-
-    def visible(folder):
-        return [path for path in folder.iterdir() if not path.name.startswith(".")]
-
-    return folder.is_dir() and all(
-        path.is_dir() and (_has_manifest(path) or not visible(path)) and _FOLDER.fullmatch(path.name)
-        for path in visible(folder))
-
-
 def _clip_path(names, split, index):
     return f"{split}/{names[index % len(names)]}/{index:06d}.mp4"
 
@@ -233,23 +182,6 @@ def _clip_path(names, split, index):
 def _identity(params):
     """The parameters as they were before the younger ones, where these have no effect."""
     return {name: value for name, value in params.items() if YOUNGER.get(name) != value}
-
-
-def _write_manifest(path, params):
-    manifest = {"generator_version": GENERATOR_VERSION, "parameters": _identity(params)}
-    if path.exists():
-        found = json.loads(path.read_text())
-        if found != manifest:
-            given = {"generator_version": GENERATOR_VERSION, **params}
-            there = {"generator_version": found.get("generator_version"), **YOUNGER,
-                     **found.get("parameters", {})}
-            differ = ", ".join(f"{name}={there.get(name)} there, {value} wanted"
-                               for name, value in given.items() if there.get(name) != value)
-            raise DataError(f"{path.parent} holds an embedded benchmark with other parameters "
-                            f"({differ}). Choose another folder, or delete that one.")
-        return
-    with atomic_write(path) as part:
-        part.write_text(json.dumps(manifest, indent=2) + "\n")
 
 
 def _write_list(out, split, params):

@@ -8,13 +8,10 @@ What the clips show is in `moving.py`. Clip i of a split is a pure function of (
 of clips, split, i).
 """
 
-import fcntl
-import hashlib
-import json
 from pathlib import Path
 
-from data_pipelines.errors import DataError
-from data_pipelines.synthetic.benchmark import _has_manifest, _is_new_or_ours, write_video
+from data_pipelines.synthetic import folders
+from data_pipelines.synthetic.benchmark import write_video
 from data_pipelines.synthetic.moving import GENERATOR_VERSION, SPLITS, check_params, class_names, make_clip
 from data_pipelines.tools import atomic_write, parallel
 
@@ -30,19 +27,8 @@ def ensure_built(data_config) -> Path:
         DataError: bad parameters; no root, or one that holds something else.
     """
     params = check_params(data_config.synthetic)
-    if not data_config.root:
-        raise DataError("data.root is empty: data.source='synthetic_boxes' needs a folder to write its clips "
-                        "into, e.g. --config.data.root=data/synthetic.")
-    identity = json.dumps(["boxes", GENERATOR_VERSION, params], sort_keys=True)
-    clips = f"{params['train_clips']}+{params['val_clips']}"
-    root = Path(data_config.root)
-    digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
-    folder = root / f"boxes_{len(class_names(params))}_classes_{clips}_clips_{digest}"
-    if not (_is_new_or_ours(root) or _has_manifest(folder)):
-        raise DataError(f"data.root={str(root)!r} holds files that are not the embedded benchmark's, and "
-                        f":tiny and :demo (data.source='synthetic_boxes') train on that alone. To train on "
-                        f"what is there, leave them out; for the benchmark leave out data.root, or name a "
-                        f"folder that is new or empty.")
+    folder = folders.choose(data_config, params, len(class_names(params)),
+                            ["boxes", GENERATOR_VERSION, params], "boxes")
     build(folder, params)
     return folder
 
@@ -58,12 +44,8 @@ def build(out, params, workers: int | None = None) -> None:
         workers: threads; the number of cores by default.
     """
     params, out = check_params(params), Path(out).absolute()
-    out.mkdir(parents=True, exist_ok=True)
-    with open(out / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # released when the process ends, however it ends
-        with atomic_write(out / "manifest.json") as part:
-            part.write_text(json.dumps({"generator_version": GENERATOR_VERSION, "kind": "boxes",
-                                        "parameters": params}, indent=2) + "\n")
+    manifest = {"generator_version": GENERATOR_VERSION, "kind": "boxes", "parameters": params}
+    with folders.building(out, manifest):
         for split in SPLITS:
             if (out / f"{split}.csv").exists():
                 continue

@@ -7,11 +7,9 @@ for others:
 * `sky` and `road` are plain, and differ by where they are and by a little grain; `grass` is fine grain.
 * `water` is long waves, `wall` coarse checks.
 * Objects carry a texture: `stripes` and `bars` are the same but for their direction, `dots` and `rings`
-differ in
-  detail. `pole` is plain and thin, a few pixels wide.
+  differ in detail. `pole` is plain and thin, a few pixels wide.
 * Every image draws a difficulty that sets contrast, noise, number and size of objects, and compression: easy
-images
-  can be told with little computation. Some have a blot without a class (255 in the mask).
+  images can be told with little computation. Some have a blot without a class (255 in the mask).
 
     train/images/000000.jpg  train/masks/000000.png  val/...  classes.txt  train_images.csv  val_images.csv
     manifest.json
@@ -21,10 +19,7 @@ Image i of a split is a pure function of (parameters except the counts, split, i
 
 import csv
 import difflib
-import fcntl
-import hashlib
 import io
-import json
 from pathlib import Path
 
 import cv2
@@ -32,6 +27,7 @@ import numpy as np
 
 from data_pipelines.errors import DataError
 from data_pipelines.fields import Field, shown
+from data_pipelines.synthetic import folders
 from data_pipelines.synthetic.drawing import SPLITS, TEXTURES
 from data_pipelines.tools import atomic_write, parallel
 
@@ -191,17 +187,8 @@ def build(out, params: dict, workers: int | None = None) -> Path:
         DataError: bad parameters, or a folder that holds anything else.
     """
     params, out = check_params(params), Path(out).absolute()
-    manifest = json.dumps({"generator_version": GENERATOR_VERSION, "scenes": params}, indent=2) + "\n"
-    path = out / "manifest.json"
-    if out.exists() and any(p.name[0] != "." for p in out.iterdir()) and (
-            not path.exists() or path.read_text() != manifest):
-        raise DataError(f"{out} holds something else than this embedded benchmark: name a folder that is "
-                        f"new or empty, or delete that one.")
-    out.mkdir(parents=True, exist_ok=True)
-    with open(out / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with atomic_write(path) as part:
-            part.write_text(manifest)
+    manifest = {"generator_version": GENERATOR_VERSION, "kind": "scenes", "parameters": params}
+    with folders.building(out, manifest):
         missing = []
         for split in SPLITS:
             for kind in ("images", "masks"):
@@ -245,12 +232,8 @@ def ensure_built(data_config) -> Path:
         DataError: bad parameters, no root, or one that holds something else.
     """
     params = check_params(data_config.synthetic)
-    if not data_config.root:
-        raise DataError("data.root is empty: data.source='synthetic_scenes' needs a folder to write its "
-                        "images into, e.g. --config.data.root=data/synthetic.")
-    digest = hashlib.sha256(json.dumps([GENERATOR_VERSION, params], sort_keys=True).encode()).hexdigest()[:8]
-    counts = f"{params['train_clips']}+{params['val_clips']}"
-    return build(Path(data_config.root) / f"scenes_{len(CLASSES)}_classes_{counts}_clips_{digest}", params)
+    identity = [GENERATOR_VERSION, params]
+    return build(folders.choose(data_config, params, len(CLASSES), identity, "scenes"), params)
 
 
 def made(data_config, split: str) -> dict[str, dict[str, str]]:

@@ -226,5 +226,5 @@ def test_scenes_are_the_same_every_time(tmp_path):
     assert (seen > 0).all(), "every class occurs"
     with pytest.raises(DataError, match="val_clip: did you mean val_clips"):
         scenes.check_params(dict(val_clip=1))
-    with pytest.raises(DataError, match="something else"):
+    with pytest.raises(DataError, match="other parameters"):
         scenes.build(next(p for p in tmp_path.iterdir() if p.is_dir()), dict(train_clips=7))
