@@ -1,7 +1,16 @@
 """Settings of every test: CPU, two virtual devices."""
 
 import os
+import sys
 import tempfile
+
+if sys.dont_write_bytecode:
+    # Without bytecode every process that a test starts takes two to three seconds more to import what it
+    # needs. Where none may be written beside the sources, it is kept elsewhere.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix = os.path.join(
+        tempfile.gettempdir(), f"effvid_jax_tests_bytecode_{os.getuid()}")
+    sys.dont_write_bytecode = False
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
