@@ -58,6 +58,7 @@ KILL, TERM, INT = (int(s) for s in (signal.SIGKILL, signal.SIGTERM, signal.SIGIN
 SIGNALS = (*((KILL,),) * 3, (TERM,), (TERM,), (INT,), (INT,), (TERM, TERM), (INT, INT), (INT, TERM))
 GRACE = 10.0  # seconds in which the others may end by themselves when a process was killed
 _TIMES = re.compile("seconds|wait_share|per_second|time")  # columns of the history that no two runs share
+_DEVICES = "--xla_force_host_platform_device_count"
 _MARK = "EFFVID_FAULTS"  # in the environment of all processes of a row, workers included
 
 
@@ -139,8 +140,9 @@ class Command:
         self._seen: set[str] = set(self._unfinished())
         self._saves = 0
         os.makedirs(logs, exist_ok=True)
-        env = os.environ | {"JAX_PLATFORMS": "cpu", _MARK: mark, "XLA_FLAGS": (
-            f"--xla_force_host_platform_device_count={2 if processes == 1 else 1}")}
+        flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith(_DEVICES)]
+        flags.append(f"{_DEVICES}={2 if processes == 1 else 1}")
+        env = os.environ | {"JAX_PLATFORMS": "cpu", _MARK: mark, "XLA_FLAGS": " ".join(flags)}
         if processes > 1:
             args = [*args, "--multihost"]
             env |= {"JAX_COORDINATOR_ADDRESS": f"localhost:{_free_port()}",

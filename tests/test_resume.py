@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks import faults
 from effvid_jax import stored
+from tests.environment import environment
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 STEPS = 16
@@ -30,9 +31,8 @@ def arguments(root):
 def start(workdir, root, *args, devices=2, **env):
     """The command of a user."""
     command = [sys.executable, f"{ROOT}/main.py", *arguments(root), f"--workdir={workdir}", *args]
-    env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"} | env
-    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            text=True)
+    return subprocess.Popen(command, cwd=ROOT, env=environment(devices, **env), stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True)
 
 
 def start_two(workdir, root):
@@ -152,8 +152,8 @@ def test_evaluation_on_any_device_count(whole_run, tmp_path, benchmark_root):
     results = []
     for devices in (1, 4):
         command = [sys.executable, f"{ROOT}/main.py", "--mode=eval", f"--workdir={whole_run[0]}"]
-        env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-        done = subprocess.run(command, env=env, capture_output=True, text=True, check=True, cwd=ROOT)
+        done = subprocess.run(command, env=environment(devices), capture_output=True, text=True, check=True,
+                              cwd=ROOT)
         results.append(json.loads(done.stdout.splitlines()[-1]))
     print(results)
     assert results[0]["val/top1"] == results[1]["val/top1"] == whole_run[1]["val/top1"]
@@ -203,7 +203,7 @@ def test_two_processes_agree_where_to_go_on(tmp_path):
     with socket.socket() as s:
         s.bind(("localhost", 0))
         port = s.getsockname()[1]
-    env = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": ROOT}
+    env = environment(1, PYTHONPATH=ROOT)
     processes = [subprocess.Popen([sys.executable, "-c", RECOVERY, str(port), str(i), str(tmp_path)], env=env,
                                   stderr=subprocess.PIPE, text=True) for i in range(2)]
     try:

@@ -1,14 +1,15 @@
 """The golden cases of `cases/`, and that the runner would notice if they did not pass."""
 
 import json
-import os
 import re
 import subprocess
 import sys
 
 import jax
 import pytest
+from jax._src import compiler
 
+from tests.environment import FUSION_EMITTERS, as_a_user
 from tests.parity import golden, run
 
 # Of each kind of case and family a small one, always; what takes longer is marked slow.
@@ -25,12 +26,29 @@ def cases(always):
 
 @pytest.fixture(scope="module", autouse=True)
 def programs_as_a_users():
-    """Compiled with every optimisation, unlike in other tests (conftest.py), and of no use to them."""
-    before = jax.config.read("jax_disable_most_optimizations")
+    """Compiled with every optimisation, unlike in other tests (conftest.py), and of no use to them.
+
+    Gives the list of the options with which programs have been compiled.
+    """
+    before, given, asked = jax.config.read("jax_disable_most_optimizations"), compiler.get_compile_options, []
+
+    def options(*args, **kwargs):
+        found = given(*args, **kwargs)
+        found.env_option_overrides = [*found.env_option_overrides, (FUSION_EMITTERS, True)]
+        asked.append(found)
+        return found
+
     jax.config.update("jax_disable_most_optimizations", False)
-    yield
+    compiler.get_compile_options = options
+    yield asked
+    compiler.get_compile_options = given
     jax.config.update("jax_disable_most_optimizations", before)
     jax.clear_caches()
+
+
+def test_programs_are_compiled_as_a_users(programs_as_a_users):
+    jax.jit(lambda x: x + 1.5)(1.0)
+    assert (FUSION_EMITTERS, True) in programs_as_a_users[-1].env_option_overrides
 
 
 @pytest.mark.parametrize("name", cases(ALWAYS))
@@ -100,5 +118,5 @@ def test_exit_codes_and_lines(tmp_path, capsys):
 def test_command():
     done = subprocess.run(
         [sys.executable, "-m", "tests.parity.run", str(FILES["tv_resnet18_224"]), "--no-x64", "--time"],
-        env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}, capture_output=True, text=True)
+        env=as_a_user(), capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith("PASS tv_resnet18_224 e="), done.stderr

@@ -1,0 +1,20 @@
+"""The environment of tests and of the processes that they start. Imports nothing that reads it."""
+
+import os
+
+FUSION_EMITTERS = "xla_cpu_use_fusion_emitters"
+_DEVICES = "--xla_force_host_platform_device_count"
+
+
+def environment(devices: int = 2, **more: str) -> dict[str, str]:
+    """Of a process with so many virtual devices whose programs are compiled as the tests' own."""
+    flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith(_DEVICES)]
+    flags = " ".join(dict.fromkeys([*flags, f"{_DEVICES}={devices}"]))  # compiled programs are known by them
+    return os.environ | {"XLA_FLAGS": flags} | more
+
+
+def as_a_user() -> dict[str, str]:
+    """Of a process whose programs are compiled with every optimisation."""
+    found = environment(JAX_DISABLE_MOST_OPTIMIZATIONS="0")
+    found["XLA_FLAGS"] = found["XLA_FLAGS"].replace(f"--{FUSION_EMITTERS}=false", "")
+    return found
