@@ -6,7 +6,7 @@
     a matrix product       1x1                                             CPU
     patches                kernels with more positions than the result     CPU
     frames as channels     other 3-D kernels: the frames that meet, in 2-D CPU
-    shifted products       depthwise kernels                               CPU
+    shifted products       depthwise kernels, see `depthwise.py`           CPU
 
 Gradients may have another form than values: on a CPU those of a strided kernel's map and of a kernel over
 time are a matrix product for each kernel position.
@@ -24,11 +24,13 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from effvid_jax.backbones import depthwise
+from effvid_jax.backbones.windows import pad, taps, windows
 
 
 def convolve(x, kernel, strides, padding, groups: int = 1, dilation=None):
@@ -99,22 +101,22 @@ def for_cpu(x, kernel, strides, padding, groups, dilation):
     if min(maps) < 1:  # an empty result
         return plain(x, kernel, strides, padding, groups, dilation)
     if groups == x.shape[-1] == kernel.shape[-1] and max(dilation) == 1:
-        return _shifted_products(x, kernel, strides, padding)
+        return depthwise.convolve(x, kernel, strides, padding)
     if math.prod(sizes) == 1 and groups == 1:
         steps = tuple(slice(None, None, s) for s in strides)
-        return _product(_pad(x, padding)[(..., *steps, slice(None))], kernel.reshape(kernel.shape[-2:]))
+        return _product(pad(x, padding)[(..., *steps, slice(None))], kernel.reshape(kernel.shape[-2:]))
     y = _as_images(for_cpu, x, kernel, strides, padding, groups, dilation)
     if y is not None:
         return y
     if n == 3 and groups == 1:
         # The frames that meet in one output frame become channels of a 2-D convolution.
-        x = _pad(x, (padding[0], 0, 0))
-        x = jnp.concatenate(_taps(x, -4, sizes[0], strides[0], dilation[0]), axis=-1)
+        x = pad(x, (padding[0], 0, 0))
+        x = jnp.concatenate(taps(x, -4, sizes[0], strides[0], dilation[0]), axis=-1)
         kernel = jnp.moveaxis(kernel, 0, 2).reshape(*sizes[1:], -1, kernel.shape[-1])
         return for_cpu(x, kernel, strides[1:], padding[1:], groups, dilation[1:])
     out = math.prod((m - 1) // s + 1 for m, s in zip(maps, strides))
     if math.prod(sizes) > out and groups == 1:  # not the input's size: the gradient's input is the output
-        x = jnp.concatenate(_windows(_pad(x, padding), sizes, strides, dilation), axis=-1)
+        x = jnp.concatenate(windows(pad(x, padding), sizes, strides, dilation), axis=-1)
         return _product(x, kernel.reshape(-1, kernel.shape[-1]))
     if n == 2 and groups == 1 and math.prod(sizes) <= 9:
         return _large_map(x, kernel, strides, padding, dilation)
@@ -132,8 +134,8 @@ def _large_map_gradients(strides, padding, dilation, inputs, dy):
     whole = functools.partial(plain, strides=strides, padding=padding, groups=1, dilation=dilation)
 
     def products(x, kernel):
-        taps = _windows(_pad(x, padding), kernel.shape[:-2], strides, dilation)
-        return sum(_product(tap, k) for tap, k in zip(taps, kernel.reshape(-1, *kernel.shape[-2:])))
+        found = windows(pad(x, padding), kernel.shape[:-2], strides, dilation)
+        return sum(_product(tap, k) for tap, k in zip(found, kernel.reshape(-1, *kernel.shape[-2:])))
 
     # Of the map: with a stride XLA fills `dy` up with zeros. Of a kernel over time: it turns maps around.
     for_x = products if max(strides) > 1 else whole
@@ -157,57 +159,6 @@ def _as_images(form, x, kernel, strides, padding, groups, dilation):
                  (dilation[0], 1))
         return y.reshape(*y.shape[:-2], h, w, y.shape[-1])
     return None
-
-
-def _pad(x, padding: Sequence[int]):
-    """Zeros on both sides of the axes before the channels."""
-    sides = [(p, p) for p in padding]
-    return jnp.pad(x, [(0, 0)] * (x.ndim - 1 - len(sides)) + sides + [(0, 0)]) if any(padding) else x
-
-
-def _taps(x, axis: int, size: int, stride: int, dilation: int = 1) -> list[jax.Array]:
-    """What each of `size` kernel positions reads along `axis` of padded `x`, one array per position."""
-    span = (x.shape[axis] - dilation * (size - 1) - 1) // stride * stride + 1
-    return [jax.lax.slice_in_dim(x, i * dilation, i * dilation + span, stride, axis) for i in range(size)]
-
-
-def _windows(x, sizes, strides, dilation) -> list[jax.Array]:
-    """What each kernel position reads of padded `x`, in the order of the kernel's values."""
-    taps = [x]
-    for i, args in enumerate(zip(sizes, strides, dilation)):
-        taps = [t for tap in taps for t in _taps(tap, x.ndim - 1 - len(sizes) + i, *args)]
-    return taps
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _shifted_products(x, kernel, strides, padding):
-    """Depthwise convolution."""
-    wide = jnp.promote_types(jnp.float32, x.dtype)
-    taps = _windows(_pad(x, padding), kernel.shape[:-2], strides, (1,) * len(strides))
-    weights = kernel.reshape(-1, kernel.shape[-1]).astype(wide)
-    return sum(tap.astype(wide) * w for tap, w in zip(taps, weights)).astype(x.dtype)
-
-
-def _shifted_products_gradients(strides, padding, inputs, dy):
-    # Written out: XLA computes what comes before `dy` anew for each of the padded terms of JAX's own gradient
-    # of the map. A training step of X3D-M took more than twice as long.
-    x, kernel = inputs
-    sizes = kernel.shape[:-2]
-    axes, ones = range(x.ndim - 1 - len(sizes), x.ndim - 1), (1,) * len(sizes)
-    around = [(0, 0, 0)] * x.ndim  # of dy: every position of x is then read by the mirrored kernel
-    for axis, size, stride, pad in zip(axes, sizes, strides, padding):
-        before = size - 1 - pad
-        around[axis] = (before, x.shape[axis] + pad - (dy.shape[axis] - 1) * stride - 1, stride - 1)
-    dx = _shifted_products(jax.lax.pad(dy, jnp.zeros((), dy.dtype), around),
-                           jnp.flip(kernel, range(len(sizes))), ones, (0,) * len(sizes))
-    wide = jnp.promote_types(jnp.float32, x.dtype)
-    taps = _windows(_pad(x, padding), sizes, strides, ones)
-    sums = [(tap.astype(wide) * dy.astype(wide)).sum(range(x.ndim - 1)) for tap in taps]
-    return dx, jnp.stack(sums).reshape(kernel.shape).astype(kernel.dtype)
-
-
-_shifted_products.defvjp(
-    lambda x, kernel, *args: (_shifted_products(x, kernel, *args), (x, kernel)), _shifted_products_gradients)
 
 
 @jax.custom_vjp
@@ -295,8 +246,8 @@ def _max_along(x, axis: int, size: int, stride: int, padding):
     """Maxima along one axis, and what each position of the window reads."""
     sides = [(0, 0)] * x.ndim
     sides[axis] = padding
-    taps = _taps(jnp.pad(x, sides, constant_values=-np.inf), axis, size, stride)
-    return functools.reduce(jnp.maximum, taps), taps
+    found = taps(jnp.pad(x, sides, constant_values=-np.inf), axis, size, stride)
+    return functools.reduce(jnp.maximum, found), found
 
 
 def _max_gradient_along(x, y, dy, axis: int, size: int, stride: int, padding):

@@ -54,6 +54,24 @@ def test_every_form_equals_the_plain_convolution(drawn):
                 np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-5, err_msg=str(one))
 
 
+@pytest.mark.parametrize("shape,kernel,strides,padding", [
+    ((2, 3, 9, 6, 5), (3, 3), (2, 2), (1, 1)), ((2, 3, 9, 6, 5), (3, 3, 3), (1, 2, 2), (1, 1, 1)),
+    ((1, 4, 9, 8, 3), (3, 3, 3), (1, 8, 4), (1, 1, 1)), ((2, 7, 5, 5, 4), (5, 1, 1), (1, 1, 1), (2, 0, 0)),
+    ((2, 2, 7, 8, 3), (1, 3, 3), (1, 3, 2), (0, 2, 0)), ((2, 5, 1, 1, 6), (3, 1, 1), (2, 1, 1), (1, 0, 0)),
+    ((2, 9, 4), (3,), (2,), (1,)), ((3, 6, 7, 2), (5, 2), (3, 1), (0, 3)),
+])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_depthwise_of_every_number_of_axes(rng, shape, kernel, strides, padding, dtype):
+    x = jnp.asarray(rng.normal(size=shape), dtype)
+    w = jnp.asarray(rng.normal(size=(*kernel, 1, shape[-1])), dtype)
+    args = strides, padding, shape[-1], (1,) * len(strides)
+    found = both(lambda x, w: forms.convolve(x, w, *args).astype("float32"), x, w)
+    expected = both(lambda x, w: forms.plain(x, w, *args), x.astype("float32"), w.astype("float32"))
+    close = 2e-5 if dtype == "float32" else 3e-2
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
+        np.testing.assert_allclose(a.astype("float32"), b, rtol=close, atol=close)
+
+
 def test_an_empty_result_is_the_plain_one():
     x, kernel = jnp.ones((2, 1, 2, 2, 4)), jnp.ones((3, 3, 4, 4))
     assert forms.convolve(x, kernel, (1, 1), (0, 0)).shape == (2, 1, 0, 0, 4)

@@ -1,0 +1,98 @@
+"""Depthwise convolution on a CPU: sums of shifted products, with both gradients written out.
+
+XLA has no fast form of it there: its own takes 10 to 300 times as long. The value is one fused loop. The
+gradients need more care, since XLA computes what comes before `dy` anew for every shifted term of JAX's own
+gradient of the map, and writes the product of map and `dy` to memory for every position of the kernel:
+
+    gradient of x        a depthwise convolution of `dy`; with strides one for each phase of the positions
+                         (odd and even ones, say), which are then put between each other
+    gradient of kernel   a loop over rows of `dy`: all products of a row are added to sums that stay in a
+                         cache, (kT, kH, W, C) for each position along the last axis
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from effvid_jax.backbones.windows import pad, windows
+
+UNROLL = 4  # rows whose products are added in one pass over the sums: fewer are slower, more compile longer
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def convolve(x, kernel, strides, padding):
+    """`x` (B, [T,] H, W, C) with `kernel` ([kT,] kH, kW, 1, C); zeros are added on both sides."""
+    return _shifted(pad(x, padding), kernel, strides)
+
+
+def _shifted(x, kernel, strides):
+    """Without padding; sums are float32 or wider."""
+    sizes, wide = kernel.shape[:-2], jnp.promote_types(jnp.float32, x.dtype)
+    weights = kernel.reshape(-1, kernel.shape[-1]).astype(wide)
+    found = windows(x, sizes, strides, (1,) * len(sizes))
+    return sum(tap.astype(wide) * w for tap, w in zip(found, weights)).astype(x.dtype)
+
+
+def _gradients(strides, padding, inputs, dy):
+    x, kernel = inputs
+    return _of_map(x.shape, kernel, strides, padding, dy), _of_kernel(x, kernel, strides, padding, dy)
+
+
+convolve.defvjp(lambda x, kernel, *args: (convolve(x, kernel, *args), (x, kernel)), _gradients)
+
+
+def _of_map(shape, kernel, strides, padding, dy):
+    """Position s a + r of padded x is read at kernel positions r, r + s, ... only: dy at a, a - 1, ..."""
+    n, sizes = len(strides), kernel.shape[:-2]
+    first = len(shape) - 1 - n
+    steps = [-(-k // s) for k, s in zip(sizes, strides)]  # kernel positions of the first phase: the most
+    around = [(0, 0)] * first + [(m - 1, m - 1) for m in steps] + [(0, 0)]
+    dy = jnp.pad(dy, around)  # once, for all phases
+    lengths = [dy.shape[first + i] - m + 1 for i, m in enumerate(steps)]
+
+    def phases(fixed: tuple[int, ...]):
+        """Positions whose first axes are at these phases, the others complete."""
+        i = len(fixed)
+        if i < n:
+            parts = jnp.stack([phases((*fixed, r)) for r in range(strides[i])], axis=first + i + 1)
+            return parts.reshape(*parts.shape[:first + i], -1, *parts.shape[first + i + 2:])
+        part = kernel[tuple(slice(r, None, s) for r, s in zip(fixed, strides))]
+        if not part.size:
+            return jnp.zeros((*dy.shape[:first], *lengths, dy.shape[-1]), dy.dtype)
+        rows = dy[(..., *(slice(m - k, None) for m, k in zip(steps, part.shape)), slice(None))]
+        return _shifted(rows, jnp.flip(part, range(n)), (1,) * n)
+
+    dx = phases(())
+    for axis, p in zip(range(first, first + n), padding):
+        missing = p + shape[axis] - dx.shape[axis]  # behind the last window
+        sides = [(0, 0, 0)] * dx.ndim
+        sides[axis] = (-p, missing, 0)
+        dx = jax.lax.pad(dx, jnp.zeros((), dx.dtype), sides)
+    return dx
+
+
+def _of_kernel(x, kernel, strides, padding, dy):
+    wide, more = jnp.promote_types(jnp.float32, x.dtype), 3 - len(strides)
+    sizes, steps = (1,) * more + kernel.shape[:-2], (1,) * more + tuple(strides)
+    x, dy = (a.reshape(math.prod(a.shape[:a.ndim + more - 4]), *(1,) * more, *a.shape[a.ndim + more - 4:])
+             for a in (pad(x, padding), dy))
+    B, T, H, W, C = dy.shape
+    across = (W - 1) * steps[2] + 1
+
+    def add_row(sums, place):
+        b, t, h = place
+        rows = jax.lax.dynamic_slice(
+            x, (b, t * steps[0], h * steps[1], 0, 0), (1, *sizes[:2], *x.shape[3:]))[0].astype(wide)
+        row = jax.lax.dynamic_slice(dy, (b, t, h, 0, 0), (1, 1, 1, W, C))[0, 0, 0].astype(wide)
+        return [total + rows[:, :, j:j + across:steps[2]] * row for j, total in enumerate(sums)], None
+
+    places = np.array(list(itertools.product(range(B), range(T), range(H))), np.int32).reshape(-1, 3)
+    zeros = [jnp.zeros((*sizes[:2], W, C), wide)] * sizes[2]
+    sums, _ = jax.lax.scan(add_row, zeros, jnp.asarray(places), unroll=UNROLL)
+    return jnp.stack([total.sum(2) for total in sums], axis=2).reshape(kernel.shape).astype(kernel.dtype)
