@@ -155,12 +155,14 @@ def exit_shares(exits: Sequence[Mapping], groups: Sequence[tuple[str, Sequence[f
     return figure
 
 
-def per_class(class_names: Sequence[str], accuracies: Mapping[str, np.ndarray]) -> bytes:
+def per_class(class_names: Sequence[str], accuracies: Mapping[str, np.ndarray],
+              label: str = "right (%)") -> bytes:
     """Share of each class's videos that are right, per network; of many classes, the worst ones.
 
     Args:
         class_names: K names.
         accuracies: {network: (K,)}, NaN for classes without videos; the last one is the subject.
+        label: of the axis.
     """
     subject = list(accuracies.values())[-1]
     order = [k for k in np.argsort(subject, kind="stable") if not np.isnan(subject[k])][:MAX_CLASSES]
@@ -171,9 +173,30 @@ def per_class(class_names: Sequence[str], accuracies: Mapping[str, np.ndarray]) 
         axes.bar(x, 100 * values[order], width, color=_colour(i), label=_name(name))
     axes.set_xticks(np.arange(len(order)), [_name(class_names[k]) for k in order], rotation=60, ha="right",
                     rotation_mode="anchor")
-    axes.set_ylabel("right (%)")
+    axes.set_ylabel(label)
     axes.set_ylim(0, 105)
     axes.legend(frameon=False, ncols=len(accuracies), loc="lower left", bbox_to_anchor=(0, 1.0))
+    return _png(figure)
+
+
+def precision_recall(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> bytes:
+    """Precision over recall, a curve a class; of more than `MAX_CLASSES` the first ones.
+
+    Args:
+        curves: {class: (recall, precision)}, in [0, 1], as the least score goes down.
+    """
+    few = dict(list(curves.items())[:MAX_CLASSES])
+    figure, axes = _figure(6 if len(few) <= 8 else 8.5, 4.4)
+    styles = ("-", "--", ":", "-.")
+    for i, (name, (recall, precision)) in enumerate(few.items()):
+        axes.plot(100 * np.append(0, recall), 100 * np.append(precision[:1], precision), color=_colour(i),
+                  linestyle=styles[(i + i // len(COLOURS)) % len(styles)], label=_name(name))
+    axes.set_xlabel("recall (%)")
+    axes.set_ylabel("precision (%)")
+    axes.set_xlim(0, 100)
+    axes.set_ylim(0, 105)
+    axes.legend(frameon=False, fontsize=8, ncols=1 + len(few) // 24, loc="upper left",
+                bbox_to_anchor=(1.0, 1.0))
     return _png(figure)
 
 

@@ -85,6 +85,7 @@ def _train(config, workdir: str, resume_anyway: bool, signals: Signals) -> dict[
     for line in workdirs.check_devices(config, workdir, len(split), resume_anyway):
         console.say(line)
     split = split.with_targets(task.targets)
+    task.prepare(split)
     method = make_method(config, task)
     method.check_calibration()
     course = Course(config, len(split))

@@ -15,6 +15,7 @@ WRITES = {"savefig", "savez", "savez_compressed", "imwrite", "write_text", "writ
 MAY = {
     ("effvid_jax.writers", "open"): "the metrics' history grows by a line at a time; a cut one is set aside",
     ("effvid_jax.tasks.classification", "open"): "`evaluate` gives it the path of a part",
+    ("effvid_jax.tasks.localisation", "open"): "`evaluate` gives it the path of a part",
     ("effvid_jax.plots", "savefig"): "into memory",
     ("data_pipelines.synthetic.folders", "open"): "a lock",
     ("data_pipelines.synthetic.benchmark", "write_bytes"): "broken files, made for tests",

@@ -9,6 +9,7 @@ import jax
 from effvid_jax import console, cost
 from effvid_jax.errors import UserError
 from effvid_jax.methods import base, find_method
+from effvid_jax.tasks import make_task
 
 # What the published runs of a config start from, by `config.name`; `:tiny` and `:demo` have names of their
 # own. ResKD: "pretrained='torchvision://...'" of its released configs. Dynamic Inference: its tables. VA-RED2
@@ -36,7 +37,7 @@ def introduce(config, workdir: str, split, videos, state, first_step: int) -> No
     if jax.process_index() > 0:
         return
     values = sum(x.size for x in jax.tree.leaves(state.params))
-    gmacs = cost_of_a_clip(config, len(split.class_names))
+    gmacs = cost_of_a_clip(config, split.class_names)
     costs = "" if gmacs is None else f", {gmacs:.3g} GMACs a clip"
     count, kind = jax.device_count(), jax.devices()[0].device_kind
     device = kind if count == 1 else f"{count} x {kind}"
@@ -76,11 +77,11 @@ def clip_size(config) -> str:
     return f"{config.data.num_frames} x {side}x{side}"
 
 
-def cost_of_a_clip(config, num_classes: int) -> float | None:
-    """GMACs of the network of `config.model`, everything computed; None if they cannot be counted."""
+def cost_of_a_clip(config, class_names) -> float | None:
+    """GMACs of a config's network, everything computed; None if they cannot be counted."""
     side = config.model.resolution or config.data.crop
     try:
-        network = base.build_backbone(config.model, num_classes)
+        network = base.build_network(config.model, make_task(config, class_names))
         return cost.gmacs(network, (config.data.num_frames, side, side, 3))
     except (UserError, TypeError):  # a method whose network is described elsewhere
         return None

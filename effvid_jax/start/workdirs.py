@@ -25,6 +25,7 @@ from effvid_jax import checkpoint, stored
 from effvid_jax.course import Course, Position
 from effvid_jax.errors import UserError
 from effvid_jax.methods import find_method
+from effvid_jax.tasks import find_task, group_of
 
 # Fields are dotted names, matched as in a shell. What only reads faster or slower changes no number.
 _READING = ("name", "note", "data.eval_batch_size", "data.num_threads", "data.num_workers", "data.prefetch",
@@ -45,7 +46,9 @@ _SOURCES = {
     "folder": ("train_root", "S_root", "num_classes", "val_share", "split_seed"),
     "array_record": ("S_root", "S_list", "num_classes"),
     "tfds": ("S_root", "S_list", "tfds_name", "num_classes"),
-    "synthetic": ("synthetic.*",),
+    "synthetic": ("synthetic.*",), "synthetic_boxes": ("synthetic.*",),
+    "boxes": ("S_root", "S_list", "list_format", "classes_file", "num_classes"),
+    "jhmdb": ("S_list", "num_classes"),
 }
 _WHERE = ("*_root", "*_list", "list_format", "frame_template", "start_index", "classes_file", "num_classes",
           "tfds_name", "val_share", "split_seed", "calib_share", "synthetic.*")
@@ -260,8 +263,9 @@ def _unread(field: str, workdir: str) -> str:
 
 
 def _training_only(config) -> tuple[str, ...]:
-    """Fields of `config.method` that only training reads."""
-    return tuple(f"method.{name}" for name in find_method(config.method.name).Settings.training_only)
+    """Fields of `config.method` and of the task that only training reads."""
+    return (*(f"method.{name}" for name in find_method(config.method.name).Settings.training_only),
+            *(f"{group_of(config)}.{name}" for name in find_task(config).training_only))
 
 
 def _read_of_data(data, split: str) -> list[str]:

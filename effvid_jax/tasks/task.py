@@ -36,6 +36,8 @@ class Task(abc.ABC):
         output_title: what `output` gives.
         bounds: what the fields of its group may hold. The group is `config.<name of the task's file>`, there
             for tasks that have such fields, and read by them.
+        training_only: those of them that a trained network is used without.
+        every: predictions are made along a video, of a frame every so many; 0: of the video as a whole.
     """
 
     headline: str
@@ -49,6 +51,8 @@ class Task(abc.ABC):
     class_scores: bool = False
     output_title: str = "outputs (batch, outputs)"
     bounds: ClassVar[Mapping[str, Field]] = {}
+    training_only: ClassVar[Sequence[str]] = ()
+    every: int = 0
 
     def __init__(self, config, class_names: Sequence[str]):
         del config  # the fields that a subclass reads
@@ -79,6 +83,17 @@ class Task(abc.ABC):
         return None
 
     # ------------------------------------------------------------------------------------- training
+    def prepare(self, split) -> None:
+        """Looks at the training split (`data_pipelines.Split`) before the network is made; decodes nothing.
+
+        What `head` makes of it must be among the variables of the network: those of a checkpoint take its
+        place, and evaluation has no training data.
+
+        Raises:
+            UserError, DataError: the network cannot be made for this data.
+        """
+        del split
+
     @property
     @abc.abstractmethod
     def targets(self):
