@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from data_pipelines import ClipReader, VideoError
-from effvid_jax import console, evaluate
+from effvid_jax import along, console, evaluate
 from effvid_jax.errors import NotFiniteError
 from effvid_jax.exits import executor
 from effvid_jax.signals import Signals
@@ -73,7 +73,8 @@ class Predictor:
                 `config.data.frame_template`, or frames uint8 (N, H, W, 3) in RGB.
 
         Returns:
-            The task's answer, for classification `{"top5": [{"label": ..., "prob": ...}, ...]}`, and
+            Of a task that is about frames (`Task.every`) what `along.answer` says. Otherwise
+            the task's answer, for classification `{"top5": [{"label": ..., "prob": ...}, ...]}`, and
             "gmacs" of all views together: where clips stop early, what was computed until then. With several
             views also "gmacs_per_clip", of one of them, and a network with exits computes all of each;
             "gmacs_where_it_stops" is then what stopping would have cost (evaluation's `gmacs`). Of a network
@@ -84,6 +85,9 @@ class Predictor:
             NotFiniteError: the network's scores of it.
         """
         name = video if isinstance(video, (str, os.PathLike)) else "(no file)"
+        if self.task.every:
+            with self.reader.open(video) as opened:
+                return along.answer(self.task, self.along(opened, name))
         if self.stops_early:
             with self.reader.open(video) as opened:
                 return self._stop_early(opened.frames, name)
@@ -101,6 +105,18 @@ class Predictor:
         result = self._result(name, prediction.logits[0], views * self._adaptive.gmacs[-1], views)
         return {**result, "gmacs_where_it_stops": _short(gmacs), **self._exit(prediction.extra["exit"][0])}
 
+    def along(self, opened, name="(no file)") -> list[along.Said]:
+        """What is said of every few frames of an open video; raises as `__call__` does."""
+        said = []
+        keys = along.key_frames(opened.num_frames, self.task.every)
+        with console.bar(len(keys), "predict", "frame", leave=False) as progress:
+            for key in keys.tolist():
+                prediction = self._predict(self._variables, {"video": opened.views(key)[None]})
+                scores, gmacs = self._checked(name, prediction.logits[0], prediction.gmacs[0])
+                said.append(along.Said(key, scores, float(gmacs)))
+                progress.update()
+        return said
+
     def _stop_early(self, frames, name) -> dict:
         """As `__call__`; `frames` gives those at some positions of the clip."""
         order = self._adaptive.order
@@ -115,11 +131,16 @@ class Predictor:
         """The checkpoint (from 0) that answered, as people count."""
         return {"exit": int(checkpoint) + 1, "exits": len(self._adaptive.gmacs)}
 
-    def _result(self, name, logits_K, gmacs, views: int = 1) -> dict:
-        scores = self.task.scores(logits_K[None])[0]
+    def _checked(self, name, logits, gmacs):
+        """(scores, gmacs), both finite."""
+        scores = self.task.scores(logits[None])[0]
         for what, values in (("scores", scores), ("gmacs", gmacs)):
             if not np.isfinite(values).all():
                 raise NotFiniteError(name, what, f"the network at step {self._step}")
+        return scores, gmacs
+
+    def _result(self, name, logits_K, gmacs, views: int = 1) -> dict:
+        scores, gmacs = self._checked(name, logits_K, gmacs)
         per_clip = {"gmacs_per_clip": _short(gmacs / views)} if views > 1 else {}
         return {**self.task.answer(scores), "gmacs": _short(gmacs), **per_clip}
 
@@ -130,6 +151,9 @@ def _short(gmacs) -> float:
 
 def predict(config, workdir: str, video: str, as_json: bool) -> None:
     """Prints one JSON object per clip on standard output, and unless `as_json` a readable line before it.
+
+    What a task draws (`Task.draw`) of videos that it is asked about along is written into
+    `<workdir>/predictions`.
 
     Args:
         config: how clips are read.
@@ -144,16 +168,21 @@ def predict(config, workdir: str, video: str, as_json: bool) -> None:
     """
     predictor = Predictor(workdir, config)
     paths = predictor.reader.find(video)
+    draws = os.path.join(os.path.abspath(workdir), along.FOLDER) if predictor.task.every else ""
     if len(paths) == 1:
-        _show(predictor.task, paths[0], predictor(paths[0]), as_json)
+        result = _drawn(predictor, paths[0], draws, video) if draws else predictor(paths[0])
+        _show(predictor.task, paths[0], result, as_json)
         return
     errors, unsound = [], []
     with console.bar(len(paths), "predict", "video") as progress:
-        for path, reading in _read_ahead(predictor, paths):
+        for path, reading in ((path, None) for path in paths) if draws else _read_ahead(predictor, paths):
             try:
-                result = reading.result()
-                if not predictor.stops_early:
-                    result = predictor.classify(result, path)
+                if draws:
+                    result = _drawn(predictor, path, draws, video)
+                else:
+                    result = reading.result()
+                    if not predictor.stops_early:
+                        result = predictor.classify(result, path)
             except VideoError as error:
                 errors.append(error)
                 console.say(f"skipped: {error}")
@@ -172,6 +201,14 @@ def predict(config, workdir: str, video: str, as_json: bool) -> None:
     if unsound:
         console.say(f"{len(unsound)} of {len(paths)} videos have no answer; the first:")
         raise unsound[0]
+
+
+def _drawn(predictor: Predictor, path: str, folder: str, root: str) -> dict:
+    """What is told of a video, with the files that show it."""
+    with predictor.reader.open(path) as opened:
+        said = predictor.along(opened, path)
+        files = along.draw(predictor.task, opened, said, os.path.join(folder, along.name_of(path, root)))
+    return {**along.answer(predictor.task, said), **files}
 
 
 def _read_ahead(predictor: Predictor, paths: list[str]):
@@ -196,5 +233,6 @@ def _show(task, path: str, result: dict, as_json: bool) -> None:
         if not as_json:
             each = f", {result['gmacs_per_clip']:.3g} per clip" if "gmacs_per_clip" in result else ""
             left = f", exit {result['exit']} of {result['exits']}" if "exit" in result else ""
-            print(f"{path}: {task.words(result)} ({result['gmacs']:.3g} GMACs{each}{left})")
+            said = along.words(task, result) if task.every else task.words(result)
+            print(f"{path}: {said} ({result['gmacs']:.3g} GMACs{each}{left})")
         print(json.dumps({"video": path, **result}, allow_nan=False), flush=True)
