@@ -25,9 +25,10 @@ import tabulate
 
 from effvid_jax import cost, writers
 from effvid_jax.errors import UserError
-from effvid_jax.methods.base import build_backbone
+from effvid_jax.methods.base import build_network
 from effvid_jax.reports import results
 from effvid_jax.signals import told
+from effvid_jax.tasks import make_task
 
 SOURCE, PAGE = "docs/papers.toml", "docs/papers.md"
 TABLE_FIELDS = {"paper", "title", "columns", "convention", "command", "rows"}, {"views", "remark"}
@@ -91,17 +92,18 @@ def costs(config, convention: str, views: int = 0) -> tuple[float, float]:
     side = model.resolution or data.test_crop_size
     crops = 3 if data.test_crop == "three" else 1
     views = views or data.test_clips * crops * (2 if data.twice_sample else 1)
-    return _count(model.to_json_best_effort(), model, data.num_classes, (data.num_frames, side, side, 3),
-                  convention, views)
+    task = make_task(config, [f"class {k}" for k in range(data.num_classes)])
+    key = f"{config.get('task')} {model.to_json_best_effort()}"
+    return _count(key, model, task, (data.num_frames, side, side, 3), convention, views)
 
 
 _COUNTED: dict[tuple, tuple[float, float]] = {}
 
 
-def _count(key: str, model, num_classes: int, shape, convention: str, views: int) -> tuple[float, float]:
-    args = key, num_classes, shape, convention, views
+def _count(key: str, model, task, shape, convention: str, views: int) -> tuple[float, float]:
+    args = key, len(task.class_names), shape, convention, views
     if args not in _COUNTED:  # tables share networks
-        found = cost.count(build_backbone(model, num_classes), shape, convention, views)
+        found = cost.count(build_network(model, task), shape, convention, views)
         _COUNTED[args] = found.gmacs, found.params / 1e6
     return _COUNTED[args]
 
