@@ -15,6 +15,7 @@ def updated(batches, bn_groups, accumulate):
     """Parameters and running statistics after the steps of some batches."""
     config = supervised_minik.get_config("tiny")
     config.model.update(dict(dropout=0.0, bn_groups=bn_groups))
+    config.model.options.update(dict(width=8, stage_sizes=(1, 1), stage_strides=(1, 2)))
     config.optim.update(dict(accumulate=accumulate, clip_norm=0.5, weight_decay=0.01, schedule="constant"))
     method = made(config, list("abcde"))
     tx = make_optimizer(config.optim, 100, 100)
@@ -23,9 +24,10 @@ def updated(batches, bn_groups, accumulate):
     params, stats, state = variables.params, variables.stats, tx.init(variables.params)
     step = jax.jit(lambda params, stats, batch: jax.grad(method.loss, has_aux=True)(
         params, variables.replace(params=params, stats=stats), batch, jax.random.key(0)))
+    update = jax.jit(tx.update)
     for batch in batches:
         gradient, (stats, _) = step(params, stats, batch)
-        updates, state = tx.update(gradient, state, params)
+        updates, state = update(gradient, state, params)
         params = jax.tree.map(lambda p, u: p + u, params, updates)
     return params, stats, variables
 

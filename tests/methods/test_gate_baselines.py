@@ -96,6 +96,8 @@ def test_channel_gating_is_the_rule_of_the_published_port():
 
 def test_thresholds_learn_from_the_answer_and_from_their_target():
     config = va_red2_minik.get_config("tiny,baseline=cgnet")
+    config.model.options.update(dict(width=8, stage_sizes=(1, 1), inflate=(1, 1), time_strides=(1, 2),
+                                     space_strides=(1, 2)))
     method = made(config, NAMES)
     variables = jax.jit(lambda key: method.init(key, (1, 4, 16, 16, 3)))(jax.random.key(0))
     r = np.random.default_rng(0)

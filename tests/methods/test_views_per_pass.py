@@ -23,6 +23,8 @@ def plain():
 def gated(form="mixed", positions=0):
     config = runs.stage_config(va_red2_minik.get_config("tiny"), "dynamic", "w")
     config.init.checkpoint = ""
+    config.model.options.update(dict(width=8, stage_sizes=(1, 1), inflate=(1, 1), time_strides=(1, 2),
+                                     space_strides=(1, 2)))
     config.method.update(dict(form=form, positions=positions))
     return config
 
