@@ -305,8 +305,9 @@ def test_every_recipe_evaluates_at_the_papers_pixels():
             assert found == pytest.approx(gmacs, rel=0.01), (backbone, frames)
 
 
-@pytest.mark.parametrize(
-    "arg", [*(f"backbone={name}" for name in SMALL), "baseline=cgnet", "baseline=pruning"])
+@pytest.mark.parametrize("arg", [
+    *(pytest.param(f"backbone={name}", marks=[pytest.mark.slow] if name in ("x3d_m", "i3d_tp") else [])
+      for name in SMALL), "baseline=cgnet", "baseline=pruning"])
 def test_full_size_networks_train_and_predict(arg):
     """Traced, not run: a layer of R(2+1)D-18 has more multiply-adds than 32 bits hold."""
     config = va_red2_minik.get_config(f"{arg},frames=16")
