@@ -156,7 +156,7 @@ def count(model: nn.Module, input_shape: Sequence[int], convention: str = "macs"
         raise UserError(f"convention={convention!r}: expected one of {sorted(CONVENTIONS)}.")
     if views < 1:
         raise UserError(f"views={views}: expected 1 or more.")
-    tape, variables = _trace(model, input_shape)
+    tape, variables = traced(model, input_shape)
     empty = next((op for op in tape if 0 in op.out_shape), None)
     if empty is not None:
         raise _too_small(model, input_shape, empty, "has an empty output")
@@ -191,7 +191,7 @@ def check_resolution(model: nn.Module, input_shape: Sequence[int], name: str = "
         UserError: naming the resolution, the network, the first layer that fails and the smallest
             square that fits.
     """
-    failure = _first_failure(_trace(model, input_shape)[0])
+    failure = _first_failure(traced(model, input_shape)[0])
     if failure is not None:
         raise _too_small(model, input_shape, *failure, name=name)
 
@@ -211,7 +211,7 @@ def _too_small(model, input_shape, op: trace.Op, reason: str, name: str = "") ->
     t, h, w, c = input_shape
 
     def fits(size):
-        return _first_failure(_trace(model, (t, size, size, c))[0]) is None
+        return _first_failure(traced(model, (t, size, size, c))[0]) is None
 
     smallest = bisect.bisect_left(range(1025), True, lo=1, key=fits)
     advice = (f"it needs at least {smallest}x{smallest} pixels" if smallest < 1025
@@ -220,7 +220,7 @@ def _too_small(model, input_shape, op: trace.Op, reason: str, name: str = "") ->
                       f"{op.path or op.kind} {reason}; {advice}.")
 
 
-def _trace(model: nn.Module, input_shape: Sequence[int]):
+def traced(model: nn.Module, input_shape: Sequence[int]):
     """Tape and abstract variables of a forward pass over one clip (T, H, W, C)."""
     shape = tuple(int(n) for n in input_shape)
     if len(shape) != 4 or min(shape) < 1:

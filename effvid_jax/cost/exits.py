@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from effvid_jax.backbones import trace
-from effvid_jax.cost.counting import CONVENTIONS, count
+from effvid_jax.cost.counting import CONVENTIONS, count, traced
 from effvid_jax.exits import routes
 from effvid_jax.exits.network import run_segment
 
@@ -28,17 +28,17 @@ def route_costs(model, clip_shape: tuple[int, ...], convention: str = "macs"):
     """
     rule = CONVENTIONS[convention]
     t, *image = clip_shape
-    variables = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct(
-        (1, *clip_shape), jnp.float32))
+    count(model, clip_shape)  # refuses clips that are too small
+    _, variables = traced(model, clip_shape)
     total, costs, state = 0, [], {}
     for k, segment in enumerate(routes.plan_segments(model.route, model.group)):
         frames = jax.ShapeDtypeStruct((1, segment.frames - segment.first, *image), jnp.float32)
-        with trace.recording() as tape:
+        with trace.recording(shapes_only=True) as tape:
             state, _ = jax.eval_shape(functools.partial(run_segment, model, k=k), variables, state=state,
                                       frames_BTHWC=frames)
         total += sum(rule(op) for op in tape)
         costs.append(total / 1e9)
-    with trace.recording() as tape:
+    with trace.recording(shapes_only=True) as tape:
         jax.eval_shape(functools.partial(model.apply, method="full"), variables, jax.ShapeDtypeStruct(
             (1, t, *image), jnp.float32))
     return np.array(costs), sum(rule(op) for op in tape) / 1e9

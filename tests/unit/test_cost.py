@@ -116,7 +116,7 @@ def test_shortcuts_of_the_trace_change_no_number():
     """Parameters without initialisers and no elementwise arithmetic: same operations, same variables."""
     for name in ("tsm_mobilenet_v2", "x3d_s", "swin3d_t"):
         model, shape = make_backbone(name, num_classes=5), (4, 64, 64, 3)
-        tape, variables = counting._trace(model, shape)
+        tape, variables = counting.traced(model, shape)
         with trace.recording() as whole:
             expected = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *shape)))
         assert tape == whole
