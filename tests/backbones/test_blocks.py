@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from effvid_jax.backbones import blocks, shifts, trace
+from effvid_jax.backbones import batch_statistics, blocks, shifts, trace
 
 
 def conv_by_hand(x, kernel, strides, padding, groups=1):
@@ -66,6 +66,30 @@ def test_batch_norm_training(rng, groups):
     np.testing.assert_allclose(stats["mean"], 0.9 * mean0 + 0.1 * mean.mean(axis=0), rtol=1e-5)
     np.testing.assert_allclose(stats["var"], 0.9 * var0 + 0.1 * unbiased, rtol=1e-5)
     assert groups == 1 or np.abs(mean[0] - mean[1]).max() > 0.01  # the groups are told apart
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 3, 2, 5), (3, 2, 4), (2, 2, 3, 1, 4, 6)])
+def test_gradient_of_batch_norm_is_that_of_its_formula(rng, shape):
+    """Of the statistics that are returned, too."""
+    c, axes = shape[-1], tuple(range(1, len(shape) - 1))
+    args = [jnp.asarray(rng.normal(2, 3, size), jnp.float32) for size in (shape, c, c)]
+    sizes = shape, (shape[0], c), (shape[0], c)
+    weights = [jnp.asarray(rng.normal(size=size), jnp.float32) for size in sizes]
+
+    def formula(x, scale, bias):
+        mean = x.mean(axes, keepdims=True)
+        var = jnp.square(x - mean).mean(axes, keepdims=True)
+        y = (x - mean) / jnp.sqrt(var + 1e-5) * scale + bias
+        return y, mean.reshape(-1, c), var.reshape(-1, c)
+
+    def gradient(function):
+        def weighed(*args):
+            return sum((a * w).sum() for a, w in zip(function(*args), weights))
+        return jax.jit(jax.grad(weighed, (0, 1, 2)))(*args)
+
+    found = gradient(lambda *args: batch_statistics.normalise(*args, 1e-5))
+    for a, b in zip(found, gradient(formula)):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
 
 
 def test_batch_norm_inference_reads_running_statistics(rng):
