@@ -147,8 +147,12 @@ class OpenVideo:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of the stored frames."""
-        return self._reader.stored_size
+        """(height, width) of its frames as they are shown; reads the first one.
+
+        Raises:
+            VideoError: it cannot be read.
+        """
+        return self._reader.get([0]).shape[1:3]
 
     def close(self) -> None:
         """Releases the file."""

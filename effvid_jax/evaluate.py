@@ -111,7 +111,8 @@ class Evaluator:
             The task's metrics ('top1', ...), accuracies in [0, 1]; 'gmacs', mean per video with all its
             views; 'gmacs_min' and 'gmacs_max' if it differs between videos; the same under its full name,
             'gmacs_per_video', and of one view, which papers quote, 'gmacs_per_clip' ('..._min' and '..._max'
-            where single views are known); 'views', 'frames', 'resolution', 'examples', 'broken_videos'.
+            where single views are known); of a network with a task's head 'gmacs_backbone', per video without
+            the head; 'views', 'frames', 'resolution', 'examples', 'broken_videos'.
         """
         gmacs = rows.arrays["gmacs"]
         clips = rows.arrays.get("clip_gmacs", gmacs if rows.views == 1 else None)
@@ -120,7 +121,12 @@ class Evaluator:
             "resolution": resolution or rows.side, "examples": len(gmacs),
             "broken_videos": rows.broken}
         result |= {"gmacs_per_video": result["gmacs"], "gmacs_per_clip": result["gmacs"] / rows.views}
-        for name, x in (("gmacs", gmacs), ("gmacs_per_video", gmacs), ("gmacs_per_clip", clips)):
+        backbone = None
+        if "gmacs_head" in rows.arrays:
+            backbone = gmacs - rows.arrays["gmacs_head"]
+            result["gmacs_backbone"] = backbone.mean(dtype=np.float64)
+        for name, x in (("gmacs", gmacs), ("gmacs_per_video", gmacs), ("gmacs_per_clip", clips),
+                        ("gmacs_backbone", backbone)):
             if x is not None and x.min() < x.max():
                 result |= {f"{name}_min": float(x.min()), f"{name}_max": float(x.max())}
         return {name: float(x) if isinstance(x, np.floating) else x for name, x in result.items()}

@@ -10,6 +10,8 @@ import numpy as np
 
 from effvid_jax.errors import UserError
 
+_NOTHING = 1e-10  # so that a class without pixels has an IoU of 0, as in mit_semseg
+
 
 def check_finite(scores) -> np.ndarray:
     """Scores (N, ...) as an array.
@@ -112,3 +114,13 @@ def mmit_mean_average_precision(scores_NK, labels_NK) -> float:
     """
     return float(np.mean([average_precision(scores, labels)
                           for scores, labels in zip(check_finite(scores_NK), labels_NK, strict=True)]))
+
+
+def intersection_over_union(right_K, said_K, labelled_K) -> np.ndarray:
+    """(K,) intersections over unions, from numbers of pixels: right, said and labelled ones of each class.
+
+    0 for a class that neither occurs nor is said, as in CSAILVision/semantic-segmentation-pytorch
+    (`eval.py`), whose pixels without a label count nowhere.
+    """
+    right, said, labelled = (np.asarray(x, np.float64) for x in (right_K, said_K, labelled_K))
+    return right / (said + labelled - right + _NOTHING)

@@ -19,7 +19,8 @@ import optax
 from effvid_jax.errors import UserError
 
 OPTIMIZERS = ("sgd", "adamw")
-SCHEDULES = ("cosine_epoch", "cosine", "step", "constant")
+SCHEDULES = ("cosine_epoch", "cosine", "step", "poly", "constant")
+POLY_POWER = 0.9  # of CSAILVision/semantic-segmentation-pytorch
 
 
 def _is_classifier(path: tuple[str, ...]) -> bool:
@@ -38,6 +39,8 @@ GROUPS: dict[str, Callable[[str, tuple[str, ...]], tuple[float, float]]] = {
     "tsm_fc5": lambda kind, path: {
         "bias": (10.0 if _is_classifier(path) else 2.0, 0.0), "norm": (1.0, 0.0),
     }.get(kind, (5.0 if _is_classifier(path) else 1.0, 1.0)),
+    # CSAILVision/semantic-segmentation-pytorch (`group_weight` in train.py): no decay of biases and norms.
+    "weights": lambda kind, path: (1.0, 0.0) if kind in ("bias", "norm") else (1.0, 1.0),
     # VA-RED2 from a trained static network: gates that move as fast as weights close before the weights
     # have learned to do without them. Ours.
     "gates": lambda kind, path: (0.1, 0.0) if "gate" in path else (1.0, 1.0),
@@ -89,8 +92,9 @@ def make_schedule(config, steps_per_epoch: int, num_steps: int,
 
     Args:
         config: `lr`; `schedule`: 'cosine_epoch' (constant inside an epoch: the reference's
-            by_epoch=True), 'cosine' (every step), 'step' (times 0.1 at each of `milestones`, in epochs)
-            or 'constant'; `warmup_epochs`, linear per step from `warmup_ratio`.
+            by_epoch=True), 'cosine' (every step), 'step' (times 0.1 at each of `milestones`, in epochs),
+            'poly' (what is left of the run, to the power of 0.9) or 'constant'; `warmup_epochs`, linear per
+            step from `warmup_ratio`.
         steps_per_epoch, num_steps: micro-steps.
         seen: step -> micro-step that the schedule is read at, where that is another one (`course.py`).
 
@@ -112,6 +116,8 @@ def make_schedule(config, steps_per_epoch: int, num_steps: int,
         if config.schedule == "step":
             passed = sum(jnp.where(epoch >= m, 1.0, 0.0) for m in config.milestones)
             return config.lr * 0.1**passed
+        if config.schedule == "poly":
+            return config.lr * (1 - jnp.minimum(step / num_steps, 1.0)) ** POLY_POWER
         return config.lr * jnp.ones(())
 
     if config.schedule not in SCHEDULES:

@@ -223,6 +223,32 @@ def confusion(class_names: Sequence[str], counts_KK: np.ndarray) -> bytes:
     return _png(figure)
 
 
+def histogram(values: Mapping[str, Sequence[float]], label: str, unit: str) -> bytes:
+    """How often values occur: steps in bins that all networks share, and a line where all are alike.
+
+    Args:
+        values: {network: (N,)}.
+        label: of the values, with their unit.
+        unit: what is counted, such as 'images'.
+    """
+    figure, axes = _figure(6, 3.6)
+    arrays = {name: np.asarray(x, float) for name, x in values.items()}
+    both = np.concatenate(list(arrays.values()))
+    spread = float(np.ptp(both)) or abs(float(both.mean())) or 1.0
+    bins = np.linspace(both.min() - 0.02 * spread, both.max() + 0.02 * spread, 31)
+    styles = ("-", "--", ":", "-.")
+    for i, (name, x) in enumerate(arrays.items()):
+        style = dict(color=_colour(i), linestyle=styles[i % len(styles)], linewidth=2, label=_name(name))
+        if np.ptp(x) == 0:
+            axes.axvline(x[0], **style)
+        else:
+            axes.hist(x, bins, histtype="step", **style)
+    axes.set_xlabel(label)
+    axes.set_ylabel(unit)
+    axes.legend(frameon=False, ncols=min(3, len(arrays)), loc="lower left", bbox_to_anchor=(0, 1.0))
+    return _png(figure)
+
+
 def heat_map(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], label: str) -> bytes:
     """Values in [0, 1] as colours (lighter = less); of many rows the first ones."""
     rows, values = rows[:MAX_CLASSES], values[:MAX_CLASSES]

@@ -16,6 +16,7 @@ MAY = {
     ("effvid_jax.writers", "open"): "the metrics' history grows by a line at a time; a cut one is set aside",
     ("effvid_jax.tasks.classification", "open"): "`evaluate` gives it the path of a part",
     ("effvid_jax.tasks.localisation", "open"): "`evaluate` gives it the path of a part",
+    ("effvid_jax.tasks.segmentation", "open"): "`evaluate` gives it the path of a part",
     ("effvid_jax.plots", "savefig"): "into memory",
     ("data_pipelines.synthetic.folders", "open"): "a lock",
     ("data_pipelines.synthetic.benchmark", "write_bytes"): "broken files, made for tests",

@@ -160,6 +160,9 @@ def sceneparse_source(config, split: str, look: bool = True) -> ImageSource:
     names = os.path.join(root, _NAMES)
     known = not config.classes_file and os.path.exists(names)
     class_names = _object_names(names) if known else _class_names(config)
+    if config.num_classes not in (0, len(class_names)):
+        raise DataError(f"{names} names {len(class_names)} classes, but data.num_classes="
+                        f"{config.num_classes}: expected the same number, or 0.")
     return ImageSource(pairs, class_names, 1, f"'{split}' images of {where}",
                        _command("sceneparse", config, split), look)
 

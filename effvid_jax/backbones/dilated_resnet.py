@@ -20,12 +20,13 @@ import flax.linen as nn
 
 from effvid_jax.backbones import blocks
 from effvid_jax.backbones.backbone import Backbone
+from effvid_jax.errors import UserError
 
-STAGES = (  # channels, stride of the first block, dilation of its first convolution, of all others
-    (64, 1, 1, 1),
-    (128, 2, 1, 1),
-    (256, 1, 1, 2),
-    (512, 1, 2, 4),
+STAGES = (  # channels over the width; of the first block its stride and first dilation; all other dilations
+    (1, 1, 1, 1),
+    (2, 2, 1, 1),
+    (4, 1, 1, 2),
+    (8, 1, 2, 4),
 )
 
 
@@ -74,6 +75,10 @@ class DilatedResNet18(Backbone):
         conv, norm: module classes; `conv` must keep the contract of `blocks.Conv`.
         bn_groups: see `blocks.BatchNorm.groups`.
         dtype: computation type (parameters stay float32).
+        width: channels of the first stage and of the first convolutions; the published one has 64.
+        stage_sizes: blocks of each of the four stages; the published one has 2.
+        stem_pool: stride of the stem's max-pool: 2, or 1 for small images, whose maps are then twice as
+        large.
     """
 
     num_classes: int
@@ -82,17 +87,25 @@ class DilatedResNet18(Backbone):
     norm: blocks.ModuleDef = blocks.BatchNorm
     bn_groups: int = 1
     dtype: Any = None
+    width: int = 64
+    stage_sizes: tuple[int, ...] = (2, 2, 2, 2)
+    stem_pool: int = 2
 
     def setup(self):
         conv = partial(self.conv, dtype=self.dtype)
         norm = partial(self.norm, groups=self.bn_groups, dtype=self.dtype)
-        self.conv1, self.bn1 = conv(64, (3, 3), 2, 1), norm()
-        self.conv2, self.bn2 = conv(64, (3, 3), 1, 1), norm()
-        self.conv3, self.bn3 = conv(128, (3, 3), 1, 1), norm()
-        for s, (width, stride, first, others) in enumerate(STAGES, start=1):
-            setattr(self, f"layer{s}", [  # stage 1 projects too: the stem has 128 channels
+        if len(self.stage_sizes) != len(STAGES) or min(self.stage_sizes) < 1:
+            raise UserError(f"config.model.options.stage_sizes={tuple(self.stage_sizes)}: expected "
+                            f"{len(STAGES)} "
+                            f"numbers of blocks, each at least 1.")
+        self.conv1, self.bn1 = conv(self.width, (3, 3), 2, 1), norm()
+        self.conv2, self.bn2 = conv(self.width, (3, 3), 1, 1), norm()
+        self.conv3, self.bn3 = conv(2 * self.width, (3, 3), 1, 1), norm()
+        for s, (size, (widths, stride, first, others)) in enumerate(zip(self.stage_sizes, STAGES), start=1):
+            width = widths * self.width
+            setattr(self, f"layer{s}", [  # stage 1 projects too: the stem has twice its channels
                 DilatedBlock(width, stride, (first, others), True, conv, norm),
-                DilatedBlock(width, 1, (others, others), False, conv, norm)])
+                *(DilatedBlock(width, 1, (others, others), False, conv, norm) for _ in range(size - 1))])
         self.drop = nn.Dropout(self.dropout)
         self.fc = blocks.Dense(self.num_classes, dtype=self.dtype,
                                kernel_init=nn.initializers.normal(0.001))
@@ -107,7 +120,7 @@ class DilatedResNet18(Backbone):
         x = blocks.relu(self.bn1(self.conv1(x_BTHWC, train), train))
         x = blocks.relu(self.bn2(self.conv2(x, train), train))
         x = blocks.relu(self.bn3(self.conv3(x, train), train))
-        return blocks.max_pool(x, (3, 3), (2, 2), (1, 1))
+        return blocks.max_pool(x, (3, 3), (self.stem_pool,) * 2, (1, 1))
 
     def run_stage(self, stage: int, x, train: bool = False):
         """Runs residual stage `stage` (1-based) on the map before it."""

@@ -7,6 +7,8 @@ that are *not finite* make the loss not finite too.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
@@ -43,6 +45,24 @@ def clip_gmacs(decisions, static: float):
     """(cost without, cost of) cheap operations and gates, 10^9 multiply-adds, each (B,)."""
     saved = sum(d.macs / 1e9 * (1 - d.ratio) for d in decisions)  # `macs` alone may exceed 32 bits
     return static - saved, sum(d.overhead for d in decisions) / 1e9
+
+
+def of_sides(found: Sequence[list[Decision]]) -> list[Decision]:
+    """Decisions of several looks at the same clips, in other sizes, as those of one: costs add up.
+
+    Weights are the largest of all looks, so that a layer that is open in one of them is open.
+    """
+    if len(found) == 1:
+        return found[0]
+    together = []
+    for looks in zip(*found, strict=True):
+        macs = sum(d.macs for d in looks)
+        together.append(Decision(
+            V_c=jnp.stack([d.V_c for d in looks]).max(axis=0),
+            V_t=jnp.stack([d.V_t for d in looks]).max(axis=0),
+            ratio=sum(d.ratio * (d.macs / macs) for d in looks), overhead=sum(d.overhead for d in looks),
+            macs=macs, least=sum(d.least * (d.macs / macs) for d in looks)))
+    return together
 
 
 def is_dead(decision: Decision):

@@ -302,11 +302,45 @@ def predict_views(model: nn.Module, task: Task, resolution: int, variables, batc
     """
     video = batch["video"]
     b, v = video.shape[:2]
-    logits = over_views(lambda clips: model.apply(variables, clips)[0], video, resolution, at_once)
+
+    def look(clips):
+        return task.of_sides([model.apply(variables, x)[0] for x in in_sides(task, clips)])
+
+    logits = over_views(look, video, resolution, at_once)
     logits = logits.astype(jnp.float32).reshape(b, v, *logits.shape[1:])
-    gmacs = cost.gmacs(model, clip_shape(video, resolution)) * v
+    gmacs = v * gmacs_in_sides(model, task, clip_shape(video, resolution))
     return Prediction(task.mean_of_views(logits), jnp.full((b,), gmacs, jnp.float32),
-                      clip_answers(task, logits))
+                      clip_answers(task, logits) | cost_of_head(model, task, video, resolution))
+
+
+def in_sides(task: Task, clips) -> list:
+    """Clips (N, T, side, side, 3) in every size that the task looks at them in (`Task.sides`)."""
+    own = clips.shape[-2]
+    return [clips if side == own else resize(clips, side) for side in task.sides(own)]
+
+
+def gmacs_in_sides(model: nn.Module, task: Task, shape: tuple[int, ...]) -> float:
+    """10^9 multiply-adds of a clip (T, side, side, 3) in all sizes that the task looks at it in."""
+    return sum(cost.gmacs(model, x) for x in _shapes(task, shape))
+
+
+def _shapes(task: Task, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Shapes of a clip (T, H, W, 3) in all sizes that the task looks at it in."""
+    t, _, own, colours = shape
+    return [shape if side == own else (t, side, side, colours) for side in task.sides(own)]
+
+
+def cost_of_head(model: nn.Module, task: Task, video, resolution: int) -> dict[str, Any]:
+    """'gmacs_head' (B,) for `Prediction.extra`: what a task's head has of an example's cost; {} without one.
+
+    Papers quote the cost of a segmentation encoder alone, which is the rest.
+    """
+    if not isinstance(model, Headed):
+        return {}
+    layers = [layer for shape in _shapes(task, clip_shape(video, resolution))
+              for layer in cost.count(model, shape).layers if layer.block == "head"]
+    head = video.shape[1] * sum(layer.macs for layer in layers) / 1e9
+    return {"gmacs_head": jnp.full((video.shape[0],), head, jnp.float32)}
 
 
 def clip_answers(task: Task, logits_BVK) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from effvid_jax import cost
 from effvid_jax.errors import UserError
 from effvid_jax.gating import decisions, gates, ratios, variants
 from effvid_jax.losses import weighted_mean
@@ -88,10 +87,14 @@ class Gated(base.Method):
         """See `Method.predict`."""
         video = batch["video"]
         b, v = video.shape[:2]
-        logits, found = base.over_views(lambda clips: self._run(variables.network, clips), video,
-                                        self.resolution, self.views_per_pass)
+
+        def look(clips):
+            said = [self._run(variables.network, x) for x in base.in_sides(self.task, clips)]
+            return self.task.of_sides([x for x, _ in said]), decisions.of_sides([x for _, x in said])
+
+        logits, found = base.over_views(look, video, self.resolution, self.views_per_pass)
         plain_BV, overhead_BV = (x.reshape(b, v) for x in decisions.clip_gmacs(
-            found, cost.gmacs(self.model, base.clip_shape(video, self.resolution))))
+            found, base.gmacs_in_sides(self.model, self.task, base.clip_shape(video, self.resolution))))
         plain, overhead = plain_BV.sum(axis=1), overhead_BV.sum(axis=1)
         extra = {"ratios": jnp.stack([d.ratio for d in found], axis=1),
                  "computed": decisions.computed_share(found),
@@ -103,7 +106,8 @@ class Gated(base.Method):
         extra |= {"gmacs_plain_ops": plain, "clip_gmacs": plain_BV + overhead_BV,
                   "decisions": decided.reshape(b, v, *decided.shape[1:])}  # numbers of ratio and stride
         return base.Prediction(self.task.mean_of_views(logits), plain + overhead,
-                               extra | base.clip_answers(self.task, logits))
+                               extra | base.clip_answers(self.task, logits)
+                               | base.cost_of_head(self.model, self.task, video, self.resolution))
 
     def _run(self, variables, clips):
         """(logits, decisions in the order of the layers) of clips (B, T, H, W, 3)."""

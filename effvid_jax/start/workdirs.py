@@ -38,7 +38,7 @@ _RESUME = (*_READING, "run", "stages.*", "data.root", "data.*_root", "data.*_lis
 # Not read by what uses a trained network: the network is the checkpoint's.
 _TRAINING = ("model.*", "optim.*", "train.*", "bench.*", "evaluations.*", "seed", "run", "stages.*",
              "init.checkpoint", "init.skip", "data.batch_size", "data.seed", "data.short_side",
-             "data.train_crop", "data.crop", "data.snap_side", "data.flip")
+             "data.train_crop", "data.crop", "data.snap_side", "data.short_sides", "data.flip")
 _ANYWAY = "as --resume_anyway says, with other numbers"
 # Which of the fields that say where videos are a source reads, for a split (S).
 _SOURCES = {
@@ -49,11 +49,14 @@ _SOURCES = {
     "synthetic": ("synthetic.*",), "synthetic_boxes": ("synthetic.*",),
     "boxes": ("S_root", "S_list", "list_format", "classes_file", "num_classes"),
     "jhmdb": ("S_list", "num_classes"),
+    "masks": ("S_root", "S_list", "classes_file", "num_classes", "mask_first"),
+    "sceneparse": ("S_list", "classes_file", "num_classes"),
+    "synthetic_scenes": ("synthetic.*",),
 }
 _WHERE = ("*_root", "*_list", "list_format", "frame_template", "start_index", "classes_file", "num_classes",
-          "tfds_name", "val_share", "split_seed", "calib_share", "synthetic.*")
+          "mask_first", "tfds_name", "val_share", "split_seed", "calib_share", "synthetic.*")
 # What decides numbers and older code did not have: what it did then.
-_THEN = {"data.snap_side": 0, "data.quality": 0}
+_THEN = {"data.snap_side": 0, "data.quality": 0, "data.mask_first": 0, "data.short_sides": []}
 # Dicts whose fields differ between configs: here a field that only one side has is a difference.
 _FREE = ("model.options.", "model.exits.", "data.synthetic.", "task")
 
@@ -245,7 +248,8 @@ def check_overrides(config, workdir: str, overrides=()) -> list[Difference]:
         if _matches(field, unread) and not same:
             raise UserError(_unread(field, workdir))
     for one in found:
-        if one.field.startswith("model.") and not one.field.startswith(
+        network = tuple(f"{group_of(config)}.{name}" for name in find_task(config).of_the_network)
+        if one.field in network or one.field.startswith("model.") and not one.field.startswith(
                     ("model.bn_groups", "model.dropout", "model.remat")):
             raise UserError(f"{one}, but the network comes from the checkpoint in {workdir}: give the config "
                             f"it was trained with, or none.")

@@ -38,6 +38,7 @@ class Task(abc.ABC):
             for tasks that have such fields, and read by them.
         training_only: those of them that a trained network is used without.
         every: predictions are made along a video, of a frame every so many; 0: of the video as a whole.
+        of_the_network: those that its head is made of, which a trained network cannot change.
     """
 
     headline: str
@@ -53,6 +54,7 @@ class Task(abc.ABC):
     bounds: ClassVar[Mapping[str, Field]] = {}
     training_only: ClassVar[Sequence[str]] = ()
     every: int = 0
+    of_the_network: ClassVar[Sequence[str]] = ()
 
     def __init__(self, config, class_names: Sequence[str]):
         del config  # the fields that a subclass reads
@@ -81,6 +83,14 @@ class Task(abc.ABC):
         """
         del model
         return None
+
+    def sides(self, side: int) -> tuple[int, ...]:
+        """Sides in pixels in which an evaluated network looks at a clip of `side` pixels, one pass each."""
+        return (side,)
+
+    def of_sides(self, outputs: Sequence[Any]):
+        """Outputs of all `sides`, each (N, ...), as those of one clip. Traced."""
+        return outputs[0]
 
     # ------------------------------------------------------------------------------------- training
     def prepare(self, split) -> None:
@@ -157,6 +167,16 @@ class Task(abc.ABC):
         return [("all", np.arange(len(rows["id"])))]
 
     # --------------------------------------------------------------------------------- to be read
+    def within(self, scores, size: tuple[int, int]):
+        """Scores of one example without what they say of pixels beyond the frame, for `answer` and `draw`.
+
+        Args:
+            scores: a row of `rows['scores']`.
+            size: (height, width) of its frames as they are stored.
+        """
+        del size
+        return scores
+
     @abc.abstractmethod
     def answer(self, scores) -> dict[str, Any]:
         """What is told of one video, as json values; `scores` is a row of `rows['scores']`."""
@@ -170,7 +190,7 @@ class Task(abc.ABC):
 
         Args:
             frame_HWC: what was asked about, whole and in any size.
-            scores: a row of `rows['scores']`.
+            scores: of it, see `within`.
         """
         del frame_HWC, scores
         return None
