@@ -53,10 +53,10 @@ def draw(task, opened, said: list[Said], path: str) -> dict[str, str]:
     """Writes `<path>.mp4`, every frame with what was said of the key frame next to it, and the strip
     `<path>.png`.
 
-    A video of a single frame gets the picture alone.
+    An image, a video of one frame, is `<path>.png` in its own size.
 
     Returns:
-        {"annotated": path of the video, "strip": of the picture}.
+        {"annotated": path of the video, "strip": of the picture}; of an image the first alone.
 
     Raises:
         VideoError: a frame cannot be read.
@@ -64,6 +64,9 @@ def draw(task, opened, said: list[Said], path: str) -> dict[str, str]:
     """
     with writers.writing(path):
         os.makedirs(os.path.dirname(path), exist_ok=True)
+    if opened.num_frames == 1:
+        _write_png(f"{path}.png", task.draw(opened.stored([0])[0], said[0].scores))
+        return {"annotated": f"{path}.png"}
     chosen = [said[i] for i in np.unique(np.linspace(0, len(said) - 1, min(SHOWN, len(said))).astype(int))]
     parts = []
     for one in chosen:
@@ -71,15 +74,18 @@ def draw(task, opened, said: list[Said], path: str) -> dict[str, str]:
         width = max(1, round(drawn.shape[1] * HEIGHT / drawn.shape[0]))
         parts += [cv2.resize(drawn, (width, HEIGHT), interpolation=cv2.INTER_AREA),
                   np.full((HEIGHT, 4, 3), 255, np.uint8)]
-    done, png = cv2.imencode(".png", np.concatenate(parts[:-1], axis=1)[..., ::-1])
-    if not done:
-        raise UserError(f"{path}.png cannot be drawn: no PNG of {len(chosen)} frames.")
-    writers.write_bytes(f"{path}.png", png.tobytes())
-    if opened.num_frames == 1:
-        return {"strip": f"{path}.png"}
+    _write_png(f"{path}.png", np.concatenate(parts[:-1], axis=1))
     with writers.whole(f"{path}.mp4") as part:
         data_pipelines.write_frames(part, _every_frame(task, opened, said), opened.fps or 25.0)
     return {"annotated": f"{path}.mp4", "strip": f"{path}.png"}
+
+
+def _write_png(path: str, image) -> None:
+    """A picture, uint8 RGB."""
+    done, png = cv2.imencode(".png", image[..., ::-1])
+    if not done:
+        raise UserError(f"{path} cannot be drawn: no PNG of {image.shape[1]} x {image.shape[0]} pixels.")
+    writers.write_bytes(path, png.tobytes())
 
 
 def _every_frame(task, opened, said: list[Said]) -> Iterator[np.ndarray]:

@@ -108,12 +108,12 @@ class Predictor:
     def along(self, opened, name="(no file)") -> list[along.Said]:
         """What is said of every few frames of an open video; raises as `__call__` does."""
         said = []
-        keys = along.key_frames(opened.num_frames, self.task.every)
+        keys, size = along.key_frames(opened.num_frames, self.task.every), opened.size
         with console.bar(len(keys), "predict", "frame", leave=False) as progress:
             for key in keys.tolist():
                 prediction = self._predict(self._variables, {"video": opened.views(key)[None]})
                 scores, gmacs = self._checked(name, prediction.logits[0], prediction.gmacs[0])
-                said.append(along.Said(key, scores, float(gmacs)))
+                said.append(along.Said(key, self.task.within(scores, size), float(gmacs)))
                 progress.update()
         return said
 

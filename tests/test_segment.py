@@ -8,10 +8,11 @@ import pytest
 
 import data_pipelines
 from configs import segment_ade20k
+from data_pipelines.video.decode import open_video
 from effvid_jax import cli, evaluate, export, sharding
 from effvid_jax.errors import UserError
 from effvid_jax.methods import make_method
-from effvid_jax.predict import Predictor
+from effvid_jax.predict import Predictor, predict
 from effvid_jax.reports import report
 from effvid_jax.start import runs, workdirs
 from effvid_jax.tasks import make_task
@@ -82,8 +83,8 @@ def test_it_predicts_draws_and_is_exported(trained, tmp_path):
     folder = root / "images" / "validation"
     paths = predictor.reader.find(str(folder))
     assert [path.rpartition("/")[2] for path in paths] == [f"ADE_val_{i:08d}.jpg" for i in range(1, 5)]
-    answer = predictor(paths[0])
-    assert sum(x["share"] for x in answer["classes"]) == pytest.approx(1, abs=1e-4) and answer["gmacs"] > 0
+    answer, = predictor(paths[0])["frames"]
+    assert sum(x["share"] for x in answer["classes"]) == pytest.approx(1, abs=1e-4)
     clips = np.stack([predictor.reader.views(path)[0] for path in paths])
     found = export.export(runs.trained(None, workdir)[0], workdir, str(tmp_path / "e"))
     program = export.load(str(tmp_path / "e"))
@@ -96,6 +97,17 @@ def test_it_predicts_draws_and_is_exported(trained, tmp_path):
     assert inside.shape[0] / inside.shape[1] == pytest.approx(frame_size[0] / frame_size[1], rel=0.05)
     drawn = predictor.task.draw(np.zeros((*frame_size, 3), np.uint8), inside)
     assert drawn.dtype == np.uint8 and drawn.shape[0] >= 320
+
+
+def test_pictures_are_written(trained, capsys):
+    """`--mode=predict` of a folder of images: an annotated png each, as large as the image or larger."""
+    workdir, root, _ = trained
+    predict(None, workdir, str(root / "images" / "validation"), as_json=True)
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(told) == 4 and all(one["gmacs"] > 0 and one["frames"][0]["classes"] for one in told)
+    for one in told:
+        with open_video(one["annotated"]) as drawn, open_video(one["video"]) as image:
+            assert one["annotated"].endswith(".png") and drawn.stored_size[0] >= image.stored_size[0]
 
 
 def test_networks_that_cannot_be(tmp_path):
