@@ -1,6 +1,7 @@
 """VA-RED2 on tasks beyond classification, on their embedded forms: the shape of the paper's Tables 8 and 11.
 
     python benchmarks/va_red2_tasks.py --task localisation --backbone i3d_tp --seeds 0,1,2
+    python benchmarks/va_red2_tasks.py --task segmentation --seeds 0,1,2
 
 Per seed: a static network, and from its weights, with as many further steps each, the static network itself
 (the control that a fair comparison needs) and the gated one. A run that is finished is not trained again, one
@@ -27,6 +28,7 @@ class Experiment(NamedTuple):
         flags: of `main.py`, for the gated network.
         metrics: {column: metric of the split}, in percent; the first one is what must not be lost.
         data: what it is trained on, in words.
+        encoder: whether the paper's cost is that of the backbone alone: its columns are there as well.
     """
 
     config: str
@@ -34,10 +36,12 @@ class Experiment(NamedTuple):
     flags: tuple[str, ...]
     metrics: dict[str, str]
     data: str
+    encoder: bool = False
 
 
 BOXES = "embedded benchmark of localisation (2400 train, 600 val key frames)"
 _FOUND = {"frame-mAP (%)": "map", "recall (%)": "recall", "classification (%)": "classification"}
+SCENES = "embedded benchmark of segmentation (1500 train, 300 val images)"
 EXPERIMENTS: dict[str, dict[str, Experiment]] = {
     "localisation": {
         "i3d_tp": Experiment("localise_jhmdb.py:demo,backbone=i3d_tp", (500, 300),
@@ -45,6 +49,10 @@ EXPERIMENTS: dict[str, dict[str, Experiment]] = {
         # 3x3 cheap operations cost as much as a convolution of 9 channels, and X3D's small member has 16.
         "x3d_m": Experiment("localise_jhmdb.py:demo,backbone=x3d_m", (500, 300),
                             ("--config.method.target=0.88", "--config.method.cheap_kernel=1"), _FOUND, BOXES),
+    },
+    "segmentation": {
+        "dilated_resnet18": Experiment("segment_ade20k.py:demo", (500, 400), (), {
+            "mean IoU (%)": "mean_iou", "pixel accuracy (%)": "pixel_accuracy"}, SCENES, encoder=True),
     },
 }
 
@@ -100,6 +108,11 @@ def report(args, backbone: str, experiment: Experiment) -> None:
             "most": ([1e3 * m.get("val/gmacs_max", m["val/gmacs"]) for m in found], ".1f"),
             "saved (%)": ([100 * (1 - m["val/gmacs"] / s["val/gmacs"])
                            for m, s in zip(found, static, strict=True)], ".1f")}
+        if experiment.encoder:
+            columns |= {
+                "encoder, GMACs (10⁻³)": ([1e3 * m["val/gmacs_backbone"] for m in found], ".1f"),
+                "encoder, saved (%)": ([100 * (1 - m["val/gmacs_backbone"] / s["val/gmacs_backbone"])
+                                        for m, s in zip(found, static, strict=True)], ".1f")}
         command = f"python benchmarks/va_red2_tasks.py --task {args.task} --backbone {backbone}"
         config = experiment.config + ("" if name == GATES else ",static")
         made = [{**embedded.row(f"{table} {name}: {column}", values, form, config, command, args.seeds),
