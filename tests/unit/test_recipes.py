@@ -10,6 +10,7 @@ from configs import (
     dynamic_ucf101,
     reskd_folder,
     reskd_minik,
+    segment_ade20k,
     supervised_folder,
     supervised_minik,
     va_red2_minik,
@@ -53,8 +54,7 @@ def test_a_small_member_of_the_named_family_or_an_error(name, size):
 
 
 def test_the_families_without_a_small_member_are_few():
-    assert {name for name in BACKBONES if name not in FACTS or not FACTS[name].small[0]} == {
-        "mvit_v2_s", "dilated_resnet18"}
+    assert {name for name in BACKBONES if name not in FACTS or not FACTS[name].small[0]} == {"mvit_v2_s"}
 
 
 @pytest.mark.parametrize(("config", "arg", "words"), [
@@ -72,6 +72,10 @@ def test_the_families_without_a_small_member_are_few():
     (va_red2_minik, "static,baseline=pruning", "baseline='pruning' has no meaning with static"),
     (va_red2_minik, "static,from_static", "from_static=True has no meaning with static"),
     (va_red2_minik, "baseline=cgnet,search_space=3", "search_space=3 has no meaning with baseline=cgnet"),
+    (segment_ade20k, "tiny,demo", "'tiny' and 'demo' exclude each other"),
+    (segment_ade20k, "demo,resolution=224", "resolution=224 has no meaning with tiny or demo"),
+    (segment_ade20k, "static,search_space=3", "search_space=3 has no meaning with static"),
+    (segment_ade20k, "decoder=fpn", "decoder='fpn': expected one of c1, ppm"),
     (dynamic_ucf101, "split=4", "split=4: this data set has the splits 1, 2 and 3"),
 ])
 def test_arguments_that_contradict_each_other(config, arg, words):
