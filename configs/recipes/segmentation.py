@@ -83,7 +83,7 @@ def embed(config, args) -> None:
         source="synthetic_scenes", root="", num_classes=0, short_side=96, short_sides=(64, 72, 84, 96),
         crop=64,
         test_short_side=72, test_crop_size=96, max_broken_share=0.0))
-    config.optim.update(dict(lr=0.05, groups="single"))
+    config.optim.update(dict(lr=0.05, groups="single", clip_norm=20.0))
     config.train.eval_every_epochs = 1.0e6  # only at the end
     if args.tiny:
         config.name += "_tiny"
