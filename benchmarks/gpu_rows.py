@@ -146,7 +146,7 @@ def inference(setup: Setup, backbone: str, frames: int, resolution: int, batch: 
     batch_on_device = {"video": jax.device_put(clips[:, None])}
 
     def compile_ours(model):
-        predict = functools.partial(base.predict_views, model, task, 0)
+        predict = functools.partial(base.predict_views, model, task, base.Sight.of(config))
         return jax.jit(lambda v, b: predict(v, b).logits).lower(variables, batch_on_device).compile()
 
     def torch_sides():

@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks import torch_own
-from effvid_jax.methods.clips import MEAN_RGB, STD_RGB
+from effvid_jax.backbones.facts import IMAGENET
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -42,7 +42,7 @@ class Recognizer(nn.Module):
     def __init__(self, features: nn.Module, head: nn.Module, frames: int = 0, early: bool = True):
         super().__init__()
         self.features, self.head, self.frames, self.early = features, head, frames, early
-        for name, value in (("mean", MEAN_RGB), ("std", STD_RGB)):
+        for name, value in IMAGENET._asdict().items():
             self.register_buffer(name, torch.tensor(value), persistent=False)
 
     def normalise(self, clips):

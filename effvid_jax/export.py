@@ -39,20 +39,23 @@ from effvid_jax import checkpoint, evaluate, exported, writers
 from effvid_jax.errors import NotFiniteError
 from effvid_jax.exported import INFO, PROGRAM, SEGMENT, WEIGHTS
 from effvid_jax.methods import Variables
+from effvid_jax.methods.clips import Sight
 from effvid_jax.signals import Signals
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 LOADER = "load.py"
 
 
-def preprocessing(data, resolution: int) -> dict:
+def preprocessing(data, sight: Sight) -> dict:
     """How a video becomes the clips of evaluation, as numbers; `exported.Loaded.prepare` follows them."""
     return {
         "frames": {name: data[name] for name in (
             "sampling", "num_frames", "frame_interval", "test_clips", "twice_sample")},
         "resize_short_side": data.test_short_side, "crop": data.test_crop, "crop_size": data.test_crop_size,
         "quality": data.get("quality", 0), "interpolation": "bilinear, not antialiased",
-        "inside_the_program": "normalisation" + (f", resize to {resolution} pixels" if resolution else ""),
+        "normalisation": {name: list(values) for name, values in sight.pixels._asdict().items()},
+        "inside_the_program": "normalisation" + (
+            f", resize to {sight.resolution} pixels" if sight.resolution else ""),
         "views": "average the probabilities of a video's clips and crops"}
 
 
@@ -108,7 +111,7 @@ def export(config, workdir: str, folder: str) -> dict:
         "input": {"shape": ["batch", *clip], "dtype": "uint8", "colours": "RGB",
                   "axes": "batch, frames, height, width, colours"},
         "output": [method.task.output_title, "gmacs (batch)"],
-        "preprocessing": preprocessing(data, method.resolution),
+        "preprocessing": preprocessing(data, method.sight),
         "data": reading(data),
         "gmacs_per_clip": float(f"{gmacs:.6g}"),
         **({} if exits is None else {"exits": {

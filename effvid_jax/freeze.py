@@ -90,7 +90,7 @@ def weights_of(config, method: VaRed2, variables: Variables, mesh, split: str) -
     @jax.jit
     def look(variables, video):
         return over_views(lambda x: [(d.V_c, d.V_t) for d in method.decisions(variables.network, x)],
-                          video, method.resolution, config.data.views_per_pass)
+                          video, method.sight, config.data.views_per_pass)
 
     found: list[list] = []
     with (opened.batches(training=False) as batches, sharding.Prefetch(batches, mesh) as ahead,

@@ -34,7 +34,6 @@ from effvid_jax import console, writers
 from effvid_jax.analysis import drawing, opening
 from effvid_jax.errors import UserError
 from effvid_jax.gating import gates, variants
-from effvid_jax.methods import base
 from effvid_jax.methods.va_red2 import VaRed2
 
 
@@ -83,7 +82,7 @@ def maps(method: VaRed2, variables, clip, layer: str) -> Maps:
             return out
 
         with nn.intercept_methods(watch):
-            clips = base.resize(base.normalise(clip[None]), method.resolution)
+            clips = method.sight(clip[None])
             decided = method.decisions(variables.network, clips)
         own = decided[method.layer_names(variables.params).index(layer)]
         return found, own.V_c[0], own.V_t[0]

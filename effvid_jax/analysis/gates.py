@@ -86,7 +86,7 @@ def speed(opened: opening.Opened, clips: int, batch: int, seconds: float) -> dic
     if not videos:
         raise UserError(f"--batch={batch} with --clips={clips} of a split of {len(opened.split)}: expected "
                         f"at least as many clips as a batch has.")
-    x = jnp.concatenate([base.resize(base.normalise(view[None]), method.resolution) for view in videos])
+    x = jnp.concatenate([method.sight(view[None]) for view in videos])
     forms = {name: method.in_form(name).model for name in ("mixed", "compact")}
     plain = base.build_network(opened.config.model, method.task)
     with console.bar(0, "timing", "sample") as progress:

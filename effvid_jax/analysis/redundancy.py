@@ -43,7 +43,6 @@ from effvid_jax import console, writers
 from effvid_jax.analysis import drawing, opening
 from effvid_jax.backbones import blocks
 from effvid_jax.errors import UserError
-from effvid_jax.methods import base
 
 AXES = {"time": (0, 2, 1), "channel": (2, 0, 1)}  # maps (T, P, C) with the axis of partners first, P last
 MEASURES = ("cc", "rmse", "rp")
@@ -89,7 +88,7 @@ def table(opened: opening.Opened, clips: int = 64, threshold: float = 0.85, laye
     Raises:
         UserError: no convolution matches.
     """
-    model, resolution = opened.method.model, opened.method.resolution
+    model, sight = opened.method.model, opened.method.sight
 
     order: dict[str, tuple[int, ...]] = {}  # of the network, as it is traced
 
@@ -102,7 +101,7 @@ def table(opened: opening.Opened, clips: int = 64, threshold: float = 0.85, laye
 
     @jax.jit
     def look(variables, clip):
-        x = base.resize(base.normalise(clip[None]), resolution)
+        x = sight(clip[None])
         _, state = model.apply(variables.network, x, mutable=["intermediates", "gates"],
                                capture_intermediates=wanted)
         flat = flax.traverse_util.flatten_dict(state.get("intermediates", {}), sep="/")

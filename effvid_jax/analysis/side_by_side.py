@@ -17,7 +17,6 @@ import data_pipelines
 from effvid_jax import checkpoint, console
 from effvid_jax.analysis import layers, opening
 from effvid_jax.errors import UserError
-from effvid_jax.methods import base
 from effvid_jax.start import runs
 from effvid_jax.start.workdirs import trained_step
 
@@ -126,4 +125,4 @@ def views(opened: opening.Opened, chosen: Sequence[int], what: str) -> Iterator[
 
 def as_input(opened: opening.Opened, views_VTHWC):
     """Views as the network sees them: normalised, and resized to its resolution. Traced."""
-    return base.resize(base.normalise(views_VTHWC), opened.method.resolution)
+    return opened.method.sight(views_VTHWC)

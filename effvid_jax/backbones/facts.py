@@ -1,4 +1,5 @@
-"""What is known of a backbone beside its definition, in one table: gated layers, usual clips, a small member.
+"""What is known of a backbone beside its definition, in one table: gated layers, usual clips, a small member,
+its normalisation of pixels.
 
 A backbone without a row has the facts of `Facts()`: it trains as any other, nothing of it is gated unless a
 config says what, and `:tiny`, `:demo` and `:small` refuse it: they never train another family in its place.
@@ -12,6 +13,16 @@ from typing import Any, NamedTuple
 from effvid_jax.errors import UserError
 
 
+class Pixels(NamedTuple):
+    """How a network's pixels are normalised: (x - mean) / std of values 0 to 255, a number a colour (RGB)."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+IMAGENET = Pixels((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))  # mmaction2's img_norm_cfg
+
+
 class Facts(NamedTuple):
     """Facts of one backbone.
 
@@ -20,12 +31,14 @@ class Facts(NamedTuple):
         crop: side in pixels of its usual training crop.
         frame_interval: of its usual clips; 0: it sees segments, one frame each.
         small: (name, options) of a member of the family that a CPU trains in minutes; "": there is none.
+        pixels: the normalisation that its published weights were trained with, and that it sees everywhere.
     """
 
     gated_layers: str = ""
     crop: int = 224
     frame_interval: int = 0
     small: tuple[str, Mapping[str, Any]] = ("", {})
+    pixels: Pixels = IMAGENET
 
 
 _BLOCK_CONVS = r"layer\d+_\d+/conv\d+"

@@ -22,7 +22,7 @@ from effvid_jax.backbones import make_backbone, rematerialised
 from effvid_jax.errors import UserError
 from effvid_jax.exits import executor, network
 from effvid_jax.heads import Headed
-from effvid_jax.methods.clips import clip_shape, normalise, over_views, resize
+from effvid_jax.methods.clips import Sight, clip_shape, over_views, resize  # noqa: F401 - methods use them
 from effvid_jax.methods.settings import MethodSettings
 from effvid_jax.tasks import Task
 
@@ -114,6 +114,7 @@ class Method(abc.ABC):
         Settings: of `config.method`; every method has its own, in its own file.
         settings: those of this config, checked.
         resolution: side in pixels that the evaluated network sees; 0: as the pipeline crops.
+        sight: how it sees clips, at that resolution.
         views_per_pass: see `over_views`.
         calibrates: whether `calibrate` is to be called.
         pictures: {file: (title, caption)} of what `analyse` draws, `<file>_<split>.png`, for the report; the
@@ -132,6 +133,7 @@ class Method(abc.ABC):
         self.settings = self.Settings.read(config.method)
         self.settings.check(config)
         self.resolution: int = config.model.resolution
+        self.sight = Sight.of(config.model, self.resolution)
         self.views_per_pass: int = config.data.get("views_per_pass", 0)
 
     @classmethod
@@ -169,7 +171,7 @@ class Method(abc.ABC):
         """
         video = batch["video"]
         found = over_views(lambda clips: self.model.apply(variables.network, clips)[1]["pooled"].mean(axis=1),
-                           video, self.resolution, self.views_per_pass)
+                           video, self.sight, self.views_per_pass)
         return found.reshape(*video.shape[:2], -1).mean(axis=1)
 
     @property
@@ -217,7 +219,7 @@ class Method(abc.ABC):
 
     def _clips(self, batch):
         """A training batch as the network sees it: normalised and resized on the device."""
-        return resize(normalise(batch["video"]), self.resolution)
+        return self.sight(batch["video"])
 
 
 def build_backbone(model, num_classes: int, **fields) -> nn.Module:
@@ -288,14 +290,14 @@ def init_backbone(model: nn.Module, rng, clip_shape_BTHWC) -> tuple[Any, Any]:
     return variables["params"], variables.get("batch_stats", {})
 
 
-def predict_views(model: nn.Module, task: Task, resolution: int, variables, batch,
+def predict_views(model: nn.Module, task: Task, sight: Sight, variables, batch,
                   at_once: int = 0) -> Prediction:
     """`Method.predict` of a plain network: every view is looked at alone, then views are averaged.
 
     Args:
         model: a backbone.
         task: what it is asked.
-        resolution: side of its input; 0: as the views are.
+        sight: how it sees them.
         variables: of the network, a dict.
         batch: with `video` (B, V, T, H, W, 3).
         at_once: see `over_views`.
@@ -306,11 +308,11 @@ def predict_views(model: nn.Module, task: Task, resolution: int, variables, batc
     def look(clips):
         return task.of_sides([model.apply(variables, x)[0] for x in in_sides(task, clips)])
 
-    logits = over_views(look, video, resolution, at_once)
+    logits = over_views(look, video, sight, at_once)
     logits = logits.astype(jnp.float32).reshape(b, v, *logits.shape[1:])
-    gmacs = v * gmacs_in_sides(model, task, clip_shape(video, resolution))
+    gmacs = v * gmacs_in_sides(model, task, clip_shape(video, sight.resolution))
     return Prediction(task.mean_of_views(logits), jnp.full((b,), gmacs, jnp.float32),
-                      clip_answers(task, logits) | cost_of_head(model, task, video, resolution))
+                      clip_answers(task, logits) | cost_of_head(model, task, video, sight.resolution))
 
 
 def in_sides(task: Task, clips) -> list:

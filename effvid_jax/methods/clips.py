@@ -3,22 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-MEAN_RGB = (123.675, 116.28, 103.53)  # of 0-255 values; mmaction2's img_norm_cfg
-STD_RGB = (58.395, 57.12, 57.375)
+from effvid_jax.backbones.facts import IMAGENET, Pixels, facts
 
 
-def normalise(video):
+class Sight(NamedTuple):
+    """How a network sees clips: what their pixels mean to it, and from how many of them. Traced.
+
+    Attributes:
+        resolution: side of its input in pixels; 0: as the clips are.
+        pixels: its normalisation, the one that its backbone's published weights were trained with.
+    """
+
+    resolution: int = 0
+    pixels: Pixels = IMAGENET
+
+    @classmethod
+    def of(cls, model, resolution: int = 0) -> Sight:
+        """That of a `config.model` (`backbone` is read) at some resolution."""
+        return cls(resolution, facts(model.backbone).pixels)
+
+    def __call__(self, video):
+        """Clips (..., H, W, 3) as `normalise` and `resize` leave them."""
+        return resize(normalise(video, self.pixels), self.resolution)
+
+
+def normalise(video, pixels: Pixels):
     """uint8 RGB (..., 3) -> float32 (x - mean) / std per channel, on the device.
 
     Floating-point clips pass through: they are taken as normalised.
     """
     if jnp.issubdtype(video.dtype, jnp.floating):
         return video
-    return (video.astype(jnp.float32) - jnp.asarray(MEAN_RGB)) / jnp.asarray(STD_RGB)
+    return (video.astype(jnp.float32) - jnp.asarray(pixels.mean)) / jnp.asarray(pixels.std)
 
 
 def resize(x, size: int):
@@ -38,7 +59,7 @@ def clip_shape(video, resolution: int) -> tuple[int, ...]:
     return (t, *((resolution, resolution) if resolution else (h, w)), c)
 
 
-def over_views(look: Callable, video, resolution: int, at_once: int = 0):
+def over_views(look: Callable, video, sight: Sight, at_once: int = 0):
     """What a network says of every view, of all of them in one pass or of a few at a time.
 
     30 views of 64 videos are 1920 clips, whose maps no device holds. A loop inside the program has the maps
@@ -47,14 +68,14 @@ def over_views(look: Callable, video, resolution: int, at_once: int = 0):
     Args:
         look: clips (N, T, side, side, 3) as a network sees them -> a tree of arrays (N, ...).
         video: views (B, V, T, H, W, 3).
-        resolution: side of the network's input; 0: as the views are.
+        sight: of the network.
         at_once: views of a video in a pass, at most (the largest number of them that divides V); 0: all.
 
     Returns:
         The tree with arrays (B * V, ...), the views of a video one after the other.
     """
     def seen(views):
-        return look(resize(normalise(views.reshape(-1, *views.shape[2:])), resolution))
+        return look(sight(views.reshape(-1, *views.shape[2:])))
 
     b, v = video.shape[:2]
     if not 0 < at_once < v:

@@ -154,7 +154,7 @@ class DynamicInference(base.Method):
         """See `Method.predict`. Views are averaged at every checkpoint: a video stops with all of them."""
         b, v = batch["video"].shape[:2]
         logits = base.over_views(lambda clips: self.model.apply(network(variables), clips)[1]["checkpoints"],
-                                 batch["video"], self.resolution, self.views_per_pass)
+                                 batch["video"], self.sight, self.views_per_pass)
         logits = logits.astype(jnp.float32).reshape(b, v, self.m, -1)
         logits = self.task.mean_of_views(logits)
         scores = stopping.scores(logits)
@@ -263,7 +263,7 @@ class DynamicInference(base.Method):
                              self.full_gmacs)
 
     def _run_segment(self, k, variables, state, frames):
-        frames = None if frames is None else base.resize(base.normalise(frames), self.resolution)
+        frames = None if frames is None else self.sight(frames)
         return run_segment(self.model, network(variables), k, state, frames)
 
     def _score(self, logits):
@@ -273,8 +273,7 @@ class DynamicInference(base.Method):
         return variables.stats[RECORD]["thresholds"]
 
     def _full(self, variables, clips):
-        return self.model.apply(network(variables), base.resize(base.normalise(clips), self.resolution),
-                                method="full")
+        return self.model.apply(network(variables), self.sight(clips), method="full")
 
 
 def running(stats):

@@ -92,7 +92,7 @@ class Gated(base.Method):
             said = [self._run(variables.network, x) for x in base.in_sides(self.task, clips)]
             return self.task.of_sides([x for x, _ in said]), decisions.of_sides([x for _, x in said])
 
-        logits, found = base.over_views(look, video, self.resolution, self.views_per_pass)
+        logits, found = base.over_views(look, video, self.sight, self.views_per_pass)
         plain_BV, overhead_BV = (x.reshape(b, v) for x in decisions.clip_gmacs(
             found, base.gmacs_in_sides(self.model, self.task, base.clip_shape(video, self.resolution))))
         plain, overhead = plain_BV.sum(axis=1), overhead_BV.sum(axis=1)

@@ -123,6 +123,8 @@ class Reskd(base.Method):
             networks = (base.build_network(config.model, task),
                         base.build_network(model, task), variables)
             self._teacher_model = model
+        seen_by = config.model if self._teacher_model is None else self._teacher_model
+        self.teacher_sight = base.Sight.of(seen_by, self.settings.teacher_resolution)
         self.student, self.teacher, self.teacher_variables = networks
 
     _teacher_model = None  # config of the teacher, where it is not given as a module
@@ -173,14 +175,14 @@ class Reskd(base.Method):
     def loss(self, params, variables, batch, rng):
         """See `Method.loss`; L of the module docstring."""
         settings = self.settings
-        x = base.normalise(batch["video"])
+        video = batch["video"]
         student_rng, teacher_rng = jax.random.split(rng)
         (logits, out_s), updated = self.student.apply(
-            {"params": params, "batch_stats": variables.stats}, base.resize(x, self.resolution),
+            {"params": params, "batch_stats": variables.stats}, self.sight(video),
             train=True, rngs={"dropout": student_rng}, mutable=["batch_stats"])
         frozen = jax.lax.stop_gradient(variables.frozen["teacher"])
-        (_, out_t), _ = self._teacher_of(len(x)).apply(
-            frozen, base.resize(x, settings.teacher_resolution),
+        (_, out_t), _ = self._teacher_of(len(video)).apply(
+            frozen, self.teacher_sight(video),
             train=settings.teacher_bn == "batch", rngs={"dropout": teacher_rng},
             mutable=["batch_stats"])
 
@@ -199,12 +201,12 @@ class Reskd(base.Method):
 
     def predict(self, variables, batch):
         """See `Method.predict`; the student alone."""
-        return base.predict_views(self.student, self.task, self.resolution, variables.network, batch,
+        return base.predict_views(self.student, self.task, self.sight, variables.network, batch,
                                   self.views_per_pass)
 
     def predict_teacher(self, variables, batch):
         """As `predict`, for the teacher."""
-        return base.predict_views(self.teacher, self.task, self.settings.teacher_resolution,
+        return base.predict_views(self.teacher, self.task, self.teacher_sight,
                                   variables.frozen["teacher"], batch, self.views_per_pass)
 
     @property

@@ -45,5 +45,5 @@ class Supervised(base.Method):
 
     def predict(self, variables, batch):
         """See `Method.predict`."""
-        return base.predict_views(self.model, self.task, self.resolution, variables.network, batch,
+        return base.predict_views(self.model, self.task, self.sight, variables.network, batch,
                                   self.views_per_pass)

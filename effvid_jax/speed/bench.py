@@ -342,7 +342,7 @@ def inference(model_config, task: Task, sides: Sequence[int], num_frames: int, b
         cost.check_resolution(model, clip, model_config.backbone)
         gmacs[side] = cost.gmacs(model, clip)
     variables = random_variables(model, (1, num_frames, min(sides), min(sides), 3))
-    predict = partial(base.predict_views, model, task, 0)
+    predict = partial(base.predict_views, model, task, base.Sight.of(model_config))
     times = timing.measure(
         {side: predict_side(predict, variables, (batch_size, 1, num_frames, side, side, 3))
          for side in sides}, seconds=seconds, progress=progress)

@@ -62,7 +62,7 @@ def test_losses_and_gradients(networks, loss):
 def test_feature_loss_is_the_mean_over_all_elements(networks):
     student, teacher, vs, vt = networks
     b = batch()
-    x = base.normalise(b["video"])
+    x = base.Sight()(b["video"])
     (_, out_s), _ = student.apply(vs, base.resize(x, 8), train=True, mutable=["batch_stats"])
     (_, out_t), _ = teacher.apply(vt, x, train=True, mutable=["batch_stats"])
     f_s = np.asarray(base.resize(out_s["features"], 4), np.float64)
@@ -139,7 +139,7 @@ def distilled(teacher, **changes):
 
 def test_a_teachers_statistics_are_of_as_many_clips_as_it_says(imported):
     """Of 8 clips, 4 and 4 are normalised apart, on any number of devices; 0: as the teacher was saved."""
-    x = base.normalise(batch(8)["video"])
+    x = base.Sight()(batch(8)["video"])
 
     def features(method, x):
         (_, out), _ = jax.jit(lambda v, x: method._teacher_of(len(x)).apply(

@@ -193,7 +193,7 @@ def test_exports_for_any_batch_size(trained, form, positions):
     video = batch["video"][:, None]
     look = jax.jit(partial(method.model.apply, mutable=["intermediates"],
                            capture_intermediates=lambda module, _: module.name == "fc2"))
-    _, seen = look(dict(params=variables.params, batch_stats=variables.stats), base.normalise(batch["video"]))
+    _, seen = look(dict(params=variables.params, batch_stats=variables.stats), method.sight(batch["video"]))
     middle = {path[:-2]: -np.median(x[0], axis=0) for path, x in
               flax.traverse_util.flatten_dict(seen["intermediates"]).items()}
     variables = base.Variables(flax.traverse_util.path_aware_map(

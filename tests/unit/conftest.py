@@ -13,7 +13,6 @@ from configs import reskd_minik, va_red2_minik
 from data_pipelines.options import plain_options
 from data_pipelines.sources import make_source
 from effvid_jax import checkpoint, cli, train
-from effvid_jax.methods import base
 from effvid_jax.reports import report
 from effvid_jax.start import runs
 from tests.drawn import draw
@@ -67,7 +66,7 @@ def gated_run(tmp_path_factory, benchmark_root):
     flat = flax.traverse_util.flatten_dict(variables["params"])
     for _ in range(3):  # layers read what others have decided
         _, seen = look({**variables, "params": flax.traverse_util.unflatten_dict(flat)},
-                       base.normalise(clips))
+                       method.sight(clips))
         for path, x in flax.traverse_util.flatten_dict(seen["intermediates"]).items():
             middle = np.median(x[0], axis=0)
             flat[path[:-2] + ("beta",)] = np.where([True, False] * (len(middle) // 2), -middle,

@@ -16,6 +16,7 @@ from data_pipelines import ClipReader
 from effvid_jax import cli
 from effvid_jax import exported as exporting
 from effvid_jax.export import preprocessing
+from effvid_jax.methods.clips import Sight
 from effvid_jax.predict import Predictor
 from effvid_jax.start import runs
 
@@ -85,7 +86,7 @@ def test_clips_are_prepared_from_the_description_alone(tiny_run, exported, tmp_p
     data.update(changes)
     shutil.copytree(exported, tmp_path / "export")
     info = json.loads((tmp_path / "export" / "model.json").read_text())
-    told = preprocessing(data, 32)
+    told = preprocessing(data, Sight(32))
     assert changes or told == info["preprocessing"]
     info["preprocessing"] = told
     (tmp_path / "export" / "model.json").write_text(json.dumps(info))
