@@ -16,6 +16,7 @@ import flax.linen as nn
 from effvid_jax.backbones import (
     corrnet,
     dilated_resnet,
+    efficientnet_lite,
     i3d,
     mobilenet_v2,
     msdnet,
@@ -34,6 +35,9 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     **{f"tsm_resnet{d}": partial(resnet.resnet, d, shift=True) for d in (18, 50, 101)},
     "mobilenet_v2": mobilenet_v2.mobilenet_v2,
     "tsm_mobilenet_v2": partial(mobilenet_v2.mobilenet_v2, shift=True),
+    **{f"efficientnet_lite{n}": partial(efficientnet_lite.efficientnet_lite, n)
+       for n in efficientnet_lite.SCALES},
+    "tsm_efficientnet_lite0": partial(efficientnet_lite.efficientnet_lite, 0, shift=True),
     "slowonly_resnet50": resnet3d.slowonly,
     "i3d_resnet50": resnet3d.i3d_resnet,
     "r2plus1d_18": resnet3d.r2plus1d_18,

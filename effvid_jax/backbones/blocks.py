@@ -40,6 +40,12 @@ def per_axis(value: int | Sequence[int], n: int) -> tuple[int, ...]:
     return (value,) * n if isinstance(value, int) else tuple(value)
 
 
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Zeros (before, after) that TensorFlow's SAME adds on an axis; the odd one comes last."""
+    total = max(kernel - (size % stride or stride), 0)
+    return total // 2, total - total // 2
+
+
 # ------------------------------------------------------------------------------------------ layers
 class Conv(nn.Module):
     """Convolution over (B, T, H, W, C), per frame (2 kernel axes) or over time too (3 kernel axes).

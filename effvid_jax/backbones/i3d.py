@@ -35,12 +35,6 @@ STAGES = (  # name: widths of 1x1x1; 1x1x1, 3x3x3; 1x1x1, 3x3x3; 1x1x1 after the
 )
 
 
-def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Zeros (before, after) that TensorFlow's SAME adds on an axis; the odd one comes last."""
-    total = max(kernel - (size % stride or stride), 0)
-    return total // 2, total - total // 2
-
-
 class Mixed(nn.Module):
     """Inception block: four branches over the same input, concatenated; names as pytorch-i3d.
 
@@ -138,7 +132,7 @@ class Inception3D(Backbone):
     def run_stem(self, x_BTHWC, train: bool = False):
         """Clip -> map after the 7x7x7 convolution, at half the resolution."""
         if self.same:
-            pads = [same_padding(n, 7, s) for n, s in zip(x_BTHWC.shape[1:4], self.stem_strides)]
+            pads = [blocks.same_padding(n, 7, s) for n, s in zip(x_BTHWC.shape[1:4], self.stem_strides)]
             x_BTHWC = jnp.pad(x_BTHWC, ((0, 0), *((a - 2, b - 2) for a, b in pads), (0, 0)))
         return self.Conv3d_1a_7x7(x_BTHWC, train)
 
@@ -146,7 +140,7 @@ class Inception3D(Backbone):
         """The max-pool that `stage` (1-based) begins with."""
         kernel, strides = self.pool_kernels[stage - 1], (self.pool_strides[stage - 1], 2, 2)
         if self.same:
-            pads = [same_padding(n, k, s) for n, k, s in zip(x.shape[1:4], kernel, strides)]
+            pads = [blocks.same_padding(n, k, s) for n, k, s in zip(x.shape[1:4], kernel, strides)]
         else:
             pads = [(k - 1) // 2 for k in kernel]
         return blocks.max_pool(x, kernel, strides, pads)

@@ -42,6 +42,15 @@ def _mobilenet_blocks(prefix: str, first: dict[str, str], others: dict[str, str]
             for theirs, ours in (first if n == 1 else others).items()]
 
 
+def _lite_blocks(sizes: tuple[int, ...]) -> Rules:
+    """EfficientNet's blocks are numbered through all stages: which number is where depends on the depth."""
+    stages = [f"layer{s}_{b}" for s, size in enumerate(sizes, start=1) for b in range(size)]
+    return [(rf"_blocks\.{n}\.{theirs}", f"{block}/{ours}") for n, block in enumerate(stages)
+            for theirs, ours in (
+                (r"_(expand|depthwise|project)_conv(?:\.net)?", r"\1_conv"),
+                ("_bn0", "expand_bn"), ("_bn1", "depthwise_bn"), ("_bn2", "project_bn"))]
+
+
 def _swin_stages(block: str, merging: str, mlp: tuple[str, str]) -> Rules:
     """Four stages; `block` and `merging` are patterns with %d for the stage (or its list index)."""
     rules = []
@@ -210,6 +219,10 @@ NAMING: dict[str, Rules] = {
             {r"0(?:\.net)?": "expand_conv", "1": "expand_bn", "3": "depthwise_conv",
              "4": "depthwise_bn", "6": "project_conv", "7": "project_bn"}),
     ],
+    **{f"EfficientNet-Lite-PyTorch, {names}": [  # without the squeeze-excitation of EfficientNet itself
+        ("_conv_stem", "conv1"), ("_bn0", "bn1"), ("_conv_head", "conv2"), ("_bn1", "bn2"), ("_fc", "fc"),
+        *_lite_blocks(sizes),
+    ] for names, sizes in (("lite0", (1, 2, 2, 3, 3, 4, 1)), ("lite1 and lite2", (1, 3, 3, 4, 4, 5, 1)))},
     "Video Swin": [  # mmaction2 and Video-Swin-Transformer; 2-D Swin files have `head`
         (r"(?:backbone\.)?patch_embed\.(proj|norm)", r"patch_embed/\1"),
         (r"(?:backbone\.)?norm", "norm"),

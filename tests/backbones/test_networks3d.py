@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from effvid_jax import cost
-from effvid_jax.backbones import blocks, corrnet, i3d, make_backbone, resnet3d, trace
+from effvid_jax.backbones import blocks, corrnet, make_backbone, resnet3d, trace
 from effvid_jax.torch_import import convert
 from tests.backbones.test_registry import random_clip, random_variables
 
@@ -181,7 +181,7 @@ def test_inflated_imagenet_weights_see_a_still_clip_as_an_image():
 # ------------------------------------------------------------------------------------- heads with windows
 def test_same_padding_is_tensorflows():
     for size, kernel, stride in [(224, 7, 2), (225, 7, 2), (112, 3, 2), (7, 2, 2), (8, 2, 2), (5, 3, 1)]:
-        before, after = i3d.same_padding(size, kernel, stride)
+        before, after = blocks.same_padding(size, kernel, stride)
         assert (size + before + after - kernel) // stride + 1 == -(-size // stride)
         assert after - before in (0, 1)
 

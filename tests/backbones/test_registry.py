@@ -29,6 +29,11 @@ FACTS = {
     "tsm_resnet101": [((1, 224, 224), 1000, 44_549_160, 7.80e9)],
     "mobilenet_v2": [((1, 224, 224), 1000, 3_504_872, 0.301e9)],
     "tsm_mobilenet_v2": [((8, 112, 112), 174, 2_446_766, 649_012_224)],
+    "efficientnet_lite0": [((1, 224, 224), 1000, 4_652_008, 385_187_552),
+                           ((1, 90, 90), 50, 3_435_058, 68_987_728)],
+    "efficientnet_lite1": [((1, 240, 240), 50, 4_199_730, 598_969_232)],
+    "efficientnet_lite2": [((1, 260, 260), 50, 4_875_122, 858_520_272)],
+    "tsm_efficientnet_lite0": [((4, 64, 64), 50, 3_435_058, 125_613_568)],
     "slowonly_resnet50": [((8, 112, 112), 400, 32_454_096, 10_994_188_288)],
     "i3d_resnet50": [((32, 112, 112), 400, 28_043_472, 8_530_395_136)],
     "r2plus1d_18": [((16, 112, 112), 400, 31_505_325, 40_519_080_960)],
@@ -53,7 +58,7 @@ FACTS = {
 }
 # Deeper forms of others: their gradients are traced with the slow tests.
 DEEP = {"resnet101", "resnet152", "tsm_resnet101", "r2plus1d_34", "x3d_m", "x3d_l", "corrnet_50", "swin3d_s",
-        "swin3d_b", "msdnet_38"}
+        "swin3d_b", "msdnet_38", "efficientnet_lite1", "efficientnet_lite2"}
 RUN = ["resnet18", "tsm_mobilenet_v2"]  # narrow, for tests that compute
 
 

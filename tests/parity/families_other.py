@@ -1,13 +1,14 @@
-"""Transformers and MSDNet for `forward.py`: what a case's network is here, and its features."""
+"""Transformers, MSDNet, EfficientNet-Lite for `forward.py`: a case's network here, and its features."""
 
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from effvid_jax.backbones import make_backbone
+from effvid_jax.backbones import make_backbone, shifts
 from tests.parity import golden
 from tests.parity.reference import Reference, expect, options_of
 
@@ -90,3 +91,31 @@ def tap_msdnet(features: Features, name: str):
         return None
     x = features[scales[number]]
     return x.reshape(-1, *x.shape[2:])
+
+
+# ------------------------------------------------------------------------- efficientnet-lite-pytorch
+def efficientnet_lite(case: dict[str, Any]) -> Reference:
+    """`EfficientNet.from_name('efficientnet-lite0', ...)`, maybe with TSM's shift in its blocks.
+
+    Raises:
+        golden.Unsupported: a model that pads for another size than its input has.
+    """
+    arch, kwargs = case["arch"], dict(case["arch"]["kwargs"])
+    number = int(arch["constructor"].removeprefix("efficientnet-lite"))
+    side = kwargs.pop("image_size", {0: 224, 1: 240, 2: 260}[number])
+    if side is not None and case["input"]["shape"][-3:-1] != [side, side]:
+        raise golden.Unsupported(f"image_size={side}, which is not the input's")
+    shift = ({"shift": partial(shifts.temporal_shift, div=arch["shift_div"])} if "shift_div" in arch else {})
+    name = f"efficientnet_lite{number}"
+    model = make_backbone(name, kwargs.pop("num_classes", 1000), **shift)
+    if kwargs:
+        raise golden.Unsupported(f"{arch['constructor']} with options {sorted(kwargs)}")
+
+    def tap(features: Features, name: str):
+        """For '_blocks.4', the last block of a stage."""
+        ends = np.cumsum((1, 2, 2, 3, 3, 4, 1) if number == 0 else (1, 3, 3, 4, 4, 5, 1)) - 1
+        stages = {f"_blocks.{end}": f"stage{s}" for s, end in enumerate(ends, start=1)}
+        x = features.get(stages.get(name, ""))
+        return None if x is None else x.reshape(-1, *x.shape[2:])
+
+    return Reference(name, model, arch.get("num_segments", 0), tap=tap)

