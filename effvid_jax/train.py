@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import data_pipelines
-from effvid_jax import checkpoint, console, fit, sharding, writers
+from effvid_jax import checkpoint, console, fit, published, sharding, writers
 from effvid_jax.backbones import remat
 from effvid_jax.course import Course
 from effvid_jax.evaluate import Evaluations
@@ -33,6 +33,7 @@ from effvid_jax.signals import Signals
 from effvid_jax.start import workdirs
 from effvid_jax.start.introduction import introduce
 from effvid_jax.tasks import make_task
+from effvid_jax.torch_import import pretrained
 
 
 @flax.struct.dataclass
@@ -165,8 +166,12 @@ def init_state(method: Method, tx, config, clip_shape) -> TrainState:
     variables = method.init(jax.random.key(config.seed), clip_shape)
     params, stats = variables.params, variables.stats
     if config.init.checkpoint:
-        _, loaded = checkpoint.load_variables(config.init.checkpoint)
         skip = config.init.skip
+        if config.init.checkpoint == published.WORD:  # of other classes, or of another task
+            loaded = pretrained(config.model.backbone, **config.model.options)
+            skip = "|".join(filter(None, [skip, "(^|/)(fc|head)/"]))
+        else:
+            _, loaded = checkpoint.load_variables(config.init.checkpoint)
         if "backbone" in params and "backbone" not in loaded["params"]:
             # A plain network as the backbone of one with exits: what is outside is new.
             loaded = {name: {"backbone": tree} for name, tree in loaded.items()}

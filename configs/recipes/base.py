@@ -101,7 +101,8 @@ def defaults() -> ml_collections.ConfigDict:
         validation=dict(test_clips=0, test_crop="", test_short_side=0, test_crop_size=0, eval_batch_size=0),
     ))
     config.init = ml_collections.ConfigDict(dict(
-        # Workdir whose weights to start from (ImageNet weights: torch_import). In a run of stages all start
+        # Workdir whose weights to start from (ImageNet weights: torch_import), or 'pretrained': the published
+        # ones of the backbone that a package installs, all but the classifier. In a run of stages all start
         # from it for which `stages.<name>.init.checkpoint` names no other, or 'none'.
         checkpoint="",
         skip="",  # regular expression of arrays to leave at their initial values

@@ -16,6 +16,7 @@ import jax
 
 import data_pipelines
 from data_pipelines import Field, shown
+from effvid_jax import published
 from effvid_jax.backbones import remat
 from effvid_jax.errors import UserError
 from effvid_jax.exits import routes
@@ -174,6 +175,9 @@ def check_run(config) -> None:
     if match := re.fullmatch("<(.*)>", config.init.checkpoint):  # a recipe's word for what it cannot know
         raise UserError(f"config.init.checkpoint is not given: this config starts from {match[1]}. Give it "
                         f"with --config.init.checkpoint=DIR.")
+    if config.init.checkpoint == published.WORD:
+        field = f"config.init.checkpoint={published.WORD!r}"
+        published.weights_file(published.package_of(config.model.backbone, field), field)
     devices = jax.device_count()
     for field in ("batch_size", "eval_batch_size"):
         _check_divides(f"config.data.{field}", data[field], devices, f"the {devices} devices of this machine")

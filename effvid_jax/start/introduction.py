@@ -6,7 +6,8 @@ import functools
 
 import jax
 
-from effvid_jax import console, cost
+from effvid_jax import console, cost, published
+from effvid_jax.backbones.facts import facts
 from effvid_jax.errors import UserError
 from effvid_jax.methods import base, find_method
 from effvid_jax.tasks import make_task
@@ -49,22 +50,24 @@ def introduce(config, workdir: str, split, videos, state, first_step: int) -> No
     console.say(f"device: {device}, computes in {config.model.dtype}, {config.data.batch_size} clips a step")
     console.say(f"writes to {console.one_line(workdir)}")
     if jax.default_backend() == "cpu" and (gmacs or 0.0) >= FULL_SIZE:
-        _once("hint: this is a full-size network on a CPU. configs/supervised_folder.py:small and "
-              "configs/reskd_folder.py:small are networks that a CPU can train on your own videos; :demo of "
-              "any config is a run of minutes.")
+        _once("hint: this is a full-size network on a CPU. configs/supervised_folder.py:pretrained and "
+              "configs/reskd_folder.py:pretrained (:small from random weights) are what a CPU can train on "
+              "your own videos; :demo of any config is a run of minutes.")
 
 
 def weights(config, workdir: str, first_step: int) -> str:
     """Where the weights come from, those of a published run where that is elsewhere, and frozen ones."""
-    published = PUBLISHED.get(config.name.split(" ")[0])
+    known = PUBLISHED.get(config.name.split(" ")[0])
     if first_step:
         told = f"weights of step {first_step} of {console.one_line(workdir)}"
+    elif config.init.checkpoint == published.WORD:
+        told = f"published weights of {facts(config.model.backbone).package}"
     elif config.init.checkpoint:
         told = f"weights of {console.one_line(config.init.checkpoint)}"
-    elif published is None:
+    elif known is None:
         told = "weights from scratch"
     else:
-        told = (f"weights from scratch (published with {published} weights: --config.init.checkpoint=DIR, "
+        told = (f"weights from scratch (published with {known} weights: --config.init.checkpoint=DIR, "
                 f"see python -m effvid_jax.torch_import)")
     frozen = find_method(config.method.name).Settings.workdirs
     return told + "".join(f"; {field}: {console.one_line(config.method[field])}" for field in frozen

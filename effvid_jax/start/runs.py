@@ -7,7 +7,7 @@ import re
 
 import ml_collections
 
-from effvid_jax import checkpoint, writers
+from effvid_jax import checkpoint, published, writers
 from effvid_jax.errors import UserError
 from effvid_jax.methods import find_method
 from effvid_jax.start import bounds
@@ -136,7 +136,7 @@ def check_starts(config, names) -> None:
         UserError: a stage of another backbone than the config itself.
     """
     start, ours = config.init.get("checkpoint", ""), config.model.get("backbone", "")
-    if len(names) < 2 or not start or start in config.stages:
+    if len(names) < 2 or start in ("", published.WORD) or start in config.stages:
         return
     for name in names:
         stage = config.stages.get(name, {})

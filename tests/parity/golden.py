@@ -1,7 +1,8 @@
 """Golden cases: numbers of public reference implementations, and how weights and inputs are rebuilt.
 
 A case is a JSON file that holds no weights: each tensor is a function of its key, its PyTorch shape, a
-salt and a list of overrides (fill rule v1), each input a function of shape and seed. Outputs were
+salt and a list of overrides (fill rule v1; rule 'package': those that a package of requirements.txt
+installs), each input a function of shape and seed. Outputs were
 computed by the unmodified reference in float64 and are kept to 9 significant digits; feature maps are
 kept as mean, standard deviation and up to 64 samples ("fingerprint"). Checksums in the file tell
 whether weights and input were rebuilt bit for bit.
@@ -83,15 +84,25 @@ def build_state(case: dict[str, Any]) -> dict[str, np.ndarray]:
         CaseError: another fill rule, or a checksum that differs.
     """
     fill = case["fill"]
-    if fill["rule"] != "v1":
-        raise CaseError(f"fill rule {fill['rule']!r}: this runner knows 'v1'.")
+    if fill["rule"] not in ("v1", "package"):
+        raise CaseError(f"fill rule {fill['rule']!r}: this runner knows 'v1' and 'package'.")
+    published = _of_package(fill["package"]) if fill["rule"] == "package" else {}
     state, crc = {}, 0
     for key, shape, kind in case["state"]:
         if kind != "i":  # integer buffers are computed by the model
-            state[key] = tensor(key, shape, fill.get("salt", ""), fill.get("overrides", ()))
+            state[key] = published[key] if published else tensor(
+                key, shape, fill.get("salt", ""), fill.get("overrides", ()))
             crc = zlib.crc32(np.ascontiguousarray(state[key]).tobytes(), crc)
     _check_crc("weights", crc, fill)
     return state
+
+
+def _of_package(name: str) -> dict[str, np.ndarray]:
+    """The published weights that a package installs."""
+    from effvid_jax import published
+    from effvid_jax.torch_import import load_torch_state
+
+    return load_torch_state(published.weights_file(name))
 
 
 def build_input(case: dict[str, Any]) -> np.ndarray:
