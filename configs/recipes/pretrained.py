@@ -1,0 +1,68 @@
+"""`:pretrained`: a user's own clips, few of them, from ImageNet weights that a package brings.
+
+The recipe is ours: AdamW for some epochs, the new classifier ten times as fast as the network; running
+statistics that follow the clips within an epoch, since they stand for ImageNet's photographs. The network is
+EfficientNet-Lite0 with a temporal shift, which costs nothing and sees in which direction something moves. 112
+pixels are what a laptop trains in minutes: `resolution=224` is for an accelerator.
+"""
+
+from __future__ import annotations
+
+import ml_collections
+
+from configs.recipes import base
+from effvid_jax import published
+
+BACKBONE = "tsm_efficientnet_lite0"
+ARGUMENTS = dict(backbone=BACKBONE, resolution=112)  # other defaults than those without `pretrained`
+
+
+def parse(arg: str, known: dict, pretrained: dict) -> ml_collections.ConfigDict:
+    """Arguments of a config, whose defaults are others beside `pretrained`.
+
+    Args:
+        arg: see `base.parse_arg`.
+        known: arguments with their defaults, `pretrained=False` among them.
+        pretrained: those that differ beside it; `resolution` where nothing else shrinks the clips.
+
+    Raises:
+        UserError: see `base.parse_arg`; a backbone whose weights are in no package.
+    """
+    args = base.parse_arg(arg, **known)
+    if not args.pretrained:
+        return args
+    args = base.parse_arg(arg, **{**known, **pretrained})
+    for name in ("backbone", "teacher"):
+        if name in args:
+            published.package_of(args[name], f"config argument {name}={args[name]!r} beside pretrained")
+    if sized(args):  # these shrink 224 pixels to 64: half of that would be too few for this network
+        pretrained = {**pretrained, "resolution": 2 * pretrained["resolution"]}
+    return base.parse_arg(arg, **{**known, **pretrained})
+
+
+def sized(args) -> str:
+    """'tiny', 'demo' or 'small', whichever shrinks the clips; '' if none does."""
+    return next((name for name in ("tiny", "demo", "small") if args[name]), "")
+
+
+def start(config, args, num_epochs: float) -> ml_collections.ConfigDict:
+    """The published weights and how they are trained on; applied last, so that they are never shrunk.
+
+    Args:
+        config: of a recipe for one's own clips.
+        args: parsed arguments, read here: `pretrained`, `backbone`, `tiny`, `demo`, `small`.
+        num_epochs: of this network.
+    """
+    if not args.pretrained:
+        return config
+    kept = {name: value for name, value in config.model.options.items() if name == "consensus"}
+    config.model.update(dict(backbone=args.backbone, dropout=0.2))
+    config.model.options = ml_collections.ConfigDict(dict(kept, norm_momentum=0.9))
+    config.optim.update(dict(name="adamw", lr=3e-3, weight_decay=0.01, groups="swin", clip_norm=0.0,
+                             schedule="cosine", warmup_epochs=1.0, warmup_ratio=0.1))
+    config.init.checkpoint = "pretrained"
+    config.train.num_epochs = num_epochs
+    if sized(args):
+        config.note = (f"{sized(args)}: the whole network with its published weights, on "
+                       f"{config.model.resolution or config.data.crop} pixels.")
+    return config
