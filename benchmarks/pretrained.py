@@ -32,7 +32,6 @@ import optax
 import data_pipelines
 import effvid_jax
 from configs import supervised_folder
-from data_pipelines import synthetic
 from effvid_jax import console, writers
 from effvid_jax.methods import Variables, make_method
 from effvid_jax.reports import results
@@ -55,7 +54,7 @@ def make_clips(folder: str, seed: int) -> str:
     root = os.path.join(folder, "my_videos")
     if os.path.isdir(root):
         return root
-    built = synthetic.build(os.path.join(folder, "written"), synthetic.check_params({**CLIPS, "seed": seed}))
+    built = data_pipelines.write_benchmark(os.path.join(folder, "written"), {**CLIPS, "seed": seed})
     part = root + ".part"
     for split, listed in (("train", built.train_list), ("val", built.val_list)):
         with open(listed, encoding="utf-8") as lines:

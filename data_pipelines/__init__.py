@@ -30,7 +30,8 @@ from data_pipelines.tools import memory_bytes
 
 __all__ = ["Box", "BoxTargets", "ClassLabels", "ClipReader", "DataError", "Entry", "Field", "PixelClasses",
            "Place", "Split", "Targets", "VideoError", "check_config", "check_fields", "data_fields",
-           "made_clips", "make_pipeline", "memory_bytes", "num_views", "open_split", "shown", "write_frames"]
+           "made_clips", "make_pipeline", "memory_bytes", "num_views", "open_split", "shown", "write_benchmark",
+           "write_frames"]
 
 
 def __getattr__(name: str):
@@ -39,9 +40,9 @@ def __getattr__(name: str):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from data_pipelines.clip_reader import ClipReader
     from data_pipelines.split import Split, make_pipeline, num_views, open_split
-    from data_pipelines.synthetic import made_clips
+    from data_pipelines.synthetic import build, made_clips
     from data_pipelines.video.writer import write_frames
 
     return {"ClipReader": ClipReader, "Split": Split, "made_clips": made_clips,
             "make_pipeline": make_pipeline, "num_views": num_views, "open_split": open_split,
-            "write_frames": write_frames}[name]
+            "write_benchmark": build, "write_frames": write_frames}[name]

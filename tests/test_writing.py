@@ -29,6 +29,7 @@ MAY = {
     ("benchmarks.gpu_suite", "open"): "grows by a line at a time",
     ("benchmarks.faults", "open"): "grows by a line at a time; logs of what is killed",
     ("benchmarks.hostile", "open"): "grows by a line at a time; damaged files, made to be read",
+    ("benchmarks.pretrained", "copy"): "into a folder that takes its place when it is whole",
     ("benchmarks.hostile", "copy"): "damaged files, made to be read",
     ("benchmarks.hostile_videos", "open"): "damaged files, made to be read",
     ("benchmarks.hostile_weights", "open"): "damaged files, made to be read",

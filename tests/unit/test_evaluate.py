@@ -161,6 +161,7 @@ def test_costs_of_clips_and_of_videos_have_names():
 
     task = SimpleNamespace(scores=lambda logits: logits, answer=lambda scores: {})
     this = SimpleNamespace(task=task, _step=3)
+    this._checked = lambda *said: predict.Predictor._checked(this, *said)
     assert predict.Predictor._result(this, "v", np.zeros(2), 3.0) == {"gmacs": 3.0}
     assert predict.Predictor._result(this, "v", np.zeros(2), 3.0, 2) == {"gmacs": 3.0, "gmacs_per_clip": 1.5}
 
