@@ -30,8 +30,8 @@ from data_pipelines.tools import memory_bytes
 
 __all__ = ["Box", "BoxTargets", "ClassLabels", "ClipReader", "DataError", "Entry", "Field", "PixelClasses",
            "Place", "Split", "Targets", "VideoError", "check_config", "check_fields", "data_fields",
-           "made_clips", "make_pipeline", "memory_bytes", "num_views", "open_split", "shown", "write_benchmark",
-           "write_frames"]
+           "made_clips", "make_pipeline", "memory_bytes", "num_views", "open_split", "shown",
+           "write_benchmark", "write_frames"]
 
 
 def __getattr__(name: str):
