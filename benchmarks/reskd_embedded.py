@@ -39,11 +39,11 @@ TABLES = {  # of the paper: (name in the results, {row: stage})
         "ResKD, 32 px": "reskd/student"}),
     "5": ("reskd_table5", {
         "deep teacher, 64 px": "reskd/teacher",
-        "baseline: plain network, 32 px": "reskd/baseline",
-        "baseline with the students' input": "control",
-        "clip: class scores": "clip",
-        "frame: class scores of every frame": "frame",
-        "pixel: maps": "reskd/student"}),
+        "plain network, 32 px": "reskd/baseline",
+        "plain network, 32 px shrunk from 64 as the students'": "control",
+        "clip (class scores)": "clip",
+        "frame (class scores of every frame)": "frame",
+        "pixel (maps)": "reskd/student"}),
 }
 COMMAND = "python benchmarks/reskd_embedded.py"
 

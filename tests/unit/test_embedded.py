@@ -98,10 +98,11 @@ def test_reskd_tables_share_runs_and_their_teacher(tmp_path, monkeypatch, capsys
     config, flags = started[1, "clip"]
     assert config == "reskd_minik.py:demo,ablation=clip"
     assert f"--config.method.teacher={tmp_path}/seed1/reskd/teacher" in flags and "--config.run=" in flags
-    clip = rows["reskd_table5: clip: class scores: top-1 (%)"]
+    clip = rows["reskd_table5: clip (class scores): top-1 (%)"]
     assert (clip["value"], clip["spread"], clip["config"]) == ("55.0", "7.1", config)
-    assert "reskd_table5: pixel: maps: top-1 (%)" in rows and not any("frame" in what for what in rows)
-    assert "frame: class scores of every frame: not finished" in capsys.readouterr().out
+    assert "reskd_table5: pixel (maps): top-1 (%)" in rows and not any("frame" in what for what in rows)
+    assert "frame (class scores of every frame): not finished" in capsys.readouterr().out
+    assert all(what.count(": ") == 2 for what in rows), "table: row: column, as reports.results reads it"
     run("--tables=6")
     assert {run for _, run in started} == set(reskd_embedded.RUNS)
     with pytest.raises(SystemExit, match="no table '7'; there are 6 and 5"):
