@@ -9,9 +9,8 @@ import pytest
 import data_pipelines
 from configs import segment_ade20k
 from data_pipelines.video.decode import open_video
-from effvid_jax import cli, evaluate, export, sharding
+from effvid_jax import cli, evaluate, export, exported, sharding
 from effvid_jax.errors import UserError
-from effvid_jax.methods import make_method
 from effvid_jax.predict import Predictor, predict
 from effvid_jax.reports import report
 from effvid_jax.start import runs, workdirs
@@ -87,7 +86,10 @@ def test_it_predicts_draws_and_is_exported(trained, tmp_path):
     assert sum(x["share"] for x in answer["classes"]) == pytest.approx(1, abs=1e-4)
     clips = np.stack([predictor.reader.views(path)[0] for path in paths])
     found = export.export(runs.trained(None, workdir)[0], workdir, str(tmp_path / "e"))
-    program = export.load(str(tmp_path / "e"))
+    program = exported.load(str(tmp_path / "e"))
+    for path, clip in zip(paths, clips):
+        with predictor.reader.open(path) as opened:
+            np.testing.assert_array_equal(program.prepare(opened.stored([0]))[0], clip)
     pairs, gmacs = program(clips)
     assert found["gmacs"] > 0 and pairs.shape == (4, 96, 96, 2) and gmacs.shape == (4,)
     assert program.info["output"][0].startswith("class of each pixel")
@@ -110,8 +112,8 @@ def test_pictures_are_written(trained, capsys):
             assert one["annotated"].endswith(".png") and drawn.stored_size[0] >= image.stored_size[0]
 
 
-def test_networks_that_cannot_be(tmp_path):
+def test_there_are_no_early_exits():
     config = segment_ade20k.get_config("static,tiny")
     config.model.exits = dict(scheme="by_depth")
     with pytest.raises(UserError, match="no early exits"):
-        make_method(config, make_task(config, ["a", "b"]))
+        make_task(config, ["a", "b"]).head(config.model)
