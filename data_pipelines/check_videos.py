@@ -105,7 +105,7 @@ def _clips(args):
     return names, check
 
 
-class _Journal:
+class Journal:
     """What was found so far, one JSON line per clip, for an interrupted check."""
 
     def __init__(self, path: Path, task: dict):
@@ -160,7 +160,7 @@ def main(argv=None) -> int:
     names, check = _clips(args)
     out = Path(args.out or _OUT)
     task = {key: value for key, value in vars(args).items() if key not in ("out", "workers")}
-    journal = _Journal(out.with_name(out.name + ".journal"), task)
+    journal = Journal(out.with_name(out.name + ".journal"), task)
     rest = [i for i, name in enumerate(names) if name not in journal.found]
     if len(rest) < len(names):
         print(f"continuing: {len(names) - len(rest)} clips were checked before", file=sys.stderr)

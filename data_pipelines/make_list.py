@@ -85,7 +85,7 @@ def _from_folder(args) -> None:
     reasons = parallel(lambda path: reason_of(check, path), paths, args.workers, "opening", "clip")
     left_out = set()
     for path, reason in zip(paths, reasons, strict=True):
-        reason = reason or _not_listed(ListItem(path, 0, (0,)), "video", False)
+        reason = reason or not_listed(ListItem(path, 0, (0,)), "video", False)
         if reason:
             left_out.add(path)
             dropped.add(path, reason)
@@ -134,7 +134,7 @@ def _converted(args) -> None:
             return None, error.reason
         name = os.path.relpath(path, args.root) if args.root else path
         made = ListItem(name, 0 if video else count, tuple(dict.fromkeys(item.labels)))
-        return made, _not_listed(made, args.list_format, several)
+        return made, not_listed(made, args.list_format, several)
 
     several, lines = any(len(set(item.labels)) > 1 for item in items), []
     converted = parallel(convert, items, args.workers, "converting", "clip")
@@ -148,7 +148,7 @@ def _converted(args) -> None:
     dropped.report()
 
 
-def _not_listed(item: ListItem, list_format: str, multi_label: bool) -> str:
+def not_listed(item: ListItem, list_format: str, multi_label: bool) -> str:
     """Why a list cannot hold an item, or nothing if it can."""
     return "" if can_be_listed(item, list_format, multi_label) else (
         "a list cannot hold this name (blanks at its ends, a line break, a number at its end): rename it")

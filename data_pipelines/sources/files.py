@@ -185,7 +185,8 @@ def missing_file_error(missing: Sequence[str], config, what: str) -> DataError:
     """The error for files that a configuration names and that are not there."""
     return DataError(
         f"{what} not found: {', '.join(missing)} (data.source='{config.source}', "
-        f"data.root='{config.root}'). Lists are written by `python -m data_pipelines.make_list "
+        f"data.root='{config.root}'). Lists of the data sets that `python -m data_pipelines.prepare --help` "
+        f"names are written by it from their official files, others by `python -m data_pipelines.make_list "
         f"--root=FOLDER --out=LIST.txt` from a folder of class folders, and shards by `python -m "
         f"data_pipelines.to_array_record` from a list; both explain themselves with --help. To see "
         f"the recipe work without any data set, add :demo to the name of the config.")

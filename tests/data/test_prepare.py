@@ -1,0 +1,217 @@
+"""`data_pipelines.prepare`: miniatures in official layouts and formats, with their oddities, become runs."""
+
+import os
+import shutil
+from pathlib import Path
+
+import cv2
+import pytest
+
+from configs.recipes import base
+from data_pipelines import DataError, open_split
+from data_pipelines.prepare import __main__ as prepare
+from data_pipelines.prepare import shared
+from tests.data.clip_files import data_config, numbered_frames, write_video
+
+UCF101 = """ApplyEyeMakeup ApplyLipstick Archery BabyCrawling BalanceBeam BandMarching BaseballPitch
+Basketball BasketballDunk BenchPress Biking Billiards BlowDryHair BlowingCandles
+BodyWeightSquats Bowling BoxingPunchingBag BoxingSpeedBag BreastStroke BrushingTeeth
+CleanAndJerk CliffDiving CricketBowling CricketShot CuttingInKitchen Diving Drumming Fencing
+FieldHockeyPenalty FloorGymnastics FrisbeeCatch FrontCrawl GolfSwing Haircut Hammering
+HammerThrow HandstandPushups HandstandWalking HeadMassage HighJump HorseRace HorseRiding
+HulaHoop IceDancing JavelinThrow JugglingBalls JumpingJack JumpRope Kayaking Knitting LongJump
+Lunges MilitaryParade Mixing MoppingFloor Nunchucks ParallelBars PizzaTossing PlayingCello
+PlayingDaf PlayingDhol PlayingFlute PlayingGuitar PlayingPiano PlayingSitar PlayingTabla
+PlayingViolin PoleVault PommelHorse PullUps Punch PushUps Rafting RockClimbingIndoor
+RopeClimbing Rowing SalsaSpin ShavingBeard Shotput SkateBoarding Skiing Skijet SkyDiving
+SoccerJuggling SoccerPenalty StillRings SumoWrestling Surfing Swing TableTennisShot TaiChi
+TennisSwing ThrowDiscus TrampolineJumping Typing UnevenBars VolleyballSpiking WalkingWithDog
+WallPushups WritingOnBoard YoYo""".split()
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """A video of each container that the data sets come in, by ending."""
+    folder = tmp_path_factory.mktemp("clips")
+    frames = numbered_frames(12)
+    return {"mp4": write_video(folder / "a.mp4", frames),
+            "avi": write_video(folder / "a.avi", frames, codec="mpeg4"),
+            "webm": write_video(folder / "a.webm", frames, codec="libvpx"),
+            "mkv": write_video(folder / "a.mkv", frames)}
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder(tmp_path, monkeypatch):
+    """The configs' paths are relative to the current folder."""
+    monkeypatch.chdir(tmp_path)
+
+
+def text(path, *lines, end="\n", encoding="utf-8"):
+    """Writes a text file."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_bytes(end.join([*lines, ""]).encode(encoding))
+
+
+def put(clip, *paths):
+    """Copies a clip to some places."""
+    for path in paths:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(clip, path)
+
+
+def images(folder, template, count):
+    """Writes the frames of a clip as images."""
+    Path(folder).mkdir(parents=True)
+    for i, frame in enumerate(numbered_frames(count), 1):
+        assert cv2.imwrite(f"{folder}/{template.format(i)}", frame)
+
+
+def lines_of(path):
+    return Path(path).read_text(encoding="utf-8").splitlines()
+
+
+def config_of(name, split=1, **fields):
+    """The data fields of a small run over a data set of the recipes."""
+    found = {key: value.format(split) if key.endswith("_list") else value
+             for key, value in base.DATASETS[name].items()}
+    small = data_config(num_frames=4, batch_size=2, eval_batch_size=2)
+    small.update({**found, "source": "list", "num_frames": 4, **fields})
+    return small
+
+
+def opens(config, train, val):
+    """Both splits have so many clips, and all can be read."""
+    for name, count in (("train", train), ("val", val)):
+        split = open_split(config, name)
+        assert len(split) == count
+        for i in range(count):
+            assert split.views(i).shape[1] == 4
+    return split
+
+
+def ucf101(clips, raw):
+    """Of class 1 and 37, whose folder and files differ in their letters; classInd with a BOM and CRLF."""
+    lists = raw / "ucfTrainTestlist"
+    text(lists / "classInd.txt", *(f"{i} {name}" for i, name in enumerate(UCF101, 1)), end="\r\n",
+         encoding="utf-8-sig")
+    for i in (1, 2, 3):
+        text(lists / f"trainlist0{i}.txt", f"ApplyEyeMakeup/v_ApplyEyeMakeup_g0{i}_c01.avi 1",
+             f"ApplyEyeMakeup/v_ApplyEyeMakeup_g0{i}_c01.avi 1",
+             "HandstandPushups/v_HandStandPushups_g01_c01.avi 37",
+             "", end="\r\n")
+        text(lists / f"testlist0{i}.txt", "ApplyEyeMakeup/v_ApplyEyeMakeup_g04_c01.avi",
+             "YoYo/v_YoYo_g01_c01.avi")
+    put(clips["avi"], *(raw / f"UCF-101/ApplyEyeMakeup/v_ApplyEyeMakeup_g0{i}_c01.avi" for i in (1, 2, 3, 4)),
+        raw / "UCF-101/HandstandPushups/v_HandstandPushups_g01_c01.avi")
+
+
+def test_ucf101(clips, tmp_path, capsys):
+    ucf101(clips, tmp_path / "raw")
+    assert prepare.main(["ucf101", "--raw=raw", "--link"]) == 0
+    printed = capsys.readouterr().out
+    assert "classes: 101, names and order as released" in printed and "9,537" in printed
+    assert "--config=configs/dynamic_ucf101.py:split=1 --workdir=runs/ucf101 --config.data.classes" in printed
+    assert "python main.py" in printed and "data.root" not in printed
+    assert lines_of("data/ucf101/ucf101_train_split_2_videos.txt") == [
+        "ApplyEyeMakeup/v_ApplyEyeMakeup_g02_c01.avi 0", "HandstandPushups/v_HandstandPushups_g01_c01.avi 36"]
+    assert lines_of("data/ucf101/ucf101_missing.txt") == ["YoYo/v_YoYo_g01_c01.avi\tmissing"]
+    for split in (1, 2, 3):
+        found = opens(config_of("ucf101", split, classes_file="data/ucf101/ucf101_classes.txt"), 2, 1)
+    assert found.class_names == UCF101
+
+
+# --------------------------------------------------------------------------------------------- all of them
+IN_THE_RECIPES = {"kinetics400": "k400", "mini_kinetics200": "minik", "activitynet": "actnet",
+                  "fcvid": "fcvid",
+                  "something_v1": "sthv1", "something_v2": "sthv2", "ucf101": "ucf101", "hmdb51": "hmdb51",
+                  "moments_in_time": "mit"}
+
+
+@pytest.mark.parametrize("name", prepare.NAMES)
+def test_what_is_written_is_what_the_recipes_read(name):
+    facts = prepare.module_of(name).FACTS
+    assert facts.name == name and facts.counts.keys() == facts.lists.keys()
+    if name not in IN_THE_RECIPES:
+        assert not facts.list_format, "a source of its own reads the official files"
+        return
+    fields = base.DATASETS[IN_THE_RECIPES[name]]
+    assert facts.root == fields["root"] and facts.classes == fields["num_classes"]
+    assert facts.list_format == fields.get("list_format", "video")
+    for key, file in facts.lists.items():
+        split, _, number = key.partition("_")
+        assert f"{facts.folder}/{file}" == fields[f"{split}_list"].format(number)
+    path, _, arguments = facts.config.partition(":")
+    assert os.path.exists(Path(base.__file__).parents[2] / path)
+    assert (arguments == "") == ("{}" not in str(fields)), "a split is named where there are several"
+
+
+def test_what_is_there_stays(clips, tmp_path):
+    ucf101(clips, tmp_path / "raw")
+    text("data/ucf101/ucf101_val_split_2_videos.txt", "mine")
+    before = sorted((path, path.stat().st_mtime_ns) for path in Path("raw").rglob("*"))
+    with pytest.raises(DataError, match="ucf101_val_split_2_videos.txt exists and this command did not write "
+                                        "it"):
+        prepare.main(["ucf101", "--raw=raw"])
+    assert lines_of("data/ucf101/ucf101_val_split_2_videos.txt") == ["mine"]
+    assert prepare.main(["ucf101", "--raw=raw", "--overwrite"]) == 0
+    assert prepare.main(["ucf101", "--raw=raw"]) == 0, "what it wrote itself it may write again"
+    assert sorted((path, path.stat().st_mtime_ns) for path in Path("raw").rglob("*")) == before
+
+
+def test_an_interrupted_command_continues(clips, tmp_path, monkeypatch, capsys):
+    ucf101(clips, tmp_path / "raw")
+    opened = []
+
+    def interrupted(path, check):
+        opened.append(path)
+        if len(opened) == 3:
+            raise KeyboardInterrupt
+        return real(path, check)
+
+    real = shared.open_clip
+    monkeypatch.setattr(shared, "open_clip", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        prepare.main(["ucf101", "--raw=raw", "--workers=1"])
+    assert not list(Path("data/ucf101").glob("*.txt"))
+    before = len(opened)
+    assert prepare.main(["ucf101", "--raw=raw", "--workers=1"]) == 0
+    assert "continuing: 2 of 5 were done before" in capsys.readouterr().out
+    assert len(opened) == before + 3
+    assert not list(Path("data/ucf101").glob("*.journal"))
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda raw: shutil.rmtree(raw), "--raw=raw is not a folder.*crcv.ucf.edu"),
+    (lambda raw: (raw / "ucfTrainTestlist/testlist02.txt").unlink(), "no testlist02.txt.*--annotations"),
+    (lambda raw: text(raw / "ucfTrainTestlist/testlist02.txt", "Nothing/v.avi"),
+     r"testlist02.txt:1: cannot read 'Nothing': expected one of the 101 classes"),
+    (lambda raw: text(raw / "ucfTrainTestlist/trainlist03.txt", "YoYo/a.avi 101", "v_YoYo_g01_c01.avi"),
+     r"trainlist03.txt:2: cannot read 'v_YoYo_g01_c01.avi': expected <class>/<video>.avi"),
+    (lambda raw: shutil.rmtree(raw / "UCF-101/ApplyEyeMakeup"), "none of the 2 clips of list 'val_1' is "
+                                                                "below"),
+])
+def test_what_is_wrong_is_said(clips, tmp_path, change, message):
+    ucf101(clips, tmp_path / "raw")
+    change(tmp_path / "raw")
+    with pytest.raises(DataError, match=message):
+        prepare.main(["ucf101", "--raw=raw"])
+    assert not Path("data").exists()
+
+
+def test_classes_in_another_order_must_be_the_same(clips, tmp_path):
+    ucf101(clips, tmp_path / "raw")
+    text("other.txt", *UCF101[:-1], "Yoyo")
+    with pytest.raises(DataError, match="--classes=other.txt names 101 classes.*expected the same names in "
+                                        "another"):
+        prepare.main(["ucf101", "--raw=raw", "--classes=other.txt"])
+
+
+@pytest.mark.parametrize("name", prepare.NAMES)
+def test_the_document_has_a_row_for_it(name):
+    facts = prepare.module_of(name).FACTS
+    lines = lines_of(Path(base.__file__).parents[2] / "docs/data.md")
+    row, = (line for line in lines
+            if line.startswith(f"| `{name}`: {facts.title} | {facts.page} | {facts.size} |"))
+    for text in (f"`{facts.folder}/`", f"`{facts.config}`", f"| {facts.classes} |",
+                 *(f"{count:,}" for count in facts.counts.values())):
+        assert text in row
