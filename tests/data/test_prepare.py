@@ -27,6 +27,10 @@ RopeClimbing Rowing SalsaSpin ShavingBeard Shotput SkateBoarding Skiing Skijet S
 SoccerJuggling SoccerPenalty StillRings SumoWrestling Surfing Swing TableTennisShot TaiChi
 TennisSwing ThrowDiscus TrampolineJumping Typing UnevenBars VolleyballSpiking WalkingWithDog
 WallPushups WritingOnBoard YoYo""".split()
+HMDB51 = """brush_hair cartwheel catch chew clap climb climb_stairs dive draw_sword dribble drink eat
+fall_floor fencing flic_flac golf handstand hit hug jump kick kick_ball kiss laugh pick pour
+pullup punch push pushup ride_bike ride_horse run shake_hands shoot_ball shoot_bow shoot_gun sit
+situp smile smoke somersault stand swing_baseball sword sword_exercise talk throw turn walk wave""".split()
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +122,32 @@ def test_ucf101(clips, tmp_path, capsys):
     for split in (1, 2, 3):
         found = opens(config_of("ucf101", split, classes_file="data/ucf101/ucf101_classes.txt"), 2, 1)
     assert found.class_names == UCF101
+
+
+def hmdb51(clips, raw):
+    """Names with signs and brackets, blanks at the ends of lines, clips that belong to no part of a split."""
+    odd = "#437_How_To_Ride_A_Bike_(nm)_np1_[le]_med_0;1!&.avi"
+    for k, name in enumerate(HMDB51):
+        for i in (1, 2, 3):
+            names = [odd, "b_u_cm_np1_fr_med_0.avi", "c.avi"] if k in (0, 50) else ["gone.avi"]
+            text(raw / f"testTrainMulti_7030_splits/{name}_test_split{i}.txt",
+                 *(f"{video} {mark} " for video, mark in zip(names, (1, 2, 0))))
+        if k in (0, 50):
+            put(clips["avi"], raw / f"hmdb51_org/{name}/{odd}",
+                raw / f"hmdb51_org/{name}/b_u_cm_np1_fr_med_0.avi")
+    return odd
+
+
+def test_hmdb51(clips, tmp_path, capsys):
+    odd = hmdb51(clips, tmp_path / "raw")
+    assert prepare.main(["hmdb51", "--raw=raw"]) == 0
+    printed = capsys.readouterr().out
+    assert "classes: 51, names and order as released" in printed
+    assert "--config.data.root=raw/hmdb51_org" in printed
+    assert lines_of("data/hmdb51/hmdb51_train_split_3_videos.txt") == [f"brush_hair/{odd} 0",
+                                                                       f"wave/{odd} 50"]
+    assert len(lines_of("data/hmdb51/hmdb51_missing.txt")) == 49
+    assert opens(config_of("hmdb51", 3, root="raw/hmdb51_org"), 2, 2).entry(1).labels == (50,)
 
 
 # --------------------------------------------------------------------------------------------- all of them
