@@ -10,6 +10,7 @@ import pytest
 from configs.recipes import base
 from data_pipelines import DataError, open_split
 from data_pipelines.prepare import __main__ as prepare
+from data_pipelines.prepare import facts as prepare_facts
 from data_pipelines.prepare import shared
 from tests.data.clip_files import data_config, numbered_frames, write_video
 
@@ -148,6 +149,69 @@ def test_hmdb51(clips, tmp_path, capsys):
                                                                        f"wave/{odd} 50"]
     assert len(lines_of("data/hmdb51/hmdb51_missing.txt")) == 49
     assert opens(config_of("hmdb51", 3, root="raw/hmdb51_org"), 2, 2).entry(1).labels == (50,)
+
+
+def k400_csv(path, rows, header="label,youtube_id,time_start,time_end,split", **options):
+    text(path, header, *rows, **options)
+
+
+def kinetics(clips, raw):
+    """400 classes by their csv; flat videos, one in a folder of its class, one replaced, some gone."""
+    names = [f"action {k:03d}" for k in range(398)] + ["hurling (sport)", "massaging person's head"]
+    ids = [f"id-_{k:07d}" for k in range(400)]
+    k400_csv(raw / "annotations/train.csv",
+             [*(f'"{name}",{ident},{k},{k + 10},train' for k, (name, ident) in enumerate(zip(names, ids))),
+              f"{names[0]},{ids[0]},0,10,train"], end="\r\n", encoding="utf-8-sig")
+    k400_csv(raw / "annotations/val.csv", [f"{names[k]},val__{k:06d},5,15,val" for k in range(3)] + [
+        ",test_000000,1,2,test"])
+    k400_csv(raw / "annotations/test.csv", ["test_000001,1,2,test"],
+             header="youtube_id,time_start,time_end,split")
+    put(clips["mp4"], raw / "train/id-_0000000_000000_000010.mp4", raw / "val/val__000001_000005_000015.mp4",
+        raw / "replacement/replacement_for_corrupted_k400/id-_0000001_000001_000011.mp4",
+        raw / f"train/{names[399]}/id-_0000399_000399_000409.mp4",
+        raw / "train/id-_0000000_000020_000030.mp4",
+        raw / "val/val__000000.mp4")
+    text(raw / "train/id-_0000001_000001_000011.mp4", "corrupted")
+    text(raw / "train/id-_0000002_000002_000012.mp4", "broken, and there is no replacement")
+    return names
+
+
+def test_kinetics400(clips, tmp_path, capsys):
+    names = kinetics(clips, tmp_path / "raw")
+    assert prepare.main(["kinetics400", "--raw=raw", "--dry_run"]) == 0
+    printed = capsys.readouterr().out
+    assert "dry run: nothing was written" in printed and not Path("data").exists()
+    assert "to do: opening 6 clips" in printed and "246,534" in printed
+    assert prepare.main(["kinetics400", "--raw=raw"]) == 0
+    printed = capsys.readouterr().out
+    assert "classes: 400, but not the released names" in printed
+    assert "1 videos are CVDF's replacements" in printed
+    assert "repeats 1 lines" in printed and "1 rows without a class" in printed
+    assert lines_of("data/kinetics400/kinetics400_train_list_videos.txt") == [
+        "train/id-_0000000_000000_000010.mp4 0",
+        "replacement/replacement_for_corrupted_k400/id-_0000001_000001_000011.mp4 1",
+        "train/massaging person's head/id-_0000399_000399_000409.mp4 399"]
+    assert lines_of("data/kinetics400/kinetics400_val_list_videos.txt") == [
+        "val/val__000000.mp4 0", "val/val__000001_000005_000015.mp4 1"]
+    missing = dict(line.split("\t") for line in lines_of("data/kinetics400/kinetics400_missing.txt"))
+    assert len(missing) == 398 and missing["val__000002_000005_000015"] == "missing"
+    assert missing["id-_0000002_000002_000012"] != "missing", "it is there, and broken"
+    config = config_of("k400", root="raw", classes_file="data/kinetics400/kinetics400_classes.txt")
+    assert opens(config, 3, 2).class_names == sorted(names)
+    assert prepare_facts.digest(sorted(names)) != prepare.module_of("kinetics400").FACTS.digest
+
+
+def test_links_into_the_folder_of_the_configs(clips, tmp_path, capsys):
+    kinetics(clips, tmp_path / "raw")
+    assert prepare.main(["kinetics400", "--raw=raw", "--link"]) == 0
+    assert "data.root" not in capsys.readouterr().out.split("train:")[-1]
+    assert os.path.islink("data/kinetics400/train") and os.path.islink("data/kinetics400/replacement")
+    opens(config_of("k400"), 3, 2)
+    assert prepare.main(["kinetics400", "--raw=raw", "--link"]) == 0, "again, with what it wrote itself"
+    os.unlink("data/kinetics400/train")
+    Path("data/kinetics400/train").mkdir()
+    with pytest.raises(DataError, match="--link: data/kinetics400/train exists and is not raw/train"):
+        prepare.main(["kinetics400", "--raw=raw", "--link", "--dry_run"])
 
 
 # --------------------------------------------------------------------------------------------- all of them
