@@ -214,6 +214,32 @@ def test_links_into_the_folder_of_the_configs(clips, tmp_path, capsys):
         prepare.main(["kinetics400", "--raw=raw", "--link", "--dry_run"])
 
 
+def mini_kinetics(clips, raw, copy):
+    """Split files as AR-Net has them, folders of images before the names, over CVDF's flat videos."""
+    names = [f"action {k:03d}" for k in range(200)]
+    text(raw / "mini_train_videofolder.txt",
+         *(f"images/train/{name}/id-_{k:07d}_000000_000010 {250 + k} {k}" for k, name in enumerate(names)))
+    text(raw / "mini_val_videofolder.txt", "images/val/action 007/val__000001_000005_000015 300 7",
+         "images/val/action_199/gone_000000_000005_000015 300 199", end="\r\n")
+    put(clips["mp4"], copy / "train/id-_0000199_000000_000010.mp4",
+        copy / "val/val__000001_000005_000015.mp4")
+    return names
+
+
+def test_mini_kinetics200(clips, tmp_path, capsys):
+    names = mini_kinetics(clips, tmp_path / "splits", tmp_path / "data/kinetics400")
+    assert prepare.main(["mini_kinetics200", "--raw=data/kinetics400", "--annotations=splits"]) == 0
+    assert "--config.data.root" not in capsys.readouterr().out
+    assert lines_of("data/kinetics400/mini-kinetics/minik_train_videofolder.txt") == [
+        "train/id-_0000199_000000_000010.mp4 199"]
+    config = config_of("minik", classes_file="data/kinetics400/mini_kinetics200_classes.txt")
+    assert opens(config, 1, 1).class_names == names
+    text("splits/mini_val_videofolder.txt", "images/val/action 007/val__000001_000005_000015 300 8")
+    with pytest.raises(DataError, match=r"mini_val_videofolder.txt:1: .*a label from 0 to 199 of one class; "
+                                        r"8 is"):
+        prepare.main(["mini_kinetics200", "--raw=data/kinetics400", "--annotations=splits"])
+
+
 # --------------------------------------------------------------------------------------------- all of them
 IN_THE_RECIPES = {"kinetics400": "k400", "mini_kinetics200": "minik", "activitynet": "actnet",
                   "fcvid": "fcvid",
@@ -290,6 +316,16 @@ def test_what_is_wrong_is_said(clips, tmp_path, change, message):
     with pytest.raises(DataError, match=message):
         prepare.main(["ucf101", "--raw=raw"])
     assert not Path("data").exists()
+
+
+def test_split_files_of_mini_kinetics_are_not_replaced(clips, tmp_path):
+    mini_kinetics(clips, tmp_path / "splits", tmp_path / "data/kinetics400")
+    shutil.move("splits", "data/kinetics400/mini-kinetics")
+    for split in ("train", "val"):
+        os.rename(f"data/kinetics400/mini-kinetics/mini_{split}_videofolder.txt",
+                  f"data/kinetics400/mini-kinetics/minik_{split}_videofolder.txt")
+    with pytest.raises(DataError, match="is what this command reads and where it would write"):
+        prepare.main(["mini_kinetics200", "--raw=data/kinetics400", "--overwrite"])
 
 
 def test_classes_in_another_order_must_be_the_same(clips, tmp_path):
