@@ -240,6 +240,29 @@ def test_mini_kinetics200(clips, tmp_path, capsys):
         prepare.main(["mini_kinetics200", "--raw=data/kinetics400", "--annotations=splits"])
 
 
+def test_something_v1(tmp_path, capsys):
+    raw = tmp_path / "raw"
+    names = ["Putting something, something and something on the table", "Closing something",
+             *(f"Doing {k} with something" for k in range(172))]
+    text(raw / "something-something-v1-labels.csv", *names)
+    text(raw / "something-something-v1-train.csv", f"100218;{names[0]}", f"48032;{names[173]}", end="\r\n")
+    text(raw / "something-something-v1-validation.csv", f"7;{names[1]}", f"8;{names[1]}", "9;", end="\r\n")
+    text(raw / "something-something-v1-test.csv", "10")
+    for name, count in (("100218", 6), ("48032", 5), ("7", 4)):
+        images(raw / f"20bn-something-something-v1/{name}", "{:05}.jpg", count)
+    (raw / "20bn-something-something-v1/8").mkdir()
+    assert prepare.main(["something_v1", "--raw=raw", "--link"]) == 0
+    assert "1 lines without a class" in capsys.readouterr().out
+    assert lines_of("data/sthv1/sthv1_train_list_rawframes.txt") == ["100218 6 0", "48032 5 173"]
+    assert lines_of("data/sthv1/something_v1_missing.txt") == ["8\tholds no 00001.jpg"]
+    config = config_of("sthv1", classes_file="data/sthv1/something_v1_classes.txt")
+    assert opens(config, 2, 1).class_names == names
+    text("category.txt", *sorted(names))
+    assert prepare.main(["something_v1", "--raw=raw", "--classes=category.txt"]) == 0
+    assert lines_of("data/sthv1/sthv1_train_list_rawframes.txt") == [
+        f"100218 6 {sorted(names).index(names[0])}", f"48032 5 {sorted(names).index(names[173])}"]
+
+
 # --------------------------------------------------------------------------------------------- all of them
 IN_THE_RECIPES = {"kinetics400": "k400", "mini_kinetics200": "minik", "activitynet": "actnet",
                   "fcvid": "fcvid",
