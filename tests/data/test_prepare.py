@@ -1,5 +1,6 @@
 """`data_pipelines.prepare`: miniatures in official layouts and formats, with their oddities, become runs."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -261,6 +262,34 @@ def test_something_v1(tmp_path, capsys):
     assert prepare.main(["something_v1", "--raw=raw", "--classes=category.txt"]) == 0
     assert lines_of("data/sthv1/sthv1_train_list_rawframes.txt") == [
         f"100218 6 {sorted(names).index(names[0])}", f"48032 5 {sorted(names).index(names[173])}"]
+
+
+def something_v2(clips, raw):
+    names = ["Holding something next to something", *(f"Doing {k} with something" for k in range(173))]
+    prefix = "labels/something-something-v2-"
+    text(raw / f"{prefix}labels.json",
+         json.dumps({name: str(k) for k, name in reversed([*enumerate(names)])}))
+    entries = [{"id": "78687", "label": "holding potato next to vicks vaporub bottle",
+                "template": "Holding [something] next to [something]",
+                "placeholders": ["potato", "vicks vaporub bottle"]},
+               {"id": "5", "label": "x", "template": "Doing 172 with [something]", "placeholders": ["x"]}]
+    text(raw / f"{prefix}train.json", json.dumps(entries), encoding="utf-8-sig")
+    text(raw / f"{prefix}validation.json", json.dumps([{**entries[1], "id": "6"}, {"id": "404"}]))
+    put(clips["webm"], *(raw / f"20bn-something-something-v2/{k}.webm" for k in (78687, 5, 6)))
+    return names
+
+
+def test_something_v2(clips, tmp_path):
+    names = something_v2(clips, tmp_path / "raw")
+    assert prepare.main(["something_v2", "--raw=raw", "--link"]) == 0
+    assert lines_of("data/sthv2/sthv2_train_list_videos.txt") == ["78687.webm 0", "5.webm 173"]
+    assert opens(config_of("sthv2", classes_file="data/sthv2/something_v2_classes.txt"), 2,
+                 1).class_names == names
+    path = tmp_path / "raw/labels/something-something-v2-train.json"
+    text(path, json.dumps([{"id": "5", "template": "Doing 173 with [something]"}]))
+    with pytest.raises(DataError, match=r"train.json: template of entry 0 \(5\) is 'Doing 173 with "
+                                        r"\[something\]'"):
+        prepare.main(["something_v2", "--raw=raw"])
 
 
 # --------------------------------------------------------------------------------------------- all of them
