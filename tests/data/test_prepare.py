@@ -292,6 +292,23 @@ def test_something_v2(clips, tmp_path):
         prepare.main(["something_v2", "--raw=raw"])
 
 
+def test_moments_in_time(clips, tmp_path):
+    raw = tmp_path / "raw"
+    names = ["clapping", "adult+female+speaking", *(f"verb{k:03d}ing" for k in reversed(range(337)))]
+    text(raw / "moments_categories.txt", *(f"{name},{k}" for k, name in enumerate(names)))
+    text(raw / "trainingSet.csv", "clapping/yt-5of6ffo6-Bw_205.mp4,clapping,3,0",
+         "adult+female+speaking/flickr-1-2.mp4,adult+female+speaking,4,1", "clapping/gone.mp4,clapping,3,1")
+    text(raw / "validationSet.csv", "verb000ing/getty-karate_4.mp4,verb000ing,3,1")
+    put(clips["mp4"], raw / "training/clapping/yt-5of6ffo6-Bw_205.mp4",
+        raw / "training/adult+female+speaking/flickr-1-2.mp4",
+        raw / "validation/verb000ing/getty-karate_4.mp4")
+    assert prepare.main(["moments_in_time", "--raw=raw", "--link"]) == 0
+    assert lines_of("data/mit/mit_train_list_videos.txt")[1] == (
+        "training/adult+female+speaking/flickr-1-2.mp4 1")
+    found = opens(config_of("mit", classes_file="data/mit/moments_in_time_classes.txt"), 2, 1)
+    assert found.class_names == names and found.entry(0).labels == (338,)
+
+
 # --------------------------------------------------------------------------------------------- all of them
 IN_THE_RECIPES = {"kinetics400": "k400", "mini_kinetics200": "minik", "activitynet": "actnet",
                   "fcvid": "fcvid",
