@@ -241,6 +241,71 @@ def test_mini_kinetics200(clips, tmp_path, capsys):
         prepare.main(["mini_kinetics200", "--raw=data/kinetics400", "--annotations=splits"])
 
 
+def activitynet(clips, raw):
+    """The json with several labels, testing videos without any, a video that is gone, mkv and webm."""
+    def video(subset, *labels):
+        return {"duration": 10.0, "subset": subset, "resolution": "64x48", "url": "https://example.invalid/",
+                "annotations": [{"segment": [0.1 * k, 1.0], "label": label} for k,
+                                label in enumerate(labels)]}
+
+    names = [f"Doing thing {k:03d}" for k in range(200)]
+    database = {"aaaaaaaaaa-": video("training", names[3], names[1], names[3]),
+                "_bbbbbbbbbb": video("training", names[0]), "cccccccccc_": video("validation", names[2]),
+                "gone_video_": video("validation", names[5]), "testing____": video("testing"),
+                **{f"more_{k:06d}": video("training", name) for k, name in enumerate(names)}}
+    text(raw / "activity_net.v1-3.min.json", json.dumps({"version": "VERSION 1.3", "taxonomy": [],
+                                                         "database": database}))
+    put(clips["mp4"], raw / "videos/v_aaaaaaaaaa-.mp4")
+    put(clips["mkv"], raw / "videos/v__bbbbbbbbbb.mkv")
+    put(clips["webm"], raw / "more/cccccccccc_.webm")
+    return names
+
+
+def test_activitynet(clips, tmp_path, capsys, monkeypatch):
+    names = activitynet(clips, tmp_path / "raw")
+    assert prepare.main(["activitynet", "--raw=raw", "--fps=25", "--height=32", "--dry_run"]) == 0
+    assert "to do: extracting 3 clips" in capsys.readouterr().out and not Path("data").exists()
+    assert prepare.main(["activitynet", "--raw=raw", "--fps=25", "--height=32"]) == 0
+    printed = capsys.readouterr().out
+    assert "--config=configs/supervised_actnet.py" in printed and "data.root" not in printed
+    lines = lines_of("data/actnet/actnet_png_img_train_split.txt")
+    assert lines == ["v_aaaaaaaaaa- 12 3 1", "v__bbbbbbbbbb 12 0"]
+    assert lines_of("data/actnet/actnet_png_img_val_split.txt") == ["cccccccccc_ 12 2"]
+    assert "gone_video_\tmissing" in Path("data/actnet/activitynet_missing.txt").read_text()
+    config = config_of("actnet", classes_file="data/actnet/activitynet_classes.txt")
+    split = open_split(config, "train")
+    assert split.class_names == names and set(split.entry(0).labels) == {1,
+                                                                         3} and split.views(0).shape[1] == 4
+
+
+def test_extraction_continues_and_does_not_mix(clips, tmp_path, capsys):
+    activitynet(clips, tmp_path / "raw")
+    flags = ["activitynet", "--raw=raw", "--fps=25", "--height=32"]
+    assert prepare.main(flags) == 0
+    kept = os.stat("data/actnet/imgs/v_aaaaaaaaaa-/img_00001.png").st_mtime_ns
+    shutil.rmtree("data/actnet/imgs/v__bbbbbbbbbb")
+    assert prepare.main([*flags, "--dry_run"]) == 0
+    assert "to do: extracting 1 clips, 2 are done" in capsys.readouterr().out
+    assert prepare.main(flags) == 0
+    assert os.stat("data/actnet/imgs/v_aaaaaaaaaa-/img_00001.png").st_mtime_ns == kept
+    with pytest.raises(DataError, match=r"--height=32 there, 48 now"):
+        prepare.main(["activitynet", "--raw=raw", "--fps=25", "--height=48", "--dry_run"])
+    with pytest.raises(DataError, match="another --format"):
+        prepare.main([*flags, "--format=jpg"])
+    assert prepare.main([*flags, "--format=jpg", "--out=other"]) == 0
+    assert "frame_template=img_{:05}.jpg" in capsys.readouterr().out
+
+
+def test_activitynet_by_the_split_files_of_ar_net(clips, tmp_path):
+    activitynet(clips, tmp_path / "raw")
+    text("train.txt", "v_aaaaaaaaaa-,900,7,7,2", "v__bbbbbbbbbb,12,0")
+    text("val.txt", "v_cccccccccc_,5,199", "v_gone_video_,5,3")
+    assert prepare.main(["activitynet", "--raw=raw", "--fps=25", "--height=32", "--split_train=train.txt",
+                         "--split_val=val.txt"]) == 0
+    assert lines_of("data/actnet/actnet_png_img_train_split.txt") == ["v_aaaaaaaaaa- 12 7 2",
+                                                                      "v__bbbbbbbbbb 12 0"]
+
+
 def test_something_v1(tmp_path, capsys):
     raw = tmp_path / "raw"
     names = ["Putting something, something and something on the table", "Closing something",
@@ -387,6 +452,34 @@ def test_what_is_wrong_is_said(clips, tmp_path, change, message):
     assert not Path("data").exists()
 
 
+@pytest.mark.parametrize("name, file, content, message", [
+    ("kinetics400", "annotations/train.csv", ["label,id", "a,b"], "train.csv:1: .*expected label,youtube_id"),
+    ("kinetics400", "annotations/val.csv", ["label,youtube_id,time_start,time_end", "x,abcdefghijk,one,11"],
+     r"val.csv:2: .*times in seconds"),
+    ("kinetics400", "annotations/val.csv", ["label,youtube_id,time_start,time_end", "x,abc,1,11"],
+     r"val.csv:2: .*a YouTube id of 11 letters"),
+    ("kinetics400", "annotations/val.csv", ["label,youtube_id,time_start,time_end", "x,abcdefghijk,1,11"],
+     r"abcdefghijk_000001_000011 is of class 'x': expected one of the 400 of "),
+    ("hmdb51", "testTrainMulti_7030_splits/wave_test_split2.txt", ["a.avi 3"],
+     r"wave_test_split2.txt:1: cannot read 'a.avi 3': expected a video and 1 \(training\), 2 \(test\) or 0"),
+    ("hmdb51", "testTrainMulti_7030_splits/wave_test_split2.txt", ["a.avi 1", "a.avi 2"],
+     r"wave_test_split2.txt:2: 'a.avi' has label \(2,\), in line 1 it has \(1,\)"),
+    ("something_v2", "labels/something-something-v2-labels.json", ['{"A": "0", "B": "2"}'],
+     "expected 0 to 1, each"),
+    ("something_v2", "labels/something-something-v2-train.json", ["[{}]"], "id of entry 0 is None"),
+    ("something_v2", "labels/something-something-v2-train.json", ["[{"], "train.json is no json"),
+    ("activitynet", "activity_net.v1-3.min.json", ['{"database": {"a": {"subset": "train"}}}'],
+     "subset of a is 'train': expected 'training', 'validation' or 'testing'"),
+    ("activitynet", "activity_net.v1-3.min.json", ['{"database": []}'], r"database is \[\]: expected an obj"),
+])
+def test_lines_that_are_wrong_are_named(clips, tmp_path, name, file, content, message):
+    make = dict(kinetics400=kinetics, hmdb51=hmdb51, something_v2=something_v2, activitynet=activitynet)[name]
+    make(clips, tmp_path / "raw")
+    text(tmp_path / "raw" / file, *content)
+    with pytest.raises(DataError, match=message):
+        prepare.main([name, "--raw=raw"])
+
+
 def test_split_files_of_mini_kinetics_are_not_replaced(clips, tmp_path):
     mini_kinetics(clips, tmp_path / "splits", tmp_path / "data/kinetics400")
     shutil.move("splits", "data/kinetics400/mini-kinetics")
@@ -414,3 +507,24 @@ def test_the_document_has_a_row_for_it(name):
     for text in (f"`{facts.folder}/`", f"`{facts.config}`", f"| {facts.classes} |",
                  *(f"{count:,}" for count in facts.counts.values())):
         assert text in row
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, metric", [("ucf101", "val/top1"), ("actnet", "val/map")])
+def test_an_epoch_of_training(clips, tmp_path, name, metric):
+    """What a command wrote is trained on by a small network of a recipe, and evaluated."""
+    from configs import supervised_actnet, supervised_minik
+    from effvid_jax import cli
+
+    if name == "ucf101":
+        ucf101(clips, tmp_path / "raw")
+        prepare.main(["ucf101", "--raw=raw", "--link"])
+    else:
+        activitynet(clips, tmp_path / "raw")
+        prepare.main(["activitynet", "--raw=raw", "--fps=25", "--height=64"])
+    config = (supervised_actnet if name == "actnet" else supervised_minik).get_config("tiny")
+    config.data.update({key: value for key, value in config_of(name).items() if key in base.DATASETS[name]})
+    config.data.update(source="list", num_frames=4, batch_size=2, eval_batch_size=2)
+    config.train.update(num_steps=0, num_epochs=1.0)
+    metrics = cli.train(config, str(tmp_path / "run"))
+    assert metrics["step"] == 1 and 0 <= metrics[metric] <= 100 and metrics["val/examples"] == 1
