@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 
 from configs.recipes import base
@@ -304,6 +305,23 @@ def test_activitynet_by_the_split_files_of_ar_net(clips, tmp_path):
                          "--split_val=val.txt"]) == 0
     assert lines_of("data/actnet/actnet_png_img_train_split.txt") == ["v_aaaaaaaaaa- 12 7 2",
                                                                       "v__bbbbbbbbbb 12 0"]
+
+
+def test_fcvid(clips, tmp_path):
+    raw = tmp_path / "raw"
+    text(raw / "materials/FCVID_VideoName_TrainTestSplit.txt", "cats/a b.mp4\ttrain", "dogs/c.mp4 test",
+         "dogs/gone.mp4 train", "cats/d.mp4 train", "cats/unlabelled.mp4 test")
+    rows = np.zeros((5, 239), int)
+    rows[0, [0, 238]] = rows[1, 4] = rows[2, 5] = rows[3, 6] = 1
+    text(raw / "materials/FCVID_Label.txt", *(" ".join(map(str, row)) for row in rows), end="\r\n")
+    put(clips["mp4"], raw / "videos/cats/a b.mp4", raw / "videos/dogs/c.mp4")
+    put(clips["mkv"], raw / "videos/elsewhere/d.mkv")
+    assert prepare.main(["fcvid", "--raw=raw", "--fps=25", "--height=32"]) == 0
+    assert lines_of("data/fcvid/fcvid_png_img_train_split.txt") == ["cats/a b 12 0 238", "cats/d 12 6"]
+    assert opens(config_of("fcvid"), 2, 1).entry(0).labels == (4,)
+    text(raw / "materials/FCVID_Label.txt", *(" ".join(map(str, row)) for row in rows[:4]))
+    with pytest.raises(DataError, match="FCVID_Label.txt ends before line 5 of "):
+        prepare.main(["fcvid", "--raw=raw"])
 
 
 def test_something_v1(tmp_path, capsys):
