@@ -48,7 +48,7 @@ def jhmdb_source(config, split: str) -> BoxSource:
     def look(video):
         label, folder = video
         images = count_images(os.path.join(root, IMAGES, folder), "{:05}.png", 1)
-        boxes = _boxes(os.path.join(root, MASKS, folder, "puppet_mask.mat"), images)
+        boxes = puppet_boxes(os.path.join(root, MASKS, folder, "puppet_mask.mat"), images)
         path = os.path.join(IMAGES, folder)
         return images, [KeyFrame(path, t, (Box(label, *box),)) for t, box in boxes]
 
@@ -93,7 +93,7 @@ def _videos(config, split: str, classes) -> list[tuple[int, str]]:
     return found
 
 
-def _boxes(path: str, images: int) -> list[tuple[int, tuple[float, float, float, float]]]:
+def puppet_boxes(path: str, images: int) -> list[tuple[int, tuple[float, float, float, float]]]:
     """(frame, box in shares) of every image that has a puppet.
 
     Raises:

@@ -8,9 +8,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from scipy.io import savemat
 
 from configs.recipes import base
-from data_pipelines import DataError, open_split
+from data_pipelines import BoxTargets, DataError, open_split
 from data_pipelines.prepare import __main__ as prepare
 from data_pipelines.prepare import facts as prepare_facts
 from data_pipelines.prepare import shared
@@ -390,6 +391,43 @@ def test_moments_in_time(clips, tmp_path):
         "training/adult+female+speaking/flickr-1-2.mp4 1")
     found = opens(config_of("mit", classes_file="data/mit/moments_in_time_classes.txt"), 2, 1)
     assert found.class_names == names and found.entry(0).labels == (338,)
+
+
+JHMDB = """brush_hair catch clap climb_stairs golf jump kick_ball pick pour pullup push run shoot_ball
+shoot_bow shoot_gun sit stand swing_baseball throw walk wave""".split()
+
+
+def jhmdb(raw):
+    """The 21 classes, two videos each; of the last one the mask is gone, names have brackets and signs."""
+    for name in JHMDB:
+        videos = ["#20_[x]_(a)_1!", "b_2"]
+        for i in (1, 2, 3):
+            text(raw / f"splits/{name}_test_split{i}.txt", *(
+                f"{video}.avi {1 + (k + i) % 2} " for k, video in enumerate(videos)))
+        for video in videos:
+            images(raw / f"Rename_Images/{name}/{video}", "{:05}.png", 2)
+            (raw / f"puppet_mask/{name}/{video}").mkdir(parents=True)
+            mask = np.zeros((48, 64, 2), np.uint8)
+            mask[10:20, 30:40] = 1
+            savemat(raw / f"puppet_mask/{name}/{video}/puppet_mask.mat", {"part_mask": mask})
+    (raw / "puppet_mask/wave/b_2/puppet_mask.mat").unlink()
+
+
+def test_jhmdb(tmp_path, capsys):
+    jhmdb(tmp_path / "raw")
+    assert prepare.main(["jhmdb", "--raw=raw"]) == 0
+    printed = capsys.readouterr().out
+    assert "--config.data.root=raw" in printed and "classes: 21, names and order as released" in printed
+    assert "wave/b_2: " in printed and "puppet_mask.mat" in printed
+    assert len(lines_of("data/jhmdb/jhmdb_train_split_1_frames.txt")) == 20
+    assert lines_of("data/jhmdb/jhmdb_val_split_1_frames.txt")[0] == (
+        "Rename_Images/brush_hair/#20_[x]_(a)_1! 2 0")
+    savemat("raw/puppet_mask/wave/b_2/puppet_mask.mat", {"part_mask": np.ones((48, 64, 2), np.uint8)})
+    config = data_config(source="jhmdb", root="raw", train_list="splits/*_test_split1.txt",
+                         val_list="splits/*_test_split1.txt", num_classes=21, sampling="around", num_frames=4,
+                         train_crop="whole", test_crop="whole")
+    split = open_split(config, "val", BoxTargets(21, 2))
+    assert split.class_names == JHMDB and len(split) == 42
 
 
 # --------------------------------------------------------------------------------------------- all of them
