@@ -11,11 +11,12 @@ import pytest
 from scipy.io import savemat
 
 from configs.recipes import base
-from data_pipelines import BoxTargets, DataError, open_split
+from data_pipelines import BoxTargets, DataError, PixelClasses, open_split
 from data_pipelines.prepare import __main__ as prepare
 from data_pipelines.prepare import facts as prepare_facts
 from data_pipelines.prepare import shared
 from tests.data.clip_files import data_config, numbered_frames, write_video
+from tests.made_scenes import sceneparse
 
 UCF101 = """ApplyEyeMakeup ApplyLipstick Archery BabyCrawling BalanceBeam BandMarching BaseballPitch
 Basketball BasketballDunk BenchPress Biking Billiards BlowDryHair BlowingCandles
@@ -430,6 +431,21 @@ def test_jhmdb(tmp_path, capsys):
     assert split.class_names == JHMDB and len(split) == 42
 
 
+def test_ade20k(tmp_path, capsys):
+    root = sceneparse(tmp_path / "raw", train=3, val=2)
+    (root / "annotations/training/ADE_train_00000002.png").write_bytes(b"broken")
+    assert prepare.main(["ade20k", "--raw=raw"]) == 0
+    printed = capsys.readouterr().out
+    assert "classes: 150" in printed and "20,210" in printed and "ADE_train_00000002.jpg: " in printed
+    assert lines_of("data/ade20k/sceneparse_train_pairs.txt")[0] == (
+        "images/training/ADE_train_00000001.jpg\tannotations/training/ADE_train_00000001.png")
+    config = data_config(source="sceneparse", root=str(root),
+                         train_list="data/ade20k/sceneparse_train_pairs.txt",
+                         val_list="data/ade20k/sceneparse_val_pairs.txt", num_frames=1, num_classes=0)
+    split = open_split(config, "train", PixelClasses(150, 48, 48))
+    assert len(split) == 2 and split.class_names[:2] == ["wall", "building"]
+
+
 # --------------------------------------------------------------------------------------------- all of them
 IN_THE_RECIPES = {"kinetics400": "k400", "mini_kinetics200": "minik", "activitynet": "actnet",
                   "fcvid": "fcvid",
@@ -453,6 +469,10 @@ def test_what_is_written_is_what_the_recipes_read(name):
     path, _, arguments = facts.config.partition(":")
     assert os.path.exists(Path(base.__file__).parents[2] / path)
     assert (arguments == "") == ("{}" not in str(fields)), "a split is named where there are several"
+
+
+def test_every_data_set_of_the_recipes_is_prepared():
+    assert set(IN_THE_RECIPES.values()) == base.DATASETS.keys() - {"folder"}
 
 
 def test_what_is_there_stays(clips, tmp_path):
