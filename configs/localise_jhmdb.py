@@ -1,7 +1,7 @@
 """VA-RED2 on J-HMDB: boxes around people and what they do, with convolutions that compute what a clip needs.
 
     python main.py --config=configs/localise_jhmdb.py --workdir=runs/jhmdb
-    python main.py --config=configs/localise_jhmdb.py:static,backbone=x3d_m --workdir=runs/jhmdb_x3d
+    python main.py --config=configs/localise_jhmdb.py:static,backbone=i3d_tp --workdir=runs/jhmdb_i3d
 
 Paper: Table 8. I3D: frame-mAP 44.8 % at 43.9 GMACs static, 47.2 % at 21.3 dynamic; X3D-M: 47.9 % at 5.75,
 50.0 % at 4.85. `data/jhmdb` is the released data set: Rename_Images/, puppet_mask/, splits/. `:demo` and

@@ -9,20 +9,20 @@ from effvid_jax.errors import UserError
 from effvid_jax.methods.supervised import Supervised
 from effvid_jax.tasks.localisation import DEFAULTS
 
-BACKBONES = ("i3d_tp", "x3d_m")
+BACKBONES = ("x3d_m", "i3d_tp")  # the first one is better in the paper, at an eighth of the cost
 
 
 def recipe(arg: str):
     """J-HMDB with VA-RED2, and its static counterpart; the paper's recipe is not public.
 
-    Arguments: tiny, demo, static (the plain network alone), backbone (i3d_tp, x3d_m), split (1, 2, 3),
+    Arguments: tiny, demo, static (the plain network alone), backbone (x3d_m, i3d_tp), split (1, 2, 3),
     search_space (2, 3), from_static (settings for a start from a static network, given by init.checkpoint).
     Learning rate, weight decay, epochs, augmentation and loss are YOWO's (cfg/jhmdb.yaml: 1e-4 on sums over
     128 clips is 0.0128 on means; jitter of 0.2 and flips, not its colours). Ours are the cosine for its
     halving at epochs 3 to 6, a clip of 16 frames with the key frame in its middle for 32 that end with it,
     and the start from scratch: with weights of a classifier `init.checkpoint` starts the backbone alone.
     """
-    args = base.parse_arg(arg, tiny=False, demo=False, static=False, backbone="i3d_tp", split=1,
+    args = base.parse_arg(arg, tiny=False, demo=False, static=False, backbone="x3d_m", split=1,
                           search_space=2, from_static=False)
     if args.backbone not in BACKBONES:
         raise UserError(f"config argument backbone={args.backbone!r}: expected {' or '.join(BACKBONES)}.")
@@ -80,8 +80,10 @@ def embed(config, args) -> None:
         return
     config.note = (
         "demo: the code path of the recipe on the embedded benchmark of localisation (6 classes of textured "
-        "patches that move), 8 frames of 96 pixels for 16 of 224, a network of the same family, of a quarter "
+        "patches that move), 4 frames of 96 pixels for 16 of 224, a network of the same family, of a quarter "
         "of the width. Its numbers compare with each other only.")
-    config.data.update(dict(batch_size=16, eval_batch_size=40))
-    config.data.synthetic.update(dict(train_clips=1200, val_clips=300))
-    config.train.num_steps = 500
+    config.data.update(dict(num_frames=4, frame_interval=2, batch_size=16, eval_batch_size=40))
+    config.data.synthetic.update(dict(train_clips=1200, val_clips=300, difficulty=0.3))
+    config.localisation.class_scale = 4.0  # boxes are easy there, their classes are not
+    config.optim.update(dict(name="adamw", lr=0.004, weight_decay=0.01))  # in fewer steps than SGD
+    config.train.num_steps = 400

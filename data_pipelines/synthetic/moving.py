@@ -137,17 +137,17 @@ class _Patch:
         times = np.arange(length)
         self._radii = np.full(length, radius)
         if moves and motion == "pulse":
-            turns = times / rng.uniform(7, 12) + rng.uniform()
-            self._radii = radius * (1 + 0.3 * np.sin(2 * np.pi * turns))
-        speed = side * rng.uniform(0.015, 0.03) if moves and motion == "slide" else 0.0
+            turns = times / rng.uniform(8, 13) + rng.uniform()
+            self._radii = radius * (1 + 0.35 * np.sin(2 * np.pi * turns))
+        speed = side * rng.uniform(0.02, 0.04) if moves and motion == "slide" else 0.0
         angle = rng.uniform(0, 2 * np.pi)
         start = [rng.uniform(0, n - 2 * radius) for n in size]
         self._centres = np.stack([
             radius + _bounced(s + speed * times * f, n - 2 * radius)
             for s, f, n in zip(start, (np.sin(angle), np.cos(angle)), size)], axis=1)
         pixels = int(np.ceil(self._radii.max()))
-        plain, textured, self._mask = _patch(rng, texture, pixels, side * rng.uniform(0.07, 0.1),
-                                             60.0 * (1 - 0.6 * difficulty) * rng.uniform(0.85, 1.0))
+        plain, textured, self._mask = _patch(rng, texture, pixels, side * rng.uniform(0.09, 0.12),
+                                             75.0 * (1 - 0.6 * difficulty) * rng.uniform(0.85, 1.0))
         self._pixels = textured if name or not moves else plain
 
     def box(self, t: int) -> tuple[int, int, int, int]:
