@@ -51,8 +51,9 @@ EXPERIMENTS: dict[str, dict[str, Experiment]] = {
                             ("--config.method.target=0.88", "--config.method.cheap_kernel=1"), _FOUND, BOXES),
     },
     "segmentation": {
-        "dilated_resnet18": Experiment("segment_ade20k.py:demo", (500, 400), ("--config.method.target=0.83",), {
-            "mean IoU (%)": "mean_iou", "pixel accuracy (%)": "pixel_accuracy"}, SCENES, encoder=True),
+        "dilated_resnet18": Experiment(
+            "segment_ade20k.py:demo", (500, 400), ("--config.method.target=0.83",),
+            {"mean IoU (%)": "mean_iou", "pixel accuracy (%)": "pixel_accuracy"}, SCENES, encoder=True),
     },
 }
 
