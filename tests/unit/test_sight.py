@@ -50,13 +50,13 @@ def test_a_method_sees_them(odd):
     config = supervised_minik.get_config("tiny")
     config.data.views_per_pass = 1
     method = make_method(config, make_task(config, ["a", "b", "c"]))
-    variables = method.model.init(jax.random.key(0), jnp.zeros((1, 2, 32, 32, 3)))
+    variables = jax.jit(method.model.init)(jax.random.key(0), jnp.zeros((1, 2, 32, 32, 3)))
     variables = Variables(variables["params"], variables["batch_stats"])
     video = clips(1, 2, 2, 32, 32, 3)
-    logits, maps = method.model.apply(variables.network, by_numpy(video[0], ODD))
-    found = method.predict(variables, {"video": video})
+    logits, maps = jax.jit(method.model.apply)(variables.network, by_numpy(video[0], ODD))
+    found = jax.jit(method.predict)(variables, {"video": video})
     np.testing.assert_allclose(found.logits[0], method.task.mean_of_views(logits[None])[0], atol=1e-5)
-    np.testing.assert_allclose(method.features(variables, {"video": video})[0],
+    np.testing.assert_allclose(jax.jit(method.features)(variables, {"video": video})[0],
                                maps["pooled"].mean(axis=(0, 1)), atol=1e-5)
     np.testing.assert_allclose(method._clips({"video": video[0]}), by_numpy(video[0], ODD), atol=1e-5)
 
