@@ -26,7 +26,7 @@ from configs import dynamic_k400
 from effvid_jax import cost, writers
 from effvid_jax.backbones import make_backbone
 from effvid_jax.cost.exits import all_heads_cost, route_costs
-from effvid_jax.methods import base
+from effvid_jax.methods import building
 from effvid_jax.reports import results
 
 COMMAND = "python benchmarks/dynamic_tables.py"
@@ -87,7 +87,8 @@ def computed(row: str, data_set: str) -> dict[str, str]:
         return {GMACS: f"{found.gmacs:.1f}", PARAMS: f"{found.params / 1e6:.2f}"}
     # Counted as the paper does: MSDNet with the 1000 classes of ImageNet, ResNets with three exits.
     scheme, classes = ("depth", 1000) if name == "msdnet_38" else ("depth", k)
-    model = base.build_backbone(dynamic_k400.get_config(f"backbone={name},scheme={scheme}").model, classes)
+    config = dynamic_k400.get_config(f"backbone={name},scheme={scheme}")
+    model = building.build_backbone(config.model, classes)
     clip = (16, 224, 224, 3)
     full = {GMACS: f"{all_heads_cost(model, clip, 'msdnet'):.1f}"} if form == "full" else {}
     return {PARAMS: _millions(model, clip), **full}
@@ -111,7 +112,7 @@ def of_run(workdir: str, form: str) -> dict[str, str]:
 def embedded(rows) -> dict[str, dict[str, tuple[str, str]]]:
     """{row: {column: (value, spread)}} of the embedded benchmark, from what docs/results.csv has of it."""
     known = {row["what"]: row for row in rows}
-    model = base.build_backbone(dynamic_k400.get_config("demo").model, 16)
+    model = building.build_backbone(dynamic_k400.get_config("demo").model, 16)
     clip = (8, 64, 64, 3)
     full, paper = route_costs(model, clip)[1], all_heads_cost(model, clip, "msdnet")
     prefix = "dynamic: unified, online shift: "

@@ -31,7 +31,7 @@ from configs import reskd_minik
 from configs.recipes.base import defaults, pixels
 from effvid_jax import cost
 from effvid_jax.backbones import blocks, make_backbone
-from effvid_jax.methods import base
+from effvid_jax.methods import base, building
 from effvid_jax.speed import bench, exit_bench, timing
 from effvid_jax.tasks import make_task
 
@@ -140,7 +140,7 @@ def inference(setup: Setup, backbone: str, frames: int, resolution: int, batch: 
     clips = bench.random_clips((batch, frames, resolution, resolution, 3))
     clip = clips.shape[1:]
     ours = {"ours": None} | ({"ours, plain": PlainConv} if plain else {})
-    models = {name: base.build_backbone(config, CLASSES, **({"conv": conv} if conv else {}))
+    models = {name: building.build_backbone(config, CLASSES, **({"conv": conv} if conv else {}))
               for name, conv in ours.items()}
     variables = jax.device_put(precision.random_variables(models["ours"], (1, *clip)))
     batch_on_device = {"video": jax.device_put(clips[:, None])}

@@ -21,7 +21,7 @@ import jax
 
 from configs.recipes.base import defaults
 from effvid_jax import cost, writers
-from effvid_jax.methods import base
+from effvid_jax.methods import building
 from effvid_jax.speed import bench, host_memory
 from effvid_jax.tasks import make_task
 
@@ -41,7 +41,7 @@ def measure(backbone: str, frames: int, batch: int, resolutions: list[int], dtyp
     task, config = make_task(config, [str(k) for k in range(classes)]), config.model
     config.update(dict(backbone=backbone, dtype=dtype))
     rows = bench.inference(config, task, resolutions, frames, batch, seconds=seconds)
-    model = base.build_backbone(config, classes)
+    model = building.build_backbone(config, classes)
     for row in rows:
         side = row["resolution"]
         row["gmacs_mmcv"] = cost.count(model, (frames, side, side, 3), "mmcv").gmacs

@@ -274,7 +274,7 @@ def save_imported(workdir: str, variables: dict[str, Any], config, class_names) 
     Args:
         workdir: where; must hold no checkpoint yet.
         variables: `{'params': ..., 'batch_stats': ...}`.
-        config: needs `model` (see `methods.base.build_backbone`).
+        config: needs `model` (see `methods.building.build_backbone`).
         class_names: K names; numbers as strings will do.
     """
     checkpointer = Checkpointer(workdir)

@@ -35,7 +35,7 @@ import data_pipelines
 from effvid_jax import console, cost, evaluate, sharding, writers
 from effvid_jax.analysis import drawing, gate_pictures, gate_statistics, opening
 from effvid_jax.errors import UserError
-from effvid_jax.methods import base
+from effvid_jax.methods import building
 from effvid_jax.methods.gated import Gated
 from effvid_jax.methods.va_red2 import VaRed2
 from effvid_jax.speed import gated_bench
@@ -88,7 +88,7 @@ def speed(opened: opening.Opened, clips: int, batch: int, seconds: float) -> dic
                         f"at least as many clips as a batch has.")
     x = jnp.concatenate([method.sight(view[None]) for view in videos])
     forms = {name: method.in_form(name).model for name in ("mixed", "compact")}
-    plain = base.build_network(opened.config.model, method.task)
+    plain = building.build_network(opened.config.model, method.task)
     with console.bar(0, "timing", "sample") as progress:
         found = gated_bench.costs(plain, forms["mixed"], opened.variables.network, x)
         rows, deviation, times = gated_bench.measure(

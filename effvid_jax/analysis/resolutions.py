@@ -40,7 +40,7 @@ import data_pipelines
 from effvid_jax import checkpoint, console, cost, evaluate, sharding, writers
 from effvid_jax.analysis import drawing, opening, variants
 from effvid_jax.errors import UserError
-from effvid_jax.methods import Variables, base, make_method
+from effvid_jax.methods import Variables, building, make_method
 from effvid_jax.speed import bench
 from effvid_jax.start import bounds, workdirs
 from effvid_jax.tasks import make_task
@@ -144,7 +144,7 @@ def grid(config_file: str, changes, workdir: str, out: str, train: list[str], te
     known = {label: condition(label, config_file, changes) for label in dict.fromkeys([*train, *test])}
     for tested in known.values():  # before anything trains
         shape = (tested.config.data.num_frames, tested.side, tested.side, 3)
-        cost.check_resolution(base.build_backbone(tested.config.model, 2), shape,
+        cost.check_resolution(building.build_backbone(tested.config.model, 2), shape,
                               f"the resolution {tested.label}")
     pairs = [(a, b) for a in train for b in (test or [a])]
     path = os.path.join(out, "resolutions.csv")

@@ -9,24 +9,17 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import flax
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
-from effvid_jax import cost
-from effvid_jax.backbones import make_backbone, rematerialised
-from effvid_jax.errors import UserError
-from effvid_jax.exits import executor, network
-from effvid_jax.heads import Headed
+from effvid_jax.exits import executor
+from effvid_jax.methods import sides
 from effvid_jax.methods.clips import Sight, clip_shape, over_views, resize  # noqa: F401 - methods use them
 from effvid_jax.methods.settings import MethodSettings
 from effvid_jax.tasks import Task
-
-DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}  # None: follows the inputs
 
 
 @flax.struct.dataclass
@@ -222,74 +215,6 @@ class Method(abc.ABC):
         return self.sight(batch["video"])
 
 
-def build_backbone(model, num_classes: int, **fields) -> nn.Module:
-    """The module that a `config.model` describes.
-
-    Args:
-        model: config with `backbone`, `dropout`, `dtype`, `bn_groups` (0 = one group per device),
-            `options` (further fields of the module), and maybe `exits` (see `exits/network.py`) and
-            `remat` (see `backbones/remat.py`).
-        num_classes: K.
-        **fields: further fields of the module that no config can hold, such as `conv`.
-
-    Raises:
-        UserError: an unknown backbone or type, or what the backbone refuses.
-    """
-    if (mode := model.get("remat", "none")) != "none":
-        if model.backbone not in (known := rematerialised()):
-            raise UserError(f"config.model.remat={mode!r} is not known to {model.backbone!r}, only to "
-                            f"{', '.join(known)}: leave it at 'none'.")
-        fields["remat"] = mode
-    common = dict(dropout=model.dropout, dtype=compute_dtype(model.dtype),
-                  bn_groups=model.bn_groups or jax.device_count())
-    make = partial(make_backbone, model.backbone, num_classes=num_classes, **common,
-                   **_tuples(model.options), **fields)
-    if not model.get("exits"):
-        return make()
-    return network.make_exit_net(model.exits, make, num_classes, **common)
-
-
-def build_network(model, task: Task, **fields) -> nn.Module:
-    """The network of a config for a task: the backbone, with the task's head if that has one.
-
-    Args:
-        model: see `build_backbone`.
-        task: what the network is asked.
-        **fields: see `build_backbone`.
-
-    Raises:
-        UserError: see `build_backbone`.
-    """
-    backbone, head = build_backbone(model, task.num_outputs, **fields), task.head(model)
-    return backbone if head is None else Headed(trunk=backbone, head=head)
-
-
-def compute_dtype(name: str):
-    """Module dtype of a config's word, see `DTYPES`."""
-    if name not in DTYPES:
-        raise UserError(f"config.model.dtype={name!r}: expected one of {sorted(DTYPES)}.")
-    return DTYPES[name]
-
-
-def _tuples(options) -> dict[str, Any]:
-    """Config options as hashable values: modules are static arguments of jit."""
-    return {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in dict(options).items()}
-
-
-def init_backbone(model: nn.Module, rng, clip_shape_BTHWC) -> tuple[Any, Any]:
-    """Random (params, stats) of a backbone; one clip's shape is enough.
-
-    Raises:
-        UserError: the clip is too small for the network.
-    """
-    shape = (1, *clip_shape_BTHWC[1:])
-    cost.check_resolution(
-        model, shape[1:], f"{type(model).__name__} (config.model.resolution, or config.data.crop if that "
-        f"is 0)")
-    variables = jax.jit(lambda key: model.init(key, jnp.zeros(shape)))(rng)
-    return variables["params"], variables.get("batch_stats", {})
-
-
 def predict_views(model: nn.Module, task: Task, sight: Sight, variables, batch,
                   at_once: int = 0) -> Prediction:
     """`Method.predict` of a plain network: every view is looked at alone, then views are averaged.
@@ -306,43 +231,13 @@ def predict_views(model: nn.Module, task: Task, sight: Sight, variables, batch,
     b, v = video.shape[:2]
 
     def look(clips):
-        return task.of_sides([model.apply(variables, x)[0] for x in in_sides(task, clips)])
+        return task.of_sides([model.apply(variables, x)[0] for x in sides.in_sides(task, clips)])
 
     logits = over_views(look, video, sight, at_once)
     logits = logits.astype(jnp.float32).reshape(b, v, *logits.shape[1:])
-    gmacs = v * gmacs_in_sides(model, task, clip_shape(video, sight.resolution))
+    gmacs = v * sides.gmacs_in_sides(model, task, clip_shape(video, sight.resolution))
     return Prediction(task.mean_of_views(logits), jnp.full((b,), gmacs, jnp.float32),
-                      clip_answers(task, logits) | cost_of_head(model, task, video, sight.resolution))
-
-
-def in_sides(task: Task, clips) -> list:
-    """Clips (N, T, side, side, 3) in every size that the task looks at them in (`Task.sides`)."""
-    own = clips.shape[-2]
-    return [clips if side == own else resize(clips, side) for side in task.sides(own)]
-
-
-def gmacs_in_sides(model: nn.Module, task: Task, shape: tuple[int, ...]) -> float:
-    """10^9 multiply-adds of a clip (T, side, side, 3) in all sizes that the task looks at it in."""
-    return sum(cost.gmacs(model, x) for x in _shapes(task, shape))
-
-
-def _shapes(task: Task, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Shapes of a clip (T, H, W, 3) in all sizes that the task looks at it in."""
-    t, _, own, colours = shape
-    return [shape if side == own else (t, side, side, colours) for side in task.sides(own)]
-
-
-def cost_of_head(model: nn.Module, task: Task, video, resolution: int) -> dict[str, Any]:
-    """'gmacs_head' (B,) for `Prediction.extra`: what a task's head has of an example's cost; {} without one.
-
-    Papers quote the cost of a segmentation encoder alone, which is the rest.
-    """
-    if not isinstance(model, Headed):
-        return {}
-    layers = [layer for shape in _shapes(task, clip_shape(video, resolution))
-              for layer in cost.count(model, shape).layers if layer.block == "head"]
-    head = video.shape[1] * sum(layer.macs for layer in layers) / 1e9
-    return {"gmacs_head": jnp.full((video.shape[0],), head, jnp.float32)}
+                      clip_answers(task, logits) | sides.cost_of_head(model, task, video, sight.resolution))
 
 
 def clip_answers(task: Task, logits_BVK) -> dict[str, Any]:

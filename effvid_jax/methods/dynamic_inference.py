@@ -37,7 +37,7 @@ from effvid_jax.errors import UserError
 from effvid_jax.exits import curve, executor, routes, shares, stopping
 from effvid_jax.exits.network import run_segment
 from effvid_jax.losses import soft_kl, weighted_mean
-from effvid_jax.methods import base
+from effvid_jax.methods import base, building
 
 RECORD = "stopping"  # in `Variables.stats`: thresholds, and the calibration videos' scores
 EXECUTORS = ("simulate", *executor.POLICIES)
@@ -113,7 +113,7 @@ class DynamicInference(base.Method):
         if not task.class_scores:
             raise UserError("config.task: method 'dynamic_inference' stops where a class is sure enough; "
                              "this task has no scores of classes.")
-        self.model = base.build_network(config.model, task)
+        self.model = building.build_network(config.model, task)
         self.settings.check_lengths(self.model.route)
         self.m = len(self.model.route)  # checkpoints
         self.rule = stopping.RULES.index(self.settings.rule)
@@ -124,7 +124,7 @@ class DynamicInference(base.Method):
 
     def init(self, rng, clip_shape):
         """See `Method.init`; until it is calibrated nothing stops early."""
-        params, stats = base.init_backbone(self.model, rng, clip_shape)
+        params, stats = building.init_backbone(self.model, rng, clip_shape)
         m, size = self.m, self.settings.calibration_videos
         thresholds = jnp.array([stopping.NEVER] * (m - 1) + [-stopping.NEVER], jnp.float32)
         record = {"thresholds": thresholds, "count": jnp.zeros((), jnp.int32),

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from effvid_jax.errors import UserError
 from effvid_jax.gating import decisions, gates, ratios, variants
 from effvid_jax.losses import weighted_mean
-from effvid_jax.methods import base
+from effvid_jax.methods import base, building, sides
 
 
 class Gated(base.Method):
@@ -35,7 +35,7 @@ class Gated(base.Method):
     def __init__(self, config, task):
         super().__init__(config, task)
         self.layers = gates.layers_of(config.model.backbone, self.settings.layers)
-        self.model = base.build_network(config.model, task, conv=self.make_conv())
+        self.model = building.build_network(config.model, task, conv=self.make_conv())
 
     @abc.abstractmethod
     def make_conv(self) -> Callable:
@@ -55,7 +55,7 @@ class Gated(base.Method):
         Raises:
             UserError: no convolution of the network decides anything.
         """
-        params, stats = base.init_backbone(self.model, rng, clip_shape)
+        params, stats = building.init_backbone(self.model, rng, clip_shape)
         if not self.layer_names(params):
             raise UserError(
                 f"config.method.layers={self.layers!r} matches no convolution of "
@@ -89,12 +89,12 @@ class Gated(base.Method):
         b, v = video.shape[:2]
 
         def look(clips):
-            said = [self._run(variables.network, x) for x in base.in_sides(self.task, clips)]
+            said = [self._run(variables.network, x) for x in sides.in_sides(self.task, clips)]
             return self.task.of_sides([x for x, _ in said]), decisions.of_sides([x for _, x in said])
 
         logits, found = base.over_views(look, video, self.sight, self.views_per_pass)
         plain_BV, overhead_BV = (x.reshape(b, v) for x in decisions.clip_gmacs(
-            found, base.gmacs_in_sides(self.model, self.task, base.clip_shape(video, self.resolution))))
+            found, sides.gmacs_in_sides(self.model, self.task, base.clip_shape(video, self.resolution))))
         plain, overhead = plain_BV.sum(axis=1), overhead_BV.sum(axis=1)
         extra = {"ratios": jnp.stack([d.ratio for d in found], axis=1),
                  "computed": decisions.computed_share(found),
@@ -107,7 +107,7 @@ class Gated(base.Method):
                   "decisions": decided.reshape(b, v, *decided.shape[1:])}  # numbers of ratio and stride
         return base.Prediction(self.task.mean_of_views(logits), plain + overhead,
                                extra | base.clip_answers(self.task, logits)
-                               | base.cost_of_head(self.model, self.task, video, self.resolution))
+                               | sides.cost_of_head(self.model, self.task, video, self.resolution))
 
     def _run(self, variables, clips):
         """(logits, decisions in the order of the layers) of clips (B, T, H, W, 3)."""

@@ -38,7 +38,7 @@ from data_pipelines import Field
 from effvid_jax import checkpoint, console, cost
 from effvid_jax.errors import UserError
 from effvid_jax.losses import soft_kl, squared_error, weighted_mean
-from effvid_jax.methods import base
+from effvid_jax.methods import base, building
 from effvid_jax.methods.supervised import Supervised
 from effvid_jax.tasks import make_task
 
@@ -92,7 +92,7 @@ class Reskd(base.Method):
         def check(self, config):
             """Raises UserError for an unknown loss or mode, or a batch that is not of whole groups."""
             self._check_known(loss=LOSSES, teacher_bn=("batch", "running"), kl_mean=("element", "row"),
-                              teacher_dtype=("", *base.DTYPES))
+                              teacher_dtype=("", *building.DTYPES))
             clips, batch = self.teacher_clips, config.data.batch_size
             if self.teacher_bn == "batch" and clips and batch > clips and batch % clips:
                 raise UserError(
@@ -120,8 +120,8 @@ class Reskd(base.Method):
             if model.dtype != config.model.dtype:
                 console.say(f"the teacher computes in {model.dtype}, the student in {config.model.dtype}: "
                             f"--config.method.teacher_dtype={config.model.dtype} makes them equal")
-            networks = (base.build_network(config.model, task),
-                        base.build_network(model, task), variables)
+            networks = (building.build_network(config.model, task),
+                        building.build_network(model, task), variables)
             self._teacher_model = model
         seen_by = config.model if self._teacher_model is None else self._teacher_model
         self.teacher_sight = base.Sight.of(seen_by, self.settings.teacher_resolution)
@@ -136,7 +136,7 @@ class Reskd(base.Method):
             return self.teacher
         model = self._teacher_model.copy_and_resolve_references()
         model.bn_groups = 1 if batch_size % clips else batch_size // clips
-        return base.build_network(model, self.task)
+        return building.build_network(model, self.task)
 
     @classmethod
     def inference(cls, config, task):
@@ -152,11 +152,11 @@ class Reskd(base.Method):
             return
         task, teacher, data = make_task(config, ("some class", "another")), others["teacher"], config.data
         settings = cls.Settings.read(config.method)
-        networks = [base.build_network(model, task)
+        networks = [building.build_network(model, task)
                     for model in (config.model, settings.teaching(teacher.model))]
         sides = [config.model.resolution or data.crop, teacher.model.resolution or teacher.data.crop]
         (params, stats), (frozen_params, frozen_stats) = (
-            jax.eval_shape(lambda net=net, side=side: base.init_backbone(
+            jax.eval_shape(lambda net=net, side=side: building.init_backbone(
                 net, jax.random.key(0), (1, data.num_frames, side, side, 3)))
             for net, side in zip(networks, sides))
         frozen = {"params": frozen_params, "batch_stats": frozen_stats}
@@ -167,7 +167,7 @@ class Reskd(base.Method):
         """See `Method.init`; the teacher is the frozen part."""
         b, t, high, _, c = clip_shape
         low = self.resolution or high
-        params, stats = base.init_backbone(self.student, rng, (b, t, low, low, c))
+        params, stats = building.init_backbone(self.student, rng, (b, t, low, low, c))
         variables = base.Variables(params, stats, {"teacher": self.teacher_variables})
         self._check_features(variables, (t, high, low, c))
         return variables

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 
 from effvid_jax.losses import weighted_mean
-from effvid_jax.methods import base
+from effvid_jax.methods import base, building
 
 
 class Supervised(base.Method):
@@ -24,15 +24,15 @@ class Supervised(base.Method):
 
     def __init__(self, config, task):
         super().__init__(config, task)
-        self.model = base.build_network(config.model, task, **self._fields())
+        self.model = building.build_network(config.model, task, **self._fields())
 
     def _fields(self) -> dict:
-        """Fields of the backbone that no config can hold, see `base.build_backbone`."""
+        """Fields of the backbone that no config can hold, see `building.build_backbone`."""
         return {}
 
     def init(self, rng, clip_shape):
         """See `Method.init`."""
-        return base.Variables(*base.init_backbone(self.model, rng, clip_shape))
+        return base.Variables(*building.init_backbone(self.model, rng, clip_shape))
 
     def loss(self, params, variables, batch, rng):
         """See `Method.loss`."""

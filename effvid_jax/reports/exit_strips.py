@@ -15,7 +15,7 @@ import numpy as np
 
 import data_pipelines
 from effvid_jax import plots, writers
-from effvid_jax.methods import base
+from effvid_jax.methods import building
 
 PER_CHECKPOINT, SHOWN, SIDE, FADED = 3, 16, 96, 0.75
 
@@ -62,7 +62,7 @@ def draw(directory: str, config, task, rows, split: str = "val") -> tuple[bytes,
         videos = data_pipelines.open_split(config.data, split)
     except (ValueError, OSError):
         return None
-    model = base.build_network(config.model, task)
+    model = building.build_network(config.model, task)
     numbers = {videos.entry(i).name: i for i in range(len(videos))}
     strips, told = [], []
     for k, chosen in choose(rows, task.said).items():

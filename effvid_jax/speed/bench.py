@@ -33,7 +33,7 @@ import tabulate
 
 import data_pipelines
 from effvid_jax import checkpoint, console, cost, sharding, writers
-from effvid_jax.methods import base, find_method, make_method
+from effvid_jax.methods import base, building, find_method, make_method
 from effvid_jax.optim import make_optimizer
 from effvid_jax.speed import exit_bench, timing
 from effvid_jax.start import runs
@@ -257,7 +257,7 @@ def _has_checkpoint(directory: str) -> bool:
 
 def _random_stage(config, name: str, directory: str, class_names: Sequence[str]) -> None:
     stage = runs.stage_config(config, name, directory)
-    model = base.build_network(stage.model, make_task(stage, class_names))
+    model = building.build_network(stage.model, make_task(stage, class_names))
     clip = (1, stage.data.num_frames, stage.data.crop, stage.data.crop, 3)
     checkpoint.save_imported(directory, random_variables(model, clip), stage, class_names)
 
@@ -335,7 +335,7 @@ def inference(model_config, task: Task, sides: Sequence[int], num_frames: int, b
     Raises:
         UserError: a resolution too small for the network.
     """
-    model = base.build_network(model_config, task)
+    model = building.build_network(model_config, task)
     gmacs = {}
     for side in sides:
         clip = (num_frames, side, side, 3)

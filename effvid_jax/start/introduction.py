@@ -9,7 +9,7 @@ import jax
 from effvid_jax import console, cost, published
 from effvid_jax.backbones.facts import facts
 from effvid_jax.errors import UserError
-from effvid_jax.methods import base, find_method
+from effvid_jax.methods import building, find_method
 from effvid_jax.tasks import make_task
 
 # What the published runs of a config start from, by `config.name`; `:tiny` and `:demo` have names of their
@@ -84,7 +84,7 @@ def cost_of_a_clip(config, class_names) -> float | None:
     """GMACs of a config's network, everything computed; None if they cannot be counted."""
     side = config.model.resolution or config.data.crop
     try:
-        network = base.build_network(config.model, make_task(config, class_names))
+        network = building.build_network(config.model, make_task(config, class_names))
         return cost.gmacs(network, (config.data.num_frames, side, side, 3))
     except (UserError, TypeError):  # a method whose network is described elsewhere
         return None

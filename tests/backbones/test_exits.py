@@ -11,7 +11,7 @@ from configs import dynamic_k400
 from effvid_jax.backbones import make_backbone, shifts
 from effvid_jax.errors import UserError
 from effvid_jax.exits import network, routes
-from effvid_jax.methods import base
+from effvid_jax.methods import building
 from tests.drawn import draw
 
 NETWORKS = {
@@ -113,11 +113,12 @@ def test_routes_of_the_paper():
 def test_six_checkpoints_as_the_figure_draws(backbone, size):
     """Of published networks and of their small members; ResNets exit after the stem, too."""
     config = dynamic_k400.get_config(f"{size}backbone={backbone},scheme=unified6")
-    model = base.build_backbone(config.model, 16)
+    model = building.build_backbone(config.model, 16)
     t = config.data.num_frames
     assert model.route == ((t // 4, 1), (t // 4, 2), (t // 2, 3), (t // 2, 4), (t // 2, 5), (t, 5))
     assert model.exit_stages == ((1, 2, 3, 4, 5) if "msdnet" in backbone else (0, 1, 2, 3, 4))
-    assert len(base.build_backbone(dynamic_k400.get_config(f"{size}backbone=resnet50").model, 16).route) == 4
+    config = dynamic_k400.get_config(f"{size}backbone=resnet50")
+    assert len(building.build_backbone(config.model, 16).route) == 4
 
 
 @pytest.mark.parametrize("call, message", [

@@ -8,7 +8,7 @@ import pytest
 from configs import supervised_minik
 from effvid_jax.backbones import make_backbone, remat, rematerialised
 from effvid_jax.errors import UserError
-from effvid_jax.methods import base
+from effvid_jax.methods import building
 from tests.drawn import draw
 from tests.environment import FUSION_EMITTERS
 
@@ -87,7 +87,7 @@ def test_which_backbones_have_it():
     config = supervised_minik.get_config("tiny")
     config.model.update(dict(backbone="x3d_s", options={}, remat="block"))
     with pytest.raises(UserError, match="config.model.remat='block' is not known to 'x3d_s', only to c"):
-        base.build_backbone(config.model, 5)
+        building.build_backbone(config.model, 5)
     assert remat.MODES == ("none", "products", "block")
 
 
@@ -100,7 +100,7 @@ def test_a_wrong_mode_is_named():
 def test_a_config_says_it():
     config = supervised_minik.get_config("tiny")
     config.model.remat = "products"
-    assert base.build_backbone(config.model, 5).remat == "products"
+    assert building.build_backbone(config.model, 5).remat == "products"
     config.model.exits = {}
     del config.model["remat"]  # saved by older code
-    assert base.build_backbone(config.model, 5).remat == "none"
+    assert building.build_backbone(config.model, 5).remat == "none"

@@ -12,7 +12,7 @@ from configs import va_red2_minik
 from effvid_jax import cost
 from effvid_jax.backbones import blocks, trace
 from effvid_jax.backbones.facts import facts
-from effvid_jax.methods import base, cgnet, pruning
+from effvid_jax.methods import building, cgnet, pruning
 from tests.made import made
 
 CONV = dict(features=6, kernel_size=(1, 3, 3), padding=(0, 1, 1), layers=".*")
@@ -63,7 +63,7 @@ def test_a_pruned_network_costs_what_is_kept():
         variables = jax.tree.map(lambda a: jnp.ones(a.shape, a.dtype), variables)
         gmacs = jax.jit(lambda v, m=method: m.predict(v, {"video": video}).gmacs)  # compiles no convolution
         found[keep] = float(gmacs(variables)[0])
-    model = base.build_backbone(config.model, 4)
+    model = building.build_backbone(config.model, 4)
     layers = cost.count(model, shape).layers
     pattern = facts("r2plus1d_18_vared").gated_layers
     pruned = sum(layer.macs for layer in layers if re.fullmatch(pattern, layer.name))

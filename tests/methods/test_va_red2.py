@@ -14,7 +14,7 @@ from configs.recipes.va_red2 import RATES
 from effvid_jax import cost
 from effvid_jax.backbones import make_backbone
 from effvid_jax.gating import decisions, folding, gates, ratios, variants
-from effvid_jax.methods import base, supervised, va_red2
+from effvid_jax.methods import base, building, supervised, va_red2
 from effvid_jax.tasks import make_task
 from tests.drawn import OPEN, SHUT, draw
 from tests.made import made
@@ -150,7 +150,7 @@ def test_efficiency_weight_zero_leaves_the_gates_to_the_accuracy(trained):
 def test_cost_of_a_clip_is_the_plain_networks_less_what_is_not_computed(trained):
     method, variables, batch = trained
     config = tiny_config()
-    static = cost.gmacs(base.build_backbone(config.model, 4), (4, 16, 16, 3))
+    static = cost.gmacs(building.build_backbone(config.model, 4), (4, 16, 16, 3))
     video = {"video": jnp.stack([batch["video"]] * 2, axis=1)}
     full = method.predict(variables, video)
     np.testing.assert_allclose(full.extra["gmacs_plain_ops"], 2 * static, rtol=1e-6)
@@ -162,7 +162,7 @@ def test_cost_of_a_clip_is_the_plain_networks_less_what_is_not_computed(trained)
         lambda path, a: jnp.array([SHUT, OPEN, SHUT, OPEN]) if path[-1] == "beta" else a,
         variables.params)
     reduced = method.predict(base.Variables(half, variables.stats), video)
-    gated = cost.count(base.build_backbone(config.model, 4), (4, 16, 16, 3))
+    gated = cost.count(building.build_backbone(config.model, 4), (4, 16, 16, 3))
     macs = {layer.name: layer for layer in gated.layers}
     saved = 0
     for name in decisions.layer_names(variables.params):
@@ -175,7 +175,7 @@ def test_cost_of_a_clip_is_the_plain_networks_less_what_is_not_computed(trained)
 def test_a_static_checkpoint_fits_and_gives_the_same_answers(trained):
     method, variables, batch = trained
     static = made(plain_config(), NAMES)
-    drawn = draw(base.build_backbone(tiny_config().model, 4), np.zeros((1, 4, 16, 16, 3), np.float32))
+    drawn = draw(building.build_backbone(tiny_config().model, 4), np.zeros((1, 4, 16, 16, 3), np.float32))
     plain = base.Variables(drawn["params"], drawn["batch_stats"])
     params, stats = (flax.traverse_util.unflatten_dict({
         **flax.traverse_util.flatten_dict(ours), **flax.traverse_util.flatten_dict(theirs)})
@@ -268,7 +268,7 @@ def test_configs_build_on_every_backbone_of_the_paper(configs, backbone):
         config = configs.get_config(f"{arg}backbone={backbone},frames=16,search_space=3")
         assert config.data.num_frames == 16
         assert config.method.name == ("supervised" if "static" in arg else "va_red2")
-        model = base.build_backbone(config.model, 200)
+        model = building.build_backbone(config.model, 200)
         side = config.data.test_crop_size
         assert cost.gmacs(model, (16, side, side, 3)) > 0
     started = configs.get_config(f"from_static,backbone={backbone}")
@@ -301,7 +301,7 @@ def test_every_recipe_evaluates_at_the_papers_pixels():
         assert side == {"resnet50": 224, "i3d_tp": 256, "x3d_m": 256}.get(backbone, 128), backbone
         assert config.data.crop == {"resnet50": 224, "i3d_tp": 224, "x3d_m": 224}.get(backbone, 112)
         if gmacs:
-            found = cost.gmacs(base.build_backbone(config.model, 200), (frames, side, side, 3))
+            found = cost.gmacs(building.build_backbone(config.model, 200), (frames, side, side, 3))
             assert found == pytest.approx(gmacs, rel=0.01), (backbone, frames)
 
 

@@ -19,7 +19,7 @@ from effvid_jax import cli, train
 from effvid_jax.backbones import BACKBONES
 from effvid_jax.backbones.facts import FACTS
 from effvid_jax.errors import UserError
-from effvid_jax.methods import base
+from effvid_jax.methods import building
 from effvid_jax.start import runs
 from tests.test_cli import main, message
 
@@ -47,9 +47,9 @@ def test_a_small_member_of_the_named_family_or_an_error(name, size):
         assert size == "tiny" or "temporal shift" in config.note
     assert family(config.model.backbone) == wanted
     if size != "demo":  # as `:tiny`, with more frames
-        model = base.build_backbone(config.model, 5)
+        model = building.build_backbone(config.model, 5)
         clip = (1, config.data.num_frames, config.data.crop, config.data.crop, 3)
-        variables = jax.eval_shape(lambda: base.init_backbone(model, jax.random.key(0), clip))
+        variables = jax.eval_shape(lambda: building.init_backbone(model, jax.random.key(0), clip))
         assert sum(x.size for x in jax.tree.leaves(variables)) < 1.5e6, "a CPU trains it"
 
 

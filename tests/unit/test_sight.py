@@ -11,7 +11,7 @@ import pytest
 import effvid_jax
 from configs import reskd_minik, supervised_minik
 from effvid_jax.backbones.facts import FACTS, IMAGENET, Pixels, facts
-from effvid_jax.methods import Variables, base, make_method
+from effvid_jax.methods import Variables, base, building, make_method
 from effvid_jax.methods.reskd import Reskd
 from effvid_jax.tasks import make_task
 
@@ -64,7 +64,7 @@ def test_a_method_sees_them(odd):
 def test_a_teacher_and_its_student_each_see_their_own(odd):
     config = reskd_minik.get_config("tiny")
     task = make_task(config, ["a", "b", "c"])
-    student = base.build_network(config.model, task)
+    student = building.build_network(config.model, task)
     method = Reskd(config, task, (student, student, {}))
     assert method.teacher_sight == base.Sight(config.method.teacher_resolution, ODD)
     config.model.backbone = "resnet18"

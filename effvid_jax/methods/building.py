@@ -1,0 +1,87 @@
+"""The network that a config describes, and its random variables."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from effvid_jax import cost
+from effvid_jax.backbones import make_backbone, rematerialised
+from effvid_jax.errors import UserError
+from effvid_jax.exits import network
+from effvid_jax.heads import Headed
+from effvid_jax.tasks import Task
+
+DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}  # None: follows the inputs
+
+
+def build_backbone(model, num_classes: int, **fields) -> nn.Module:
+    """The module that a `config.model` describes.
+
+    Args:
+        model: config with `backbone`, `dropout`, `dtype`, `bn_groups` (0 = one group per device),
+            `options` (further fields of the module), and maybe `exits` (see `exits/network.py`) and
+            `remat` (see `backbones/remat.py`).
+        num_classes: K.
+        **fields: further fields of the module that no config can hold, such as `conv`.
+
+    Raises:
+        UserError: an unknown backbone or type, or what the backbone refuses.
+    """
+    if (mode := model.get("remat", "none")) != "none":
+        if model.backbone not in (known := rematerialised()):
+            raise UserError(f"config.model.remat={mode!r} is not known to {model.backbone!r}, only to "
+                            f"{', '.join(known)}: leave it at 'none'.")
+        fields["remat"] = mode
+    common = dict(dropout=model.dropout, dtype=compute_dtype(model.dtype),
+                  bn_groups=model.bn_groups or jax.device_count())
+    make = partial(make_backbone, model.backbone, num_classes=num_classes, **common,
+                   **_tuples(model.options), **fields)
+    if not model.get("exits"):
+        return make()
+    return network.make_exit_net(model.exits, make, num_classes, **common)
+
+
+def build_network(model, task: Task, **fields) -> nn.Module:
+    """The network of a config for a task: the backbone, with the task's head if that has one.
+
+    Args:
+        model: see `build_backbone`.
+        task: what the network is asked.
+        **fields: see `build_backbone`.
+
+    Raises:
+        UserError: see `build_backbone`.
+    """
+    backbone, head = build_backbone(model, task.num_outputs, **fields), task.head(model)
+    return backbone if head is None else Headed(trunk=backbone, head=head)
+
+
+def compute_dtype(name: str):
+    """Module dtype of a config's word, see `DTYPES`."""
+    if name not in DTYPES:
+        raise UserError(f"config.model.dtype={name!r}: expected one of {sorted(DTYPES)}.")
+    return DTYPES[name]
+
+
+def _tuples(options) -> dict[str, Any]:
+    """Config options as hashable values: modules are static arguments of jit."""
+    return {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in dict(options).items()}
+
+
+def init_backbone(model: nn.Module, rng, clip_shape_BTHWC) -> tuple[Any, Any]:
+    """Random (params, stats) of a backbone; one clip's shape is enough.
+
+    Raises:
+        UserError: the clip is too small for the network.
+    """
+    shape = (1, *clip_shape_BTHWC[1:])
+    cost.check_resolution(
+        model, shape[1:], f"{type(model).__name__} (config.model.resolution, or config.data.crop if that "
+        f"is 0)")
+    variables = jax.jit(lambda key: model.init(key, jnp.zeros(shape)))(rng)
+    return variables["params"], variables.get("batch_stats", {})
