@@ -191,12 +191,12 @@ def main(argv=None) -> int:
                       read_broken(broken) if broken.exists() else {})
 
     def make_record(index):
-        name, labels = source.entry(index)
-        labels = tuple(dict.fromkeys(labels))
+        entry = source.entry(index)
+        labels = tuple(dict.fromkeys(entry.labels))
         if args.kind == "video":
-            return video_record(source.path(index), name, labels)
+            return video_record(source.path(index), entry.name, labels)
         with source.open(index) as reader:
-            return jpeg_record(reader, name, labels, max_frames=args.frames,
+            return jpeg_record(reader, entry.name, labels, max_frames=args.frames,
                                short_side=args.short_side, quality=args.quality)
 
     write_shards(source, indices, out, args.split, args.num_shards, make_record, dropped,

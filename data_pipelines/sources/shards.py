@@ -235,7 +235,7 @@ def _check_num_classes(source, config):
                         f"there).")
     if isinstance(source, ArrayRecordSource):
         for i in range(len(source)):
-            name, labels = source.entry(i)
-            if not labels or not all(0 <= label < count for label in labels):
-                raise DataError(f"{source.description}: clip {name} has labels {list(labels)}, "
+            entry = source.entry(i)
+            if not entry.labels or not all(0 <= label < count for label in entry.labels):
+                raise DataError(f"{source.description}: clip {entry.name} has labels {list(entry.labels)}, "
                                 f"not all within its {count} classes. Write the shards again.")

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from data_pipelines import DataError, VideoError
+from data_pipelines import DataError, Entry, VideoError
 from data_pipelines.options import plain_options
 from data_pipelines.sources import make_source, shards
 from data_pipelines.sources.class_names import read_class_names
@@ -87,7 +87,7 @@ def test_list_source(tmp_path):
                   classes_file=classes)  # list files may be relative to the root, too
     ours = pickle.loads(pickle.dumps(ours))
     assert len(ours) == 1 and ours.class_names == ["a", "b"]
-    assert ours.entry(0) == ("my clip.mp4", (1,))
+    assert ours.entry(0) == Entry("my clip.mp4", (1,))
     assert read_numbers(ours.open(0).get([8, 3])) == [8, 3]
     entry, reader = ours.read(0)
     assert entry.labels == (1,) and reader.num_frames == 9
@@ -189,9 +189,9 @@ def test_folder_with_train_and_val(tmp_path):
                            "train/a/.5.mp4"])
     train, val = source(root=str(tmp_path)), source("val", root=str(tmp_path))
     assert train.class_names == val.class_names == ["a", "b"]
-    assert [train.entry(i) for i in range(len(train))] == [
+    assert [train.entry(i)[:2] for i in range(len(train))] == [
         ("a/2.AVI", (0,)), ("a/deep/3.webm", (0,)), ("b/1.mp4", (1,))]
-    assert [val.entry(i) for i in range(len(val))] == [("a/4.mp4", (0,))]
+    assert [val.entry(i)[:2] for i in range(len(val))] == [("a/4.mp4", (0,))]
     assert val.path(0) == str(tmp_path / "val/a/4.mp4")
 
 
@@ -267,7 +267,7 @@ def write_shards(folder, classes=("a", "b"), clips=5):
 def test_array_record_source(tmp_path):
     ours = pickle.loads(pickle.dumps(source(**write_shards(tmp_path))))
     assert len(ours) == 8 and ours.class_names == ["a", "b"]
-    assert ours.entry(5) == ("1/0", (0,)) and ours.entry(4) == ("0/4", (0,))
+    assert ours.entry(5) == Entry("1/0", (0,)) and ours.entry(4) == Entry("0/4", (0,))
     assert ours.open(4).num_frames == 10 and ours.open(7).num_frames == 8
     assert read_numbers(ours.open(7).get([7, 2])) == [7, 2]
     assert len({ours.key(i) for i in range(8)}) == 8
@@ -372,7 +372,7 @@ def test_tfds_source(tfds_folder):
     assert entry == ours.entry(1) and entry.name.startswith("clip ") and len(entry.labels) == 1
     assert read_numbers(reader.get([4, 0])) == [4, 0]
     ours = source(source="tfds", tfds_name="clips_mp4", root=tfds_folder, train_list="train")
-    assert ours.entry(2) == ("clips_mp4[2]", (0, 2)) and len(ours.class_names) == 3
+    assert ours.entry(2) == Entry("clips_mp4[2]", (0, 2)) and len(ours.class_names) == 3
     assert read_numbers(ours.open(2).get([8, 3])) == [8, 3]
 
 

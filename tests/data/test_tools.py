@@ -206,7 +206,7 @@ def test_shards_hold_the_same_frames(videos, tmp_path, capsys):
         source = make_pipeline(config, split).source
         assert source.class_names == ["a", "b"]
         for i in range(len(source)):
-            name, labels = source.entry(i)
+            name, labels = source.entry(i)[:2]
             assert labels == ("ab".index(name[0]),)
             with open_video(str(videos / name)) as video, source.open(i) as stored:
                 count = video.num_frames
@@ -268,7 +268,7 @@ def test_frame_folders_become_shards(frame_folders):
         "--list_format=frames", "--num_classes=2", "--multi_label", "--split=train"]) == 0
     source = make_pipeline(data_config(source="array_record", root=str(out), multi_label=True),
                            "train").source
-    assert [source.entry(i) for i in range(2)] == [("x", (0, 1)), ("y z", (1,))]
+    assert [source.entry(i)[:2] for i in range(2)] == [("x", (0, 1)), ("y z", (1,))]
     grey = source.open(0).get(range(5))[:, 9, 9, 0]
     np.testing.assert_allclose(grey, [0, 40, 80, 120, 160], atol=1)
 
