@@ -68,6 +68,7 @@ class Plan:
         below: folder of a list below the root, where a list has its own.
         line: (clip, frames) -> line of a list, where it is not the usual one.
         settings: flags by which something is made that stays, such as frames: others must not mix with it.
+        beside: folders below the root that a config reads beside those that the lists name.
         fields: of the config that are other than its own.
         notes: what is odd about the files, for the report.
     """
@@ -81,6 +82,7 @@ class Plan:
     below: Mapping[str, str] = dataclasses.field(default_factory=dict)
     line: Callable[[Clip, int], str] | None = None
     settings: dict = dataclasses.field(default_factory=dict)
+    beside: Sequence[str] = ()
     fields: dict[str, str] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
 

@@ -24,9 +24,9 @@ FACTS = Facts(
     source="marks in the released files of the splits, 928 videos in each; 31,838 frames with puppets",
     lists={f"{split}_{i}": f"jhmdb_{split}_split_{i}_frames.txt" for i in (1, 2, 3)
            for split in ("train", "val")},
-    folder="data/jhmdb", root="data/jhmdb", config="configs/localise_jhmdb.py",
+    folder="data/jhmdb", root="data/jhmdb", config="configs/localise_jhmdb.py:split=1",
     digest="835082ecf2eb", list_format="")
-_END = "_test_split{}.txt"
+SPLITS, _END = "splits", "_test_split{}.txt"
 
 
 def plan(args) -> Plan:
@@ -39,7 +39,7 @@ def plan(args) -> Plan:
         raise DataError(f"--classes={args.classes} has no meaning here: data.source='jhmdb' reads the files "
                         f"itself.")
     root = os.path.dirname(reading.find(args, FACTS, IMAGES, videos=True))
-    folder = reading.find(args, FACTS, "splits", videos=True)
+    folder = reading.find(args, FACTS, SPLITS, videos=True)
     if not _same(os.path.dirname(folder), root) or not os.path.isdir(os.path.join(root, MASKS)):
         raise DataError(f"{root} holds {IMAGES}/ but not {MASKS}/ and splits/ beside it: expected the three "
                         f"folders together, see {FACTS.page}.")
@@ -61,6 +61,7 @@ def plan(args) -> Plan:
                     lists[f"{split}_{number}"].append(Clip(f"{name}/{video}", frames if there else "",
                                                            (label,)))
     return Plan(root, names, lists, [os.path.join(folder, "*" + _END.format("*"))], notes=notes,
+                beside=(MASKS, SPLITS),
                 work="checking images and masks of", look=lambda path: _look(root, path),
                 line=lambda clip, count: list_line(ListItem(clip.path, count, clip.labels), "frames"))
 

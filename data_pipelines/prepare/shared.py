@@ -247,7 +247,7 @@ def _links(plan: Plan, facts: Facts, paths: Sequence[str], out: Path) -> dict[st
     links = {facts.root: plan.root}
     if os.path.isdir(facts.root) or _same(out, facts.root):
         links = {os.path.join(facts.root, part): os.path.join(plan.root, part)
-                 for part in dict.fromkeys(path.split(os.sep)[0] for path in paths)}
+                 for part in dict.fromkeys([*(path.split(os.sep)[0] for path in paths), *plan.beside])}
     there = [place for place in links if os.path.lexists(place)]
     wrong = [place for place in there if not _same(place, links[place])]
     if wrong:

@@ -1,5 +1,6 @@
 """`data_pipelines.prepare`: miniatures in official layouts and formats, with their oddities, become runs."""
 
+import importlib
 import json
 import os
 import shutil
@@ -424,7 +425,8 @@ def test_jhmdb(tmp_path, capsys):
     assert lines_of("data/jhmdb/jhmdb_val_split_1_frames.txt")[0] == (
         "Rename_Images/brush_hair/#20_[x]_(a)_1! 2 0")
     savemat("raw/puppet_mask/wave/b_2/puppet_mask.mat", {"part_mask": np.ones((48, 64, 2), np.uint8)})
-    config = data_config(source="jhmdb", root="raw", train_list="splits/*_test_split1.txt",
+    assert prepare.main(["jhmdb", "--raw=raw", "--link"]) == 0
+    config = data_config(source="jhmdb", root="data/jhmdb", train_list="splits/*_test_split1.txt",
                          val_list="splits/*_test_split1.txt", num_classes=21, sampling="around", num_frames=4,
                          train_crop="whole", test_crop="whole")
     split = open_split(config, "val", BoxTargets(21, 2))
@@ -439,7 +441,8 @@ def test_ade20k(tmp_path, capsys):
     assert "classes: 150" in printed and "20,210" in printed and "ADE_train_00000002.jpg: " in printed
     assert lines_of("data/ade20k/sceneparse_train_pairs.txt")[0] == (
         "images/training/ADE_train_00000001.jpg\tannotations/training/ADE_train_00000001.png")
-    config = data_config(source="sceneparse", root=str(root),
+    assert prepare.main(["ade20k", "--raw=raw", "--link"]) == 0
+    config = data_config(source="sceneparse", root="data/ADEChallengeData2016",
                          train_list="data/ade20k/sceneparse_train_pairs.txt",
                          val_list="data/ade20k/sceneparse_val_pairs.txt", num_frames=1, num_classes=0)
     split = open_split(config, "train", PixelClasses(150, 48, 48))
@@ -458,6 +461,9 @@ def test_what_is_written_is_what_the_recipes_read(name):
     facts = prepare.module_of(name).FACTS
     assert facts.name == name and facts.counts.keys() == facts.lists.keys()
     if name not in IN_THE_RECIPES:
+        path, _, arguments = facts.config.partition(":")
+        data = importlib.import_module(path.removesuffix(".py").replace("/", ".")).get_config(arguments).data
+        assert facts.root == data.root
         assert not facts.list_format, "a source of its own reads the official files"
         return
     fields = base.DATASETS[IN_THE_RECIPES[name]]
