@@ -4,7 +4,7 @@
     python main.py --config=configs/supervised_actnet.py:resolution=112 --workdir=runs/actnet_baseline
 
 Reference configs: tsn_r152_1x1x16_50e_actnet, tsn_r152_112p_*, tsn_r50_1x1x16_50e_actnet,
-tsn_r50_{160,112,96,72}p_*. Frames: 4 per second as png (`python -m data_pipelines.extract_frames`).
+tsn_r50_{160,112,96,72}p_*. Frames: 4 per second as png (`python -m data_pipelines.prepare activitynet`).
 They start from ImageNet weights: `--config.init.checkpoint=DIR --config.init.skip=fc/`, where DIR comes
 from `python -m effvid_jax.torch_import --backbone resnet152 --checkpoint resnet152.pth --out DIR`.
 """

@@ -4,7 +4,7 @@
     python main.py --config=configs/supervised_fcvid.py:resolution=112 --workdir=runs/fcvid_baseline
 
 Reference config: tsn_r152_1x1x16_50e_fcvid; there is none for low resolution, ours follows ActivityNet.
-Frames: 4 per second as png (`python -m data_pipelines.extract_frames`).
+Frames: 4 per second as png (`python -m data_pipelines.prepare fcvid`).
 They start from ImageNet weights: `--config.init.checkpoint=DIR --config.init.skip=fc/`, where DIR comes
 from `python -m effvid_jax.torch_import --backbone resnet152 --checkpoint resnet152.pth --out DIR`.
 """

@@ -323,6 +323,7 @@ def test_extraction_follows_time_stamps(tmp_path):
     ("to_array_record", ["--list=/nowhere.txt", "--out={tmp}", "--split=train", "--num_classes=3"],
      "/nowhere.txt"),
     ("extract_frames", ["--root={tmp}", "--out=x"], "holds no video files"),
+    ("prepare", ["ucf101", "--raw=/nowhere"], "error: --raw=/nowhere is not a folder"),
     ("synthetic", ["--out={tmp}", "--difficulty=7"], "data.synthetic.difficulty=7.0 must be"),
 ])
 def test_mistakes_end_with_one_line(tmp_path, module, arguments, message):
