@@ -5,12 +5,10 @@ Textured patches move over a textured background; the class of one is the pair (
 
 * Motion. A patch slides along a line (from edge to edge) or pulses in its place. One frame shows neither.
 * Distractors. Patches with the same textures that stand still, and plain ones that move as the others do, are
-of
-  no class: texture alone is not enough, nor is motion.
+  of no class: texture alone is not enough, nor is motion.
 * Difficulty. Every clip draws one, which lowers the contrast and adds noise and distractors.
 * Exact boxes. A box is what the patch covers, whole where another one lies over it, and cut at the frame's
-edge.
-  In a key frame no two patches overlap by more than a tenth (IoU).
+  edge. In a key frame no two patches overlap by more than a tenth (IoU).
 
 A mirror changes no class.
 """
