@@ -44,15 +44,15 @@ _FOUND = {"frame-mAP (%)": "map", "recall (%)": "recall", "classification (%)": 
 SCENES = "embedded benchmark of segmentation (1500 train, 300 val images)"
 EXPERIMENTS: dict[str, dict[str, Experiment]] = {
     "localisation": {
-        "i3d_tp": Experiment("localise_jhmdb.py:demo,backbone=i3d_tp", (500, 300),
+        "i3d_tp": Experiment("localise_jhmdb.py:demo,backbone=i3d_tp", (1000, 500),
                              ("--config.method.target=0.8",), _FOUND, BOXES),
         # 3x3 cheap operations cost as much as a convolution of 9 channels, and X3D's small member has 16.
-        "x3d_m": Experiment("localise_jhmdb.py:demo,backbone=x3d_m", (500, 300),
+        "x3d_m": Experiment("localise_jhmdb.py:demo,backbone=x3d_m", (1000, 500),
                             ("--config.method.target=0.88", "--config.method.cheap_kernel=1"), _FOUND, BOXES),
     },
     "segmentation": {
         "dilated_resnet18": Experiment(
-            "segment_ade20k.py:demo", (500, 400), ("--config.method.target=0.78",),
+            "segment_ade20k.py:demo", (500, 1000), ("--config.method.target=0.8",),
             {"mean IoU (%)": "mean_iou", "pixel accuracy (%)": "pixel_accuracy"}, SCENES, encoder=True),
     },
 }

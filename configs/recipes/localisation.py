@@ -79,11 +79,11 @@ def embed(config, args) -> None:
         config.note = "tiny: 20 steps on 24 synthetic clips, to see that everything runs. Not a result."
         return
     config.note = (
-        "demo: the code path of the recipe on the embedded benchmark of localisation (6 classes of textured "
+        "demo: the code path of the recipe on the embedded benchmark of localisation (4 classes of textured "
         "patches that move), 4 frames of 96 pixels for 16 of 224, a network of the same family, of a quarter "
         "of the width. Its numbers compare with each other only.")
     config.data.update(dict(num_frames=4, frame_interval=2, batch_size=16, eval_batch_size=40))
-    config.data.synthetic.update(dict(train_clips=1200, val_clips=300, difficulty=0.3))
-    config.localisation.class_scale = 4.0  # boxes are easy there, their classes are not
+    config.data.synthetic.update(dict(num_textures=2, train_clips=1200, val_clips=300, difficulty=0.3))
+    config.localisation.update(dict(class_scale=4.0, gamma=0.0))  # boxes are easy there, classes are not
     config.optim.update(dict(name="adamw", lr=0.004, weight_decay=0.01))  # in fewer steps than SGD
-    config.train.num_steps = 400
+    config.train.num_steps = 1000
