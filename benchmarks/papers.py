@@ -25,7 +25,7 @@ import tabulate
 
 from effvid_jax import cost, writers
 from effvid_jax.errors import UserError
-from effvid_jax.methods.base import build_network
+from effvid_jax.methods.building import build_network
 from effvid_jax.reports import results
 from effvid_jax.signals import told
 from effvid_jax.tasks import make_task

@@ -37,7 +37,7 @@ from jax import export as jax_export
 
 from effvid_jax import checkpoint, evaluate, exported, writers
 from effvid_jax.errors import NotFiniteError
-from effvid_jax.exported import INFO, PROGRAM, SEGMENT, WEIGHTS
+from effvid_jax.exported import INFO, PROGRAM, SEGMENT, WEIGHTS, load  # noqa: F401 - load: its first home
 from effvid_jax.methods import Variables
 from effvid_jax.methods.clips import Sight
 from effvid_jax.signals import Signals

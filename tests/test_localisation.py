@@ -110,7 +110,7 @@ def test_what_is_refused():
     with pytest.raises(UserError, match="boxes are told of a whole frame"):
         make_task(config, ["a", "b"])
     for arg, message in (("split=4", "has the splits 1, 2 and 3"),
-                         ("backbone=resnet50", "expected i3d_tp or"),
+                         ("backbone=resnet50", "expected x3d_m or"),
                          ("static,from_static", "has no meaning with static"),
                          ("tiny,split=2", "has no meaning with tiny")):
         with pytest.raises(UserError, match=message):

@@ -86,5 +86,6 @@ def test_names_that_are_not_there():
     config.task = "clasification"
     with pytest.raises(ValueError, match="config.task='clasification' is unknown. .*'classification'"):
         make_task(config, ["a", "b"])
-    assert lookup.known_names("effvid_jax.tasks", ("task",)) == ["classification"]
+    assert lookup.known_names("effvid_jax.tasks", ("task",)) == [
+        "classification", "localisation", "segmentation"]
     assert issubclass(toy_method.Agreement, Method)

@@ -4,7 +4,6 @@ import numpy as np
 
 from data_pipelines.batches.targets import Targets
 from data_pipelines.errors import DataError, VideoError
-from data_pipelines.video import masks
 
 
 class PixelClasses(Targets):
@@ -48,13 +47,14 @@ class PixelClasses(Targets):
         if not entry.mask:
             raise DataError(f"{entry.name} has no mask: the task needs images with masks of classes, "
                             f"data.source='masks' or 'sceneparse'.")
+        from data_pipelines.video import masks  # imports what decodes
+
         classes = masks.read_classes(entry.mask, self.num_classes, entry.mask_first)
         (height, width), (rows, columns) = place.frame, classes.shape
         rounding = 0.02 * height * columns + columns + rows
         if abs(height * columns - width * rows) > rounding:
             raise VideoError(entry.mask, f"a mask of {columns} x {rows} pixels does not fit its image "
-                                         f"{entry.name}, "
-                                         f"whose sides are as {width} to {height}")
+                                         f"{entry.name}, whose sides are as {width} to {height}")
         return {"classes": place.mask(classes, self.UNLABELLED)}
 
     def check(self, split):
@@ -64,5 +64,5 @@ class PixelClasses(Targets):
                             f"config.data has {len(split.class_names)}: give the data it was trained for.")
         if len(split) and not split.entry(0).mask:
             raise DataError(f"{split.description} has no masks, which the task needs: expected "
-                            "data.source='masks' "
-                            f"(any folder of images and masks), 'sceneparse' or 'synthetic_scenes'.")
+                            f"data.source='masks' (any folder of images and masks), 'sceneparse' or "
+                            f"'synthetic_scenes'.")

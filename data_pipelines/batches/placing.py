@@ -7,7 +7,6 @@ frame, and masks of the frame's own size or of another one.
 
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 MEAN_RGB = (124, 116, 104)  # what is beside a frame: ImageNet's mean, so nearly zero when it is normalised
@@ -68,5 +67,7 @@ def crop(frames_THWC: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
     inside = frames_THWC[:, max(0, top):max(0, top + height), max(0, left):max(0, left + width)]
     if not (above or before or below or behind):
         return inside
+    import cv2  # a `Place` alone does without
+
     return np.stack([cv2.copyMakeBorder(frame, above, below, before, behind, cv2.BORDER_CONSTANT,
                                         value=MEAN_RGB) for frame in inside])

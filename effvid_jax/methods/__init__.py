@@ -8,7 +8,7 @@ from effvid_jax import lookup
 from effvid_jax.methods.base import Adaptive, Method, MethodSettings, Prediction, Runner, Variables
 from effvid_jax.tasks import Task, make_task
 
-SHARED = ("base", "clips", "gated", "settings")  # files here that are no method
+SHARED = ("base", "building", "clips", "gated", "settings", "sides")  # files here that are no method
 
 
 def find_method(name: str) -> type[Method]:

@@ -220,7 +220,7 @@ def test_files_that_belong_together_are_all_written_or_none(tiny_run, val_videos
             assert cli.run(start) == 130 and "Traceback" not in capfd.readouterr().err
         assert export.load(folder).info["step"] == 6
         before = content(folder)
-        assert len(before) == 3
+        assert len(before) == 4
         monkeypatch.setattr(np, "savez", full)
         assert cli.run(start) == 1 and content(folder) == before
     finally:
