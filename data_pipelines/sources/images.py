@@ -105,8 +105,7 @@ class ImageSource(Source):
         missing = [pair.mask for pair in self._pairs if not os.path.exists(pair.mask)]
         if missing:
             raise DataError(f"{len(missing)} of the {len(self)} images of {self.description} have no mask, "
-                            "e.g. "
-                            f"{shorten(missing)}: add the masks, or leave those images out.")
+                            f"e.g. {shorten(missing)}: add the masks, or leave those images out.")
         for index in np.unique(np.linspace(0, len(self) - 1, min(len(self), _LOOK_AT)).astype(int)):
             try:
                 self.check(int(index))
@@ -173,10 +172,8 @@ def _below(images: str, masks_folder: str, config, split: str) -> list[Pair]:
         if not os.path.isdir(folder):
             raise DataError(
                 f"{folder} is not a folder. data.source={config.source!r} reads split {split!r} from images "
-                "in "
-                f"{images} and masks of the same names in {masks_folder}: correct data.root={config.root!r} "
-                "(or "
-                f"data.{split}_root), or give a list of pairs as data.{split}_list.")
+                f"in {images} and masks of the same names in {masks_folder}: correct data.root="
+                f"{config.root!r} (or data.{split}_root), or give a list of pairs as data.{split}_list.")
     found: dict[str, str] = {}
     for parent, folders, files in os.walk(images):
         folders.sort()
@@ -202,8 +199,7 @@ def _list_file(path: str, config, split: str) -> str:
     found = find_file(path, config.root)
     if not os.path.isfile(found):
         raise DataError(f"data.{split}_list={path!r} does not exist (data.root={config.root!r}): expected a "
-                        "list of "
-                        f"lines `image mask`, or a .odgt file.")
+                        f"list of lines `image mask`, or a .odgt file.")
     return found
 
 
@@ -218,8 +214,7 @@ def _listed(path: str, roots: Sequence[str]) -> list[Pair]:
         pairs.append(Pair(os.path.join(root, image), os.path.join(root, mask), image))
     if not pairs:
         raise DataError(f"{path} holds no pairs: expected lines `image mask`, or json objects with "
-                        "fpath_img and "
-                        f"fpath_segm.")
+                        f"fpath_img and fpath_segm.")
     missing = [pair.image for pair in pairs if not os.path.exists(pair.image)]
     if missing:
         raise DataError(f"{len(missing)} of the {len(pairs)} images listed in {path} do not exist, e.g. "
@@ -241,8 +236,7 @@ def _two(line: str, where: str) -> tuple[str, str]:
         if len(parts) == 2 and all(parts):
             return parts[0], parts[1]
     raise DataError(f"{where}: {line[:80]!r} is no pair: expected `image mask`, with a tab between them "
-                    "where names "
-                    f"have blanks.")
+                    f"where names have blanks.")
 
 
 def _class_names(config) -> list[str]:
