@@ -1,6 +1,7 @@
 """The interface of all sources of videos."""
 
 import abc
+import os
 import shlex
 from collections.abc import Sequence
 
@@ -39,6 +40,16 @@ class Source(abc.ABC):
     @abc.abstractmethod
     def key(self, index: int) -> tuple:
         """Returns what identifies the content of a video in this process (for the frame cache)."""
+
+
+def key_of_file(path: str) -> tuple:
+    """What identifies the content of a file in this process: its path, and when and how large it was made."""
+    path = os.path.abspath(path)
+    try:
+        status = os.stat(path)
+    except OSError:
+        return (path,)
+    return (path, status.st_mtime_ns, status.st_size)
 
 
 def default_class_names(num_classes: int) -> list[str]:

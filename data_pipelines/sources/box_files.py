@@ -19,7 +19,7 @@ from typing import NamedTuple
 from data_pipelines.entry import Box, Entry
 from data_pipelines.errors import DataError, VideoError
 from data_pipelines.names import printable
-from data_pipelines.sources.base import Source, check_command, shorten
+from data_pipelines.sources.base import Source, check_command, key_of_file, shorten
 from data_pipelines.sources.broken import allowed_broken
 from data_pipelines.sources.class_names import read_class_names
 from data_pipelines.sources.files import missing_file_error, split_root
@@ -80,12 +80,7 @@ class BoxSource(Source):
 
     def key(self, index):
         """Examples of a video have its frames in common."""
-        path = os.path.abspath(self.path(index))
-        try:
-            status = os.stat(path)
-        except OSError:
-            return (path,)
-        return (path, status.st_mtime_ns, status.st_size)
+        return key_of_file(self.path(index))
 
 
 class _Line(NamedTuple):

@@ -9,7 +9,7 @@ import numpy as np
 
 from data_pipelines.errors import DataError
 from data_pipelines.names import printable
-from data_pipelines.sources.base import Entry, Source, check_command, default_class_names, shorten
+from data_pipelines.sources.base import Entry, Source, check_command, default_class_names, key_of_file, shorten
 from data_pipelines.sources.broken import allowed_broken
 from data_pipelines.sources.class_names import read_class_names
 from data_pipelines.sources.lists import ListItem, find_file, read_list
@@ -57,12 +57,7 @@ class FileSource(Source):
         return os.path.join(self._root, self._items[index].path)
 
     def key(self, index):
-        path = os.path.abspath(self.path(index))
-        try:
-            status = os.stat(path)
-        except OSError:
-            return (path,)
-        return (path, status.st_mtime_ns, status.st_size)
+        return key_of_file(self.path(index))
 
 
 def list_source(config, split: str) -> FileSource:

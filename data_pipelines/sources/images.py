@@ -17,7 +17,7 @@ import numpy as np
 
 from data_pipelines.errors import DataError, VideoError
 from data_pipelines.names import printable
-from data_pipelines.sources.base import Entry, Source, default_class_names, shorten
+from data_pipelines.sources.base import Entry, Source, default_class_names, key_of_file, shorten
 from data_pipelines.sources.class_names import read_class_names
 from data_pipelines.sources.lists import find_file
 from data_pipelines.sources.text_files import read_text, split_lines
@@ -79,12 +79,7 @@ class ImageSource(Source):
         return self._pairs[index].image
 
     def key(self, index):
-        path = os.path.abspath(self.path(index))
-        try:
-            status = os.stat(path)
-        except OSError:
-            return (path,)
-        return (path, status.st_mtime_ns, status.st_size)
+        return key_of_file(self.path(index))
 
     def check(self, index: int) -> None:
         """Reads a pair.

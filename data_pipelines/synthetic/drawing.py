@@ -26,13 +26,11 @@ the papers' claims rest on is built in:
 Size, aspect ratio, length, frame rate, key-frame distance and quality differ from clip to clip.
 """
 
-import difflib
 
 import cv2
 import numpy as np
 
-from data_pipelines.errors import DataError
-from data_pipelines.fields import Field, shown
+from data_pipelines.synthetic.parameters import completed, within
 
 GENERATOR_VERSION = 1  # goes up whenever the same parameters give other clips
 
@@ -85,28 +83,14 @@ def check_params(params) -> dict:
     Raises:
         DataError: an unknown parameter (with close matches), or a value that cannot work.
     """
-    checked = default_params()
-    for name in params:
-        if name not in checked:
-            close = difflib.get_close_matches(name, checked)
-            hint = f"did you mean {' or '.join(close)}? " if close else ""
-            raise DataError(f"unknown data.synthetic.{name}: {hint}Known: {', '.join(checked)}.")
-        default, value = checked[name], params[name]
-        if Field.number().problem(value) or type(default)(value) != value:
-            raise DataError(f"data.synthetic.{name}={shown(value)} must be a number of the kind of its "
-                            f"default, {default!r}.")
-        checked[name] = type(default)(value)
+    checked = completed(params, default_params())
     limits = dict(
         num_textures=(1, len(TEXTURES)), num_motions=(1, len(MOTIONS)), train_clips=(1, 10**7),
         val_clips=(1, 10**7), short_side=(32, 1080), min_frames=(2, checked["max_frames"]),
         max_frames=(2, 10**4), min_period=(2, checked["max_period"]), max_period=(2, 64),
         contrast=(1, 100), difficulty=(0, 1), late_share=(0, 1), seed=(0, 2**32 - 1),
         held_share=(0, 1))
-    for name, (low, high) in limits.items():
-        if not low <= checked[name] <= high:
-            raise DataError(f"data.synthetic.{name}={checked[name]} must be within {low} and "
-                            f"{high}.")
-    return checked
+    return within(checked, limits)
 
 
 def class_names(params: dict) -> list[str]:

@@ -18,17 +18,15 @@ Image i of a split is a pure function of (parameters except the counts, split, i
 """
 
 import csv
-import difflib
 import io
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from data_pipelines.errors import DataError
-from data_pipelines.fields import Field, shown
 from data_pipelines.synthetic import folders
 from data_pipelines.synthetic.drawing import SPLITS, TEXTURES
+from data_pipelines.synthetic.parameters import completed, within
 from data_pipelines.tools import atomic_write, parallel
 
 GENERATOR_VERSION = 1  # goes up whenever the same parameters give other images
@@ -57,21 +55,7 @@ def check_params(params) -> dict:
     Raises:
         DataError: an unknown parameter (with close matches), or a value that cannot work.
     """
-    checked = default_params()
-    for name in params:
-        if name not in checked:
-            close = difflib.get_close_matches(name, checked)
-            hint = f"did you mean {' or '.join(close)}? " if close else ""
-            raise DataError(f"unknown data.synthetic.{name}: {hint}Known: {', '.join(checked)}.")
-        default, value = checked[name], params[name]
-        if Field.number().problem(value) or type(default)(value) != value:
-            raise DataError(f"data.synthetic.{name}={shown(value)} must be a number of the kind of its "
-                            f"default, {default!r}.")
-        checked[name] = type(default)(value)
-    for name, (low, high) in _LIMITS.items():
-        if not low <= checked[name] <= high:
-            raise DataError(f"data.synthetic.{name}={checked[name]} must be within {low} and {high}.")
-    return checked
+    return within(completed(params, default_params()), _LIMITS)
 
 
 # ------------------------------------------------------------------------------------------- one scene
