@@ -9,7 +9,14 @@ import numpy as np
 
 from data_pipelines.errors import DataError
 from data_pipelines.names import printable
-from data_pipelines.sources.base import Entry, Source, check_command, default_class_names, key_of_file, shorten
+from data_pipelines.sources.base import (
+    Entry,
+    Source,
+    check_command,
+    default_class_names,
+    key_of_file,
+    shorten,
+)
 from data_pipelines.sources.broken import allowed_broken
 from data_pipelines.sources.class_names import read_class_names
 from data_pipelines.sources.lists import ListItem, find_file, read_list
