@@ -56,6 +56,8 @@ def recipe(arg: str):
         return static
     if args.demo or args.tiny or args.from_static:
         va_red2.from_static(config)
+        if args.demo:
+            config.optim.groups = "single"  # a tenth of AdamW's rate would not bring a gate to its end
     if args.from_static:
         config.init.checkpoint = "<the workdir of the static network, trained with :static>"
     dynamic = config.copy_and_resolve_references()
