@@ -1,8 +1,12 @@
 """The environment of tests and of the processes that they start. Imports nothing that reads it."""
 
+import importlib.metadata
 import os
 
 FUSION_EMITTERS = "xla_cpu_use_fusion_emitters"
+# XLA ends a process that is given a flag it does not know, and jaxlib 0.12 does not know this one any more.
+KNOWS_EMITTERS = tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11)
+EVERY_OPTIMISATION = {FUSION_EMITTERS: True} if KNOWS_EMITTERS else {}  # of the options of a compilation
 _DEVICES = "--xla_force_host_platform_device_count"
 
 

@@ -10,7 +10,7 @@ from effvid_jax.backbones import make_backbone, remat, rematerialised
 from effvid_jax.errors import UserError
 from effvid_jax.methods import building
 from tests.drawn import draw
-from tests.environment import FUSION_EMITTERS
+from tests.environment import EVERY_OPTIMISATION
 
 RESNET = dict(width=8, bottleneck=False, stage_sizes=(2, 2), dropout=0.5)
 RESNET3D = dict(RESNET, inflate=(0, 1), time_strides=(1, 1), space_strides=(1, 2), stem_pool=0)
@@ -51,7 +51,7 @@ def test_the_same_in_less_memory(name):
     found, sizes = {}, {}
     for mode in modes:
         step, params, clip = training(name, mode, options)
-        as_a_user = {**(remat.compiler_options(mode) or {}), FUSION_EMITTERS: True}  # in every mode alike
+        as_a_user = {**(remat.compiler_options(mode) or {}), **EVERY_OPTIMISATION}  # in every mode alike
         program = jax.jit(step, compiler_options=as_a_user).lower(params, clip).compile()
         found[mode] = jax.device_get(program(params, clip))
         sizes[mode] = program.memory_analysis().temp_size_in_bytes

@@ -14,7 +14,7 @@ from effvid_jax.backbones import make_backbone
 from effvid_jax.errors import UserError
 from effvid_jax.methods import base, reskd
 from effvid_jax.tasks import make_task
-from tests.environment import FUSION_EMITTERS
+from tests.environment import EVERY_OPTIMISATION
 from tests.made import made
 
 SMALL = dict(width=8, stem="small", stage_sizes=(1, 1), dropout=0.0)
@@ -145,7 +145,7 @@ def test_a_teachers_statistics_are_of_as_many_clips_as_it_says(imported):
     def features(method, x):
         (_, out), _ = jax.jit(lambda v, x: method._teacher_of(len(x)).apply(
             v, x, train=True, mutable=["batch_stats"], rngs={"dropout": jax.random.key(0)}),
-            compiler_options={FUSION_EMITTERS: True})(method.teacher_variables, x)  # digits are compared
+            compiler_options=EVERY_OPTIMISATION)(method.teacher_variables, x)  # digits are compared
         return np.asarray(out["features"])
 
     four, saved, all_ = (distilled(imported, teacher_clips=n) for n in (4, 0, 8))

@@ -9,7 +9,7 @@ import jax
 import pytest
 from jax._src import compiler
 
-from tests.environment import FUSION_EMITTERS, as_a_user
+from tests.environment import EVERY_OPTIMISATION, as_a_user
 from tests.parity import golden, run
 
 # Of each kind of case and family a small one, always; what takes longer is marked slow.
@@ -34,7 +34,7 @@ def programs_as_a_users():
 
     def options(*args, **kwargs):
         found = given(*args, **kwargs)
-        found.env_option_overrides = [*found.env_option_overrides, (FUSION_EMITTERS, True)]
+        found.env_option_overrides = [*found.env_option_overrides, *EVERY_OPTIMISATION.items()]
         asked.append(found)
         return found
 
@@ -48,7 +48,8 @@ def programs_as_a_users():
 
 def test_programs_are_compiled_as_a_users(programs_as_a_users):
     jax.jit(lambda x: x + 1.5)(1.0)
-    assert (FUSION_EMITTERS, True) in programs_as_a_users[-1].env_option_overrides
+    options = programs_as_a_users[-1].env_option_overrides
+    assert all(option in options for option in EVERY_OPTIMISATION.items())
 
 
 @pytest.mark.parametrize("name", cases(ALWAYS))
