@@ -49,4 +49,6 @@ def test_all_but_the_training(tiny_run, benchmark_root, tmp_path, monkeypatch, c
 @pytest.mark.slow
 def test_it_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XLA_FLAGS", "")  # compiled as a user's: it trains for minutes
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
     run(cells(), monkeypatch, capsys)
