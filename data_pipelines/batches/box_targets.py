@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from data_pipelines.batches.targets import Targets
+from data_pipelines.batches.targets import PlacedTargets
 from data_pipelines.errors import DataError
 
 LEAST = 0.001  # side of a box, in shares of the clip, below which it is not in it (YOWO's)
 
 
-class BoxTargets(Targets):
+class BoxTargets(PlacedTargets):
     """Boxes in shares of the clip, cut at its edges; those that are not in it are left out.
 
     Training and evaluation: boxes float32 (M, 4) x1, y1, x2, y2; box_labels int32 (M,); box_count int32 ():
@@ -26,23 +26,14 @@ class BoxTargets(Targets):
         self.evaluate_fields = dict(self.train_fields)
 
     def train(self, entry, rng):
-        """Boxes as the whole frame shows them."""
+        """The same as in evaluation: nothing is drawn."""
         del rng
-        return self._at(entry, None)
+        return self.evaluate(entry)
 
     def evaluate(self, entry):
-        return self._at(entry, None)
-
-    def train_at(self, entry, rng, place):
-        del rng
-        return self._at(entry, place)
-
-    def evaluate_at(self, entry, place):
-        return self._at(entry, place)
-
-    def _at(self, entry, place):
+        """Boxes as the clip shows them; without a place as the whole frame does."""
         boxes = np.array([box[1:] for box in entry.boxes], np.float64).reshape(-1, 4)
-        boxes = np.clip(boxes if place is None else place.boxes(boxes), 0, 1)
+        boxes = np.clip(boxes if self.place is None else self.place.boxes(boxes), 0, 1)
         seen = np.flatnonzero((boxes[:, 2:] - boxes[:, :2] >= LEAST).all(axis=1))[:self.most]
         found = {name: np.zeros(shape, kind) for name, (shape, kind) in self.train_fields.items()}
         found["boxes"][:len(seen)] = boxes[seen]

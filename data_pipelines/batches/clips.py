@@ -31,7 +31,7 @@ def train_clip(source: Source, options, targets: Targets, index: int,
         frames = reader.get(sampling.sample_train(options, reader.num_frames, rng, entry.key_frame),
                             functools.partial(transforms.small_frame, options.short_side))
     video, place = transforms.cut_for_training(options, frames, rng)
-    return video, targets.train_at(entry, rng, place)
+    return video, targets.at(place).train(entry, rng)
 
 
 def eval_clip(source: Source, options, targets: Targets,
@@ -44,7 +44,7 @@ def eval_clip(source: Source, options, targets: Targets,
     entry, reader = source.read(index)
     with reader:
         video, places = _views_and_places(reader, options, entry.key_frame)
-    return video, targets.evaluate_at(entry, places[0])
+    return video, targets.at(places[0]).evaluate(entry)
 
 
 def eval_views(reader: VideoReader, options, key_frame: int = -1) -> np.ndarray:

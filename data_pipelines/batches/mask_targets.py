@@ -2,11 +2,12 @@
 
 import numpy as np
 
-from data_pipelines.batches.targets import Targets
+from data_pipelines.batches.placing import Place
+from data_pipelines.batches.targets import PlacedTargets
 from data_pipelines.errors import DataError, VideoError
 
 
-class PixelClasses(Targets):
+class PixelClasses(PlacedTargets):
     """`classes` uint8 (side, side): of every pixel of a clip the class, or `UNLABELLED`.
 
     Pixels beyond the image are unlabelled, too.
@@ -21,36 +22,36 @@ class PixelClasses(Targets):
 
     def __init__(self, num_classes: int, crop: int, test_crop_size: int):
         self.num_classes = num_classes
+        self._crop, self._test_side = crop, test_crop_size
         self.train_fields = {"classes": ((crop, crop), np.uint8)}
         self.evaluate_fields = {"classes": ((test_crop_size, test_crop_size), np.uint8)}
 
     def train(self, entry, rng):
-        """Not of an image as a whole."""
-        raise NotImplementedError("the classes of pixels need their place: `train_at`")
+        """Nothing is drawn; see `_classes`."""
+        del rng
+        return self._classes(entry, self._crop)
 
     def evaluate(self, entry):
-        """Not of an image as a whole."""
-        raise NotImplementedError("the classes of pixels need their place: `evaluate_at`")
+        """See `_classes`."""
+        return self._classes(entry, self._test_side)
 
-    def train_at(self, entry, rng, place):
-        """The mask as the clip shows it.
+    def _classes(self, entry, side: int):
+        """The mask as the clip shows it; without a place the whole of it in a square of `side`.
 
         Raises:
             DataError: the example has no mask.
-            VideoError: it cannot be read, or holds a number that is no class.
+            VideoError: it cannot be read, or holds a number that is no class, or is of another shape than its
+                image.
         """
-        del rng
-        return self.evaluate_at(entry, place)
-
-    def evaluate_at(self, entry, place):
-        """As `train_at`."""
         if not entry.mask:
             raise DataError(f"{entry.name} has no mask: the task needs images with masks of classes, "
                             f"data.source='masks' or 'sceneparse'.")
         from data_pipelines.video import masks  # imports what decodes
 
         classes = masks.read_classes(entry.mask, self.num_classes, entry.mask_first)
-        (height, width), (rows, columns) = place.frame, classes.shape
+        rows, columns = classes.shape
+        place = self.place or Place((rows, columns), (0, 0, columns, rows), side)
+        height, width = place.frame
         rounding = 0.02 * height * columns + columns + rows
         if abs(height * columns - width * rows) > rounding:
             raise VideoError(entry.mask, f"a mask of {columns} x {rows} pixels does not fit its image "

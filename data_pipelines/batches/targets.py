@@ -1,6 +1,7 @@
 """What a batch holds beside its videos: the answers that a network is trained on and scored by."""
 
 import abc
+import copy
 from collections.abc import Mapping
 
 import numpy as np
@@ -42,18 +43,13 @@ class Targets(abc.ABC):
     def evaluate(self, entry: Entry) -> dict[str, np.ndarray]:
         """Returns the targets of one example of an evaluation; raises as `train` does."""
 
-    def train_at(self, entry: Entry, rng: np.random.Generator, place: Place) -> dict[str, np.ndarray]:
-        """As `train`, for targets that lie in the frames: `place` is where the clip was cut.
+    def at(self, place: Place) -> "Targets":
+        """These targets for a clip that was cut at `place` (of several crops the first one's).
 
-        This is what the pipeline calls; targets of the video as a whole have only `train`.
+        Itself, for targets of a video as a whole; see `PlacedTargets`.
         """
         del place
-        return self.train(entry, rng)
-
-    def evaluate_at(self, entry: Entry, place: Place) -> dict[str, np.ndarray]:
-        """As `evaluate`, for targets that lie in the frames; of several crops the first one's place."""
-        del place
-        return self.evaluate(entry)
+        return self
 
     def check(self, split) -> None:
         """Looks at a split (`data_pipelines.Split`) before anything is decoded.
@@ -61,6 +57,22 @@ class Targets(abc.ABC):
         Raises:
             DataError: it cannot give these targets.
         """
+
+
+class PlacedTargets(Targets):
+    """Targets that lie in the frames, such as boxes and masks, and go along where a clip is cut.
+
+    Attributes:
+        place: of the clip; None: it is the whole frame.
+    """
+
+    place: Place | None = None
+
+    def at(self, place):
+        """A copy that knows its place."""
+        found = copy.copy(self)
+        found.place = place
+        return found
 
 
 class ClassLabels(Targets):

@@ -160,7 +160,7 @@ def test_a_mask_of_another_shape_is_a_broken_example(tmp_path):
     cv2.imwrite(str(tmp_path / "m.png"), np.zeros((12, 30), np.uint8))
     entry = data_pipelines.Entry("i.jpg", (), mask=str(tmp_path / "m.png"))
     with pytest.raises(VideoError, match="30 x 12 pixels does not fit its image i.jpg"):
-        PixelClasses(3, 8, 8).evaluate_at(entry, Place((12, 20), (0, 0, 12, 12), 8))
+        PixelClasses(3, 8, 8).at(Place((12, 20), (0, 0, 12, 12), 8)).evaluate(entry)
 
 
 def test_sceneparse_in_its_official_layout(tmp_path):
