@@ -6,7 +6,6 @@ import ml_collections
 
 from configs.recipes import base, embedded, va_red2
 from effvid_jax.errors import UserError
-from effvid_jax.methods.supervised import Supervised
 from effvid_jax.tasks.localisation import DEFAULTS
 
 BACKBONES = ("x3d_m", "i3d_tp")  # the first one is better in the paper, at an eighth of the cost
@@ -50,22 +49,12 @@ def recipe(arg: str):
     if not args.static:
         config.method = va_red2.method(args.search_space)
     embedded.finish(config, args, embed)
-    static = config.copy_and_resolve_references()
-    static.method = Supervised.Settings().to_config()
-    if args.static:
-        return static
-    if args.demo or args.tiny or args.from_static:
-        va_red2.from_static(config)
-        if args.demo:
-            config.optim.groups = "single"  # a tenth of AdamW's rate would not bring a gate to its end
-    if args.from_static:
-        config.init.checkpoint = "<the workdir of the static network, trained with :static>"
-    dynamic = config.copy_and_resolve_references()
-    if args.demo or args.tiny:
-        config.run = "static,dynamic"
-        dynamic.init.checkpoint = "static"
-    base.add_stages(config, static=static, dynamic=dynamic)
-    return config
+    return va_red2.beside_static(config, args, adjust=gate_rate if args.demo else None)
+
+
+def gate_rate(config) -> None:
+    """A tenth of AdamW's rate would not bring a gate to its end."""
+    config.optim.groups = "single"
 
 
 def embed(config, args) -> None:

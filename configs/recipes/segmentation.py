@@ -7,7 +7,6 @@ import ml_collections
 from configs.recipes import base, embedded, va_red2
 from effvid_jax.errors import UserError
 from effvid_jax.heads.pixels import DECODERS
-from effvid_jax.methods.supervised import Supervised
 from effvid_jax.tasks.segmentation import DEFAULTS
 
 
@@ -49,20 +48,7 @@ def recipe(arg: str):
         config.method.temporal = False  # an image has no frames
     if args.demo or args.tiny:
         embed(config, args)
-    static = config.copy_and_resolve_references()
-    static.method = Supervised.Settings().to_config()
-    if args.static:
-        return static
-    if args.demo or args.tiny or args.from_static:
-        va_red2.from_static(config)
-    if args.from_static and not (args.demo or args.tiny):
-        config.init.checkpoint = "<the workdir of the static network, trained with :static>"
-    dynamic = config.copy_and_resolve_references()
-    if args.demo or args.tiny:
-        config.run = "static,dynamic"
-        dynamic.init.checkpoint = "static"
-    base.add_stages(config, static=static, dynamic=dynamic)
-    return config
+    return va_red2.beside_static(config, args)
 
 
 def resize(config, args) -> None:
@@ -81,8 +67,7 @@ def embed(config, args) -> None:
     embedded.small_network(config)
     config.data.update(dict(
         source="synthetic_scenes", root="", num_classes=0, short_side=96, short_sides=(64, 72, 84, 96),
-        crop=64,
-        test_short_side=72, test_crop_size=96, max_broken_share=0.0))
+        crop=64, test_short_side=72, test_crop_size=96, max_broken_share=0.0))
     config.optim.update(dict(lr=0.05, groups="single", clip_norm=20.0))
     config.train.eval_every_epochs = 1.0e6  # only at the end
     if args.tiny:
@@ -96,9 +81,8 @@ def embed(config, args) -> None:
     config.name += "_demo"
     config.note = (
         "demo: the code path of the recipe on the embedded benchmark (scenes of 10 textures): 64 pixels "
-        "stand for "
-        "480, a dilated ResNet of width 16 with a block per stage and maps of a quarter of the image for the "
-        "published encoder, 500 steps. Its numbers compare with each other only.")
+        "stand for 480, a dilated ResNet of width 16 with a block per stage and maps of a quarter of the "
+        "image for the published encoder, 500 steps. Its numbers compare with each other only.")
     config.data.synthetic = ml_collections.ConfigDict(dict(train_clips=1500, val_clips=300))
     config.data.update(dict(batch_size=16, eval_batch_size=20, cache="memory", num_threads=4))
     config.train.update(dict(num_steps=500, log_every_steps=20, checkpoint_every_steps=100))

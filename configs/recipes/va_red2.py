@@ -70,20 +70,35 @@ def recipe(dataset_name: str, arg: str):
         demo(config, args.backbone)
     if args.hard:
         config.data.synthetic.update(dict(difficulty=1.0, held_share=0.5))
+    return beside_static(config, args, args.baseline or "dynamic")
+
+
+def beside_static(config, args, name: str = "dynamic", adjust=None) -> ml_collections.ConfigDict:
+    """The end of a recipe: the network with gates and its static counterpart as stages, or that alone.
+
+    Args:
+        config: of the network with gates.
+        args: parsed arguments, read here: `static`, `from_static`, `tiny`, `demo`.
+        name: of its stage.
+        adjust: config -> None, called last where it starts from the static network: what `from_static` does
+            not know.
+    """
     static = config.copy_and_resolve_references()
     static.method = Supervised.Settings().to_config()
     if args.static:
         return static
-    dynamic_name = args.baseline or "dynamic"
-    if args.demo or args.tiny or args.from_static:
+    embedded_form = args.demo or args.tiny
+    if embedded_form or args.from_static:
         from_static(config)
-    if args.from_static and not (args.demo or args.tiny):
+        if adjust is not None:
+            adjust(config)
+    if args.from_static and not embedded_form:
         config.init.checkpoint = "<the workdir of the static network, trained with :static>"
     dynamic = config.copy_and_resolve_references()
-    if args.demo or args.tiny:  # from scratch the gates need more steps than a demo has
-        config.run = f"static,{dynamic_name}"
+    if embedded_form:  # from scratch the gates need more steps than a demo has
+        config.run = f"static,{name}"
         dynamic.init.checkpoint = "static"
-    base.add_stages(config, **{"static": static, dynamic_name: dynamic})
+    base.add_stages(config, **{"static": static, name: dynamic})
     return config
 
 
