@@ -30,7 +30,7 @@ import tabulate
 
 from effvid_jax.backbones import facts, make_backbone
 from effvid_jax.gating import gates, variants
-from effvid_jax.methods import building
+from effvid_jax.model_fields import compute_dtype
 from effvid_jax.reports import results
 from effvid_jax.speed import gated_bench, host_memory, timing
 
@@ -38,7 +38,7 @@ from effvid_jax.speed import gated_bench, host_memory, timing
 def networks(args):
     """(plain, mixed, compact) backbones."""
     make = functools.partial(make_backbone, args.backbone, num_classes=200, dropout=0.0,
-                             dtype=building.compute_dtype(args.dtype))
+                             dtype=compute_dtype(args.dtype))
     conv = functools.partial(gates.GatedConv, layers=gates.layers_of(args.backbone),
                              search_space=args.search_space, cheap_kernel=args.cheap_kernel,
                              positions=args.positions)

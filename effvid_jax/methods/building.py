@@ -14,9 +14,8 @@ from effvid_jax.backbones import make_backbone, rematerialised
 from effvid_jax.errors import UserError
 from effvid_jax.exits import network
 from effvid_jax.heads import Headed
+from effvid_jax.model_fields import module_fields
 from effvid_jax.tasks import Task
-
-DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}  # None: follows the inputs
 
 
 def build_backbone(model, num_classes: int, **fields) -> nn.Module:
@@ -37,8 +36,7 @@ def build_backbone(model, num_classes: int, **fields) -> nn.Module:
             raise UserError(f"config.model.remat={mode!r} is not known to {model.backbone!r}, only to "
                             f"{', '.join(known)}: leave it at 'none'.")
         fields["remat"] = mode
-    common = dict(dropout=model.dropout, dtype=compute_dtype(model.dtype),
-                  bn_groups=model.bn_groups or jax.device_count())
+    common = module_fields(model)
     make = partial(make_backbone, model.backbone, num_classes=num_classes, **common,
                    **_tuples(model.options), **fields)
     if not model.get("exits"):
@@ -59,13 +57,6 @@ def build_network(model, task: Task, **fields) -> nn.Module:
     """
     backbone, head = build_backbone(model, task.num_outputs, **fields), task.head(model)
     return backbone if head is None else Headed(trunk=backbone, head=head)
-
-
-def compute_dtype(name: str):
-    """Module dtype of a config's word, see `DTYPES`."""
-    if name not in DTYPES:
-        raise UserError(f"config.model.dtype={name!r}: expected one of {sorted(DTYPES)}.")
-    return DTYPES[name]
 
 
 def _tuples(options) -> dict[str, Any]:

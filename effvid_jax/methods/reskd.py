@@ -40,6 +40,7 @@ from effvid_jax.errors import UserError
 from effvid_jax.losses import soft_kl, squared_error, weighted_mean
 from effvid_jax.methods import base, building
 from effvid_jax.methods.supervised import Supervised
+from effvid_jax.model_fields import DTYPES
 from effvid_jax.tasks import make_task
 
 LOSSES = ("feature", "position_kl", "frame_kl", "clip_kl")
@@ -92,7 +93,7 @@ class Reskd(base.Method):
         def check(self, config):
             """Raises UserError for an unknown loss or mode, or a batch that is not of whole groups."""
             self._check_known(loss=LOSSES, teacher_bn=("batch", "running"), kl_mean=("element", "row"),
-                              teacher_dtype=("", *building.DTYPES))
+                              teacher_dtype=("", *DTYPES))
             clips, batch = self.teacher_clips, config.data.batch_size
             if self.teacher_bn == "batch" and clips and batch > clips and batch % clips:
                 raise UserError(

@@ -16,11 +16,11 @@ import jax
 
 import data_pipelines
 from data_pipelines import Field, shown
-from effvid_jax import published
+from effvid_jax import model_fields, published
 from effvid_jax.backbones import remat
 from effvid_jax.errors import UserError
 from effvid_jax.exits import routes
-from effvid_jax.methods import building, check_method, find_method
+from effvid_jax.methods import check_method, find_method
 from effvid_jax.optim import GROUPS, OPTIMIZERS, SCHEDULES, make_optimizer
 from effvid_jax.start.validation import during_training
 from effvid_jax.tasks import find_task, group_of
@@ -36,7 +36,7 @@ FIELDS: dict[str, Field] = {
     "train": Field.group(), "init": Field.group(), "bench": Field.group(),
     "model.backbone": Field.text(),  # `make_backbone` knows the names
     "model.resolution": _PIXELS, "model.dropout": Field.number(0, below=1),
-    "model.dtype": Field.choice(*building.DTYPES), "model.bn_groups": Field.integer(0, 2**20),
+    "model.dtype": Field.choice(*model_fields.DTYPES), "model.bn_groups": Field.integer(0, 2**20),
     "model.remat": Field.choice(*remat.MODES),
     "model.options": Field.group(), "model.exits": Field.group(),
     "model.exits.frames": Field.integer(1, 256), "model.exits.scheme": Field.choice(*routes.SCHEMES),
