@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from data_pipelines import ClipReader
+from effvid_jax.drawn import along
 from effvid_jax.errors import NotFiniteError, UserError
 from effvid_jax.predict import Predictor
 
@@ -27,7 +28,8 @@ class Result:
 
     Attributes:
         video: its path, or '(no file)'.
-        scores: what the task keeps, for classification probabilities float64 (K,), K classes.
+        scores: what the task keeps, for classification probabilities float64 (K,), K classes; of a task that
+            is about frames (boxes, masks) a row for each frame that it was asked about.
         class_names: K names, in the order of the scores.
         gmacs: multiply-adds in 10^9 that the answer cost, all views together.
         exit, exits: number, from 1, of the checkpoint that answered, of how many; None without early exits.
@@ -41,7 +43,7 @@ class Result:
     exit: int | None
     exits: int | None
     told: dict[str, Any] = dataclasses.field(repr=False)
-    _overview: Any = dataclasses.field(repr=False, compare=False)
+    _picture: Any = dataclasses.field(repr=False, compare=False)
 
     @property
     def label(self) -> str:
@@ -66,11 +68,13 @@ class Result:
         return [(self.class_names[i], float(self.scores[i])) for i in best]
 
     def plot(self, path: str | os.PathLike | None = None, k: int = 5) -> bytes:
-        """Frames of the video above its k most probable classes, as PNG; written to `path` if given."""
-        from effvid_jax import plots, writers
+        """Frames of the video above its k most probable classes, as PNG; written to `path` if given.
 
-        title = f"{self.gmacs:.3g} GMACs" + (f", exit {self.exit} of {self.exits}" if self.exit else "")
-        picture = plots.answer(self._overview(), self.top(k), title)
+        Of a task that is about frames (boxes, masks) those with what was said drawn over them.
+        """
+        from effvid_jax import writers
+
+        picture = self._picture(self, k)
         if path is not None:
             writers.write_bytes(str(path), picture)
         return picture
@@ -107,7 +111,7 @@ class Model:
                 return [self.predict(path) for path in found]
         scores, told = self._network.scored(video)
         return Result(_name(video), scores, self.class_names, told["gmacs"], told.get("exit"),
-                      told.get("exits"), told, lambda: self.views(video)[0])
+                      told.get("exits"), told, lambda result, k: self._network.picture(video, result, k))
 
     def views(self, video) -> np.ndarray:
         """What the network sees of a video: uint8 (V, T, side, side, 3), RGB.
@@ -127,11 +131,36 @@ class Model:
         return self._network.features(self.views(video))
 
 
-class _Restored(Predictor):
+class _Pictured:
+    """Something with a `reader` whose answers are classes, or are drawn where it says so."""
+
+    def picture(self, video, result: Result, k: int) -> bytes:
+        """See `Result.plot`."""
+        from effvid_jax import plots
+
+        title = f"{result.gmacs:.3g} GMACs"
+        title += f", exit {result.exit} of {result.exits}" if result.exit else ""
+        return plots.answer(self.reader.views(video)[0], result.top(k), title)
+
+
+class _Restored(_Pictured, Predictor):
     """The network of a workdir, with all it says."""
+
+    def picture(self, video, result, k) -> bytes:
+        """See `Result.plot`."""
+        if not self.task.every:
+            return super().picture(video, result, k)
+        with self.reader.open(video) as opened:
+            said = [along.Said(frame["frame"], scores, 0.0)
+                    for frame, scores in zip(result.told["frames"], result.scores, strict=True)]
+            return along.strip(self.task, opened, said)
 
     def scored(self, video) -> tuple[np.ndarray, dict]:
         """(scores, what is told) of a video."""
+        if self.task.every:
+            with self.reader.open(video) as opened:
+                said = self.along(opened, _name(video))
+            return np.stack([one.scores for one in said]), along.answer(self.task, said)
         told = self(video)
         return told.pop("scores"), told
 
@@ -145,23 +174,23 @@ class _Restored(Predictor):
                 "scores": self.task.scores(logits_K[None])[0]}
 
 
-class _Exported:
+class _Exported(_Pictured):
     """The network of an export folder."""
 
     def __init__(self, path: str, reader: ClipReader):
         from effvid_jax import exported
 
-        self._loaded, self._reader = exported.load(path), reader
+        self._loaded, self.reader = exported.load(path), reader
         self.class_names = self._loaded.class_names
 
     def scored(self, video) -> tuple[np.ndarray, dict]:
         """(scores, what is told) of a video: probabilities of its views are averaged."""
-        if "exits" in self._loaded.info and self._reader.num_views == 1:
-            with self._reader.open(video) as opened:
+        if "exits" in self._loaded.info and self.reader.num_views == 1:
+            with self.reader.open(video) as opened:
                 scores, gmacs, number = self._loaded.stop_early(opened.frames)
             return np.asarray(scores, np.float64), {
                 "gmacs": gmacs, "exit": number, "exits": len(self._loaded.info["exits"]["gmacs"])}
-        views = self._reader.views(video)
+        views = self.reader.views(video)
         outputs, gmacs = self._loaded(views, check=False)
         scores, cost = np.asarray(outputs, np.float64).mean(axis=0), float(np.asarray(gmacs).sum())
         for what, values in (("scores", scores), ("gmacs", cost)):

@@ -19,7 +19,8 @@ import jax
 import numpy as np
 
 from data_pipelines import ClipReader, VideoError
-from effvid_jax import along, console, evaluate
+from effvid_jax import console, evaluate
+from effvid_jax.drawn import along
 from effvid_jax.errors import NotFiniteError
 from effvid_jax.exits import executor
 from effvid_jax.signals import Signals

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+import effvid_jax
 from configs import localise_jhmdb
 from configs.recipes import localisation as recipe
 from data_pipelines import DataError, write_frames
@@ -83,6 +84,18 @@ def test_predicts_and_draws_along_a_video(trained, tmp_path, capsys):
     assert "frame 4: nothing found" in capsys.readouterr().out
     same = Predictor(workdir)(frames)
     assert [x["frame"] for x in same["frames"]] == [4]
+
+
+def test_answers_from_python(trained, tmp_path):
+    """`effvid_jax.load` says what predict says, frame by frame, and draws it."""
+    workdir, _, root = trained
+    model, video = effvid_jax.load(workdir), str(next(root.glob("Rename_Images/*/*")))
+    result = model.predict(video)
+    assert result.told == Predictor(workdir)(video)
+    assert len(result.scores) == len(result.told["frames"]) >= 1 and result.gmacs > 0
+    assert result.plot(tmp_path / "boxes.png")[:4] == b"\x89PNG"
+    with pytest.raises(UserError, match="does not answer with classes"):
+        result.top()
 
 
 def test_exports_boxes(trained):

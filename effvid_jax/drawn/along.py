@@ -65,27 +65,37 @@ def draw(task, opened, said: list[Said], path: str) -> dict[str, str]:
     with writers.writing(path):
         os.makedirs(os.path.dirname(path), exist_ok=True)
     if opened.num_frames == 1:
-        _write_png(f"{path}.png", task.draw(opened.stored([0])[0], said[0].scores))
+        writers.write_bytes(f"{path}.png", strip(task, opened, said))
         return {"annotated": f"{path}.png"}
-    chosen = [said[i] for i in np.unique(np.linspace(0, len(said) - 1, min(SHOWN, len(said))).astype(int))]
-    parts = []
-    for one in chosen:
-        drawn = task.draw(opened.stored([one.frame])[0], one.scores)
-        width = max(1, round(drawn.shape[1] * HEIGHT / drawn.shape[0]))
-        parts += [cv2.resize(drawn, (width, HEIGHT), interpolation=cv2.INTER_AREA),
-                  np.full((HEIGHT, 4, 3), 255, np.uint8)]
-    _write_png(f"{path}.png", np.concatenate(parts[:-1], axis=1))
+    writers.write_bytes(f"{path}.png", strip(task, opened, said))
     with writers.whole(f"{path}.mp4") as part:
         data_pipelines.write_frames(part, _every_frame(task, opened, said), opened.fps or 25.0)
     return {"annotated": f"{path}.mp4", "strip": f"{path}.png"}
 
 
-def _write_png(path: str, image) -> None:
-    """A picture, uint8 RGB."""
+def strip(task, opened, said: list[Said]) -> bytes:
+    """PNG of some of the frames that were asked about, with what was said; of an image in its own size.
+
+    Raises:
+        VideoError: a frame cannot be read.
+        UserError: a picture that no PNG holds.
+    """
+    if opened.num_frames == 1:
+        return _png(task.draw(opened.stored([0])[0], said[0].scores))
+    parts = []
+    for i in np.unique(np.linspace(0, len(said) - 1, min(SHOWN, len(said))).astype(int)):
+        drawn = task.draw(opened.stored([said[i].frame])[0], said[i].scores)
+        width = max(1, round(drawn.shape[1] * HEIGHT / drawn.shape[0]))
+        parts += [cv2.resize(drawn, (width, HEIGHT), interpolation=cv2.INTER_AREA),
+                  np.full((HEIGHT, 4, 3), 255, np.uint8)]
+    return _png(np.concatenate(parts[:-1], axis=1))
+
+
+def _png(image) -> bytes:
     done, png = cv2.imencode(".png", image[..., ::-1])
     if not done:
-        raise UserError(f"{path} cannot be drawn: no PNG of {image.shape[1]} x {image.shape[0]} pixels.")
-    writers.write_bytes(path, png.tobytes())
+        raise UserError(f"a picture of {image.shape[1]} x {image.shape[0]} pixels cannot be drawn as a PNG.")
+    return png.tobytes()
 
 
 def _every_frame(task, opened, said: list[Said]) -> Iterator[np.ndarray]:

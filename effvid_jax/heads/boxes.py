@@ -1,8 +1,7 @@
 """The head that finds boxes in a clip's key frame: YOWO's channel fusion over a single branch, and its grid.
 
-    maps (B, T, h, w, C) ─ mean over T ─ 1x1 ─ 3x3 ─ channel attention ─ 3x3 ─ 1x1 ─ 1x1 = (B, h, w, A (5 +
-    K))
-                         ─ boxes (B, h w A, 5 + K)
+    maps (B, T, h, w, C) ─ mean over T ─ 1x1 ─ 3x3 ─ channel attention ─ 3x3 ─ 1x1
+                         ─ 1x1 = (B, h, w, A (5 + K)) ─ boxes (B, h w A, 5 + K)
 
 Source: YOWO (arXiv 1911.06644), wei-tim/YOWO `core/cfam.py`, `core/model.py`. VA-RED2's Table 8 gives costs
 that are those of its I3D and X3D-M with this head in place of their classifiers, without YOWO's 2-D network.

@@ -4,9 +4,8 @@ VA-RED2's Table 8 (J-HMDB) as YOWO (arXiv 1911.06644; wei-tim/YOWO) does it: a g
 of the backbone (`heads/boxes.py`), its region loss, frame-mAP, recall and classification accuracy as that
 code counts them (`core/optimization.py` as of the paper):
 
-    frame-mAP   Pascal VOC's at IoU 0.5 over what is left of the detections with confidence x probability >
-    0.005
-                after non-maximum suppression at 0.4, whatever the class; every class of a box counts
+    frame-mAP   Pascal VOC's at IoU 0.5 over the detections with confidence x probability > 0.005 that are
+                left by non-maximum suppression at 0.4, whatever the class; every class of a box counts
     recall      share of the boxes that one of confidence > 0.25 overlaps by more than 0.5
     classification   of those, the share whose best box has the right class
 
@@ -26,13 +25,14 @@ import numpy as np
 from data_pipelines import BoxTargets, DataError, Field
 from effvid_jax import console
 from effvid_jax.detection import anchors as anchoring
-from effvid_jax.detection import drawing, listed, scoring
+from effvid_jax.detection import listed, scoring
 from effvid_jax.detection.boxes import iou, nms
 from effvid_jax.detection.region_loss import Scales, region_loss
+from effvid_jax.drawn import boxes as drawing
 from effvid_jax.errors import UserError
-from effvid_jax.heads import module_fields
 from effvid_jax.heads.boxes import BoxHead
 from effvid_jax.losses import weighted_mean
+from effvid_jax.model_fields import module_fields
 from effvid_jax.tasks.task import Task
 
 # Fields of `config.localisation`; YOWO's figures (cfg/jhmdb.yaml, core/optimization.py), or marked as ours.

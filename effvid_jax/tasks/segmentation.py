@@ -21,11 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines import Field, PixelClasses
-from effvid_jax import mask_colours, metrics, plots
+from effvid_jax import metrics, plots
+from effvid_jax.drawn import masks as drawing
 from effvid_jax.errors import UserError
-from effvid_jax.heads import module_fields
 from effvid_jax.heads.pixels import DECODERS, PixelHead, enlarge
 from effvid_jax.losses import cross_entropy
+from effvid_jax.model_fields import module_fields
 from effvid_jax.tasks.task import Task
 
 STRIDE = 8  # sides of other test scales are multiples of it
@@ -68,12 +69,11 @@ class Segmentation(Task):
             raise UserError(
                 f"config.data.num_frames={data.num_frames}, test_clips={data.test_clips}, twice_sample="
                 f"{data.twice_sample}, test_crop={data.test_crop!r}: task 'segmentation' asks about single "
-                "images, "
-                f"each seen once: expected 1, 1, False and 'pad', 'whole' or 'center'.")
+                f"images, each seen once: expected 1, 1, False and 'pad', 'whole' or 'center'.")
         if (side := during.get("test_crop_size", 0)) not in (0, data.test_crop_size):
             raise UserError(f"config.train.validation.test_crop_size={side}: task 'segmentation' compares "
-                            "masks of "
-                            f"config.data.test_crop_size={data.test_crop_size}: expected 0 or the same.")
+                            f"masks of config.data.test_crop_size={data.test_crop_size}: expected 0 or the "
+                            f"same.")
         if not self.fields["test_scales"]:
             raise UserError("config.segmentation.test_scales=(): expected at least one scale, such as "
                             "(1.0,).")
@@ -242,7 +242,7 @@ class Segmentation(Task):
         return ", ".join(f"{x['label']} {x['share']:.0%}" for x in answer["classes"][:5])
 
     def draw(self, frame_HWC, scores):
-        """Classes as colours over the image, with a legend beside it, see `mask_colours.py`."""
+        """Classes as colours over the image, with a legend beside it, see `drawn/masks.py`."""
         height, width = frame_HWC.shape[:2]
         part = scores[..., 0].astype(np.uint8)
         top = left = 0
@@ -250,7 +250,7 @@ class Segmentation(Task):
             scale = min(height, width) / self._test_short_side
             side = min(round(self._test_side * scale), height, width)
             top, left, height, width = (height - side) // 2, (width - side) // 2, side, side
-        return mask_colours.over(frame_HWC, part, (top, left, height, width), self.class_names)
+        return drawing.over(frame_HWC, part, (top, left, height, width), self.class_names)
 
     def said(self, row):
         """Its largest classes; how much is right; whether at least half of the pixels are."""
@@ -275,9 +275,8 @@ class Segmentation(Task):
         order = [k for k in np.argsort(found[subject], kind="stable") if not np.isnan(found[subject][k])]
         told = ", ".join(f"{self.class_names[k]} {found[subject][k]:.0%}" for k in order[:5])
         gmacs = {name: [float(row["gmacs"]) for row in rows] for name, rows in predictions.items()}
-        return [("IoU per class", plots.per_class(self.class_names, found, "IoU (%)"), "Sorted by "
-                                                                                       f"{subject}.",
-                 f"A bar for each class; the lowest of {subject}: {told}."),
+        return [("IoU per class", plots.per_class(self.class_names, found, "IoU (%)"),
+                 f"Sorted by {subject}.", f"A bar for each class; the lowest of {subject}: {told}."),
                 ("Cost of the images", plots.histogram(gmacs, "GMACs per image", "images"),
                  "Whole network, decoder included; a line where all images cost the same.",
                  "; ".join(f"{name} {min(x):.3g} to {max(x):.3g} GMACs" for name, x in gmacs.items()))]

@@ -10,8 +10,9 @@ import pytest
 
 from effvid_jax import cost
 from effvid_jax.backbones import make_backbone
-from effvid_jax.detection import anchors, boxes, drawing, listed, scoring
+from effvid_jax.detection import anchors, boxes, listed, scoring
 from effvid_jax.detection.region_loss import Scales, region_loss
+from effvid_jax.drawn import boxes as drawing
 from effvid_jax.errors import UserError
 from effvid_jax.gating import gates
 from effvid_jax.heads import Headed

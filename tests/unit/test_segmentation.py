@@ -10,9 +10,10 @@ import pytest
 
 from configs import segment_ade20k
 from configs.recipes import base
-from effvid_jax import cost, mask_colours, metrics, optim
+from effvid_jax import cost, metrics, optim
 from effvid_jax.backbones import make_backbone
 from effvid_jax.backbones.facts import facts
+from effvid_jax.drawn import masks as drawing
 from effvid_jax.errors import UserError
 from effvid_jax.gating import gates
 from effvid_jax.heads import Headed
@@ -252,9 +253,9 @@ def test_what_was_said_is_drawn_where_it_lies():
     assert drawn.dtype == np.uint8 and drawn.shape[0] == scale * 200 and drawn.shape[1] > scale * 400
     left, right = drawn[30, 30].astype(int), drawn[30, 700].astype(int)
     for pixel, label in ((left, 0), (right, 1)):
-        wanted = 0.45 * 128 + 0.55 * np.array(mask_colours.colour_of(label))
+        wanted = 0.45 * 128 + 0.55 * np.array(drawing.colour_of(label))
         np.testing.assert_allclose(pixel, wanted, atol=1)
-    assert len({mask_colours.colour_of(k) for k in range(150)}) > 100
+    assert len({drawing.colour_of(k) for k in range(150)}) > 100
 
 
 def test_poly_schedule_and_groups():
