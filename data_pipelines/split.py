@@ -166,7 +166,7 @@ class Split:
     def overview(self, index: int, count: int, short_side: int) -> np.ndarray:
         """Frames spread evenly over a video, or the clip around a key frame, uint8 (count, H, W, 3).
 
-        Larger frames are shrunk to `short_side`, smaller ones stay as they are.
+        An image, a video of one frame, is shown once: (1, H, W, 3). Larger frames are shrunk to `short_side`, smaller ones stay as they are.
 
         Raises:
             VideoError: a frame cannot be read.
@@ -176,6 +176,7 @@ class Split:
             chosen = np.arange(reader.num_frames)
             if entry.key_frame >= 0:
                 chosen = sampling.sample_test(self._options, reader.num_frames, entry.key_frame)[0]
-            frames = reader.get(chosen[np.linspace(0, len(chosen) - 1, count).astype(int)])
+            shown = count if len(chosen) > 1 else 1
+            frames = reader.get(chosen[np.linspace(0, len(chosen) - 1, shown).astype(int)])
         larger = min(frames.shape[1:3]) > short_side
         return transforms.resize_short_side(frames, short_side) if larger else frames

@@ -41,6 +41,8 @@ def accuracy_against_cost(points: Mapping[str, tuple[float, float]], label: str)
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.25, y=0.25)
+    if label.endswith("(%)"):
+        axes.set_ylim(top=min(axes.get_ylim()[1], 101))  # a mark at 100 is whole, and nothing lies above
     axes.set_xlabel("GMACs per video")
     axes.set_ylabel(label)
     axes.legend(frameon=False, ncols=min(3, len(points)), loc="lower left", bbox_to_anchor=(0, 1.0))
@@ -75,7 +77,7 @@ def curves(histories: Mapping[str, Sequence[Mapping[str, float]]], metric: str, 
     loss.set_yscale("log")
     loss.yaxis.set_major_formatter("{x:g}")
     loss.legend(frameon=False)
-    accuracy.set_title(f"{label}: lines on training batches, marks on validation")
+    accuracy.set_title(f"{label}: lines on training batches, marks on validation", fontsize=10)
     accuracy.set_ylim(bottom=0)
     return _png(figure)
 

@@ -106,6 +106,7 @@ def folder_of(root, images=4, size=(12, 20), first=0):
 def test_a_folder_of_images_and_masks(tmp_path):
     config = image_config(root=str(folder_of(tmp_path)))
     split = data_pipelines.open_split(config, "train", PixelClasses(3, 16, 16))
+    assert len(split.overview(0, 6, 96)) == 1, "an image is shown once"
     assert [split.entry(i).name for i in range(len(split))] == ["0.jpg", "2.jpg", "deep/1.jpg", "deep/3.jpg"]
     assert split.class_names == ["class 0", "class 1", "class 2"]
     with split.batches() as batches:
