@@ -166,7 +166,8 @@ class Split:
     def overview(self, index: int, count: int, short_side: int) -> np.ndarray:
         """Frames spread evenly over a video, or the clip around a key frame, uint8 (count, H, W, 3).
 
-        An image, a video of one frame, is shown once: (1, H, W, 3). Larger frames are shrunk to `short_side`, smaller ones stay as they are.
+        An image, a video of one frame, is shown once: (1, H, W, 3). Larger frames are shrunk to `short_side`,
+        smaller ones stay as they are.
 
         Raises:
             VideoError: a frame cannot be read.

@@ -77,7 +77,7 @@ def curves(histories: Mapping[str, Sequence[Mapping[str, float]]], metric: str, 
     loss.set_yscale("log")
     loss.yaxis.set_major_formatter("{x:g}")
     loss.legend(frameon=False)
-    accuracy.set_title(f"{label}: lines on training batches, marks on validation", fontsize=10)
+    accuracy.set_title(f"{label}: training as lines, validation as marks")
     accuracy.set_ylim(bottom=0)
     return _png(figure)
 
