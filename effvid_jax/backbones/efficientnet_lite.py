@@ -21,7 +21,7 @@ import numpy as np
 
 from effvid_jax.backbones import blocks, shifts
 from effvid_jax.backbones.backbone import FrameBackbone
-from effvid_jax.backbones.mobilenet_v2 import round_channels
+from effvid_jax.backbones.mobilenet_v2 import InvertedResidual, round_channels
 from effvid_jax.errors import UserError
 
 STAGES = (  # expansion, channels, blocks, kernel, stride of the first block
@@ -51,54 +51,6 @@ def _pad_rest(x, kernel: int, stride: int):
     return jax.lax.pad(x, np.zeros((), x.dtype), ((0, 0, 0),) * 2 + (*pads, (0, 0, 0)))
 
 
-class MBConv(nn.Module):
-    """1x1 expansion, depthwise convolution and linear 1x1 projection; `(B,T,H,W,C)` in and out.
-
-    The input is added where its shape is the output's. Blocks with that shortcut and an expansion are
-    shifted, as in TSM's MobileNetV2.
-
-    Attributes:
-        in_features, features: channels before and after.
-        kernel, stride, expansion: of the block.
-        drop_path: rate at which training leaves the branch beside the shortcut out, for whole clips.
-        shift, conv, norm: see `EfficientNetLite`.
-    """
-
-    in_features: int
-    features: int
-    kernel: int = 3
-    stride: int = 1
-    expansion: int = 6
-    drop_path: float = 0.0
-    shift: Callable | None = None
-    conv: blocks.ModuleDef = blocks.Conv
-    norm: blocks.ModuleDef = blocks.BatchNorm
-
-    def setup(self):
-        hidden = self.in_features * self.expansion
-        self.shortcut = self.stride == 1 and self.in_features == self.features
-        self.shift_input = shifts.make_shift(self.shift if self.shortcut else None)
-        if self.expansion > 1:
-            self.expand_conv = self.conv(hidden, (1, 1))
-            self.expand_bn = self.norm()
-        self.depthwise_conv = self.conv(hidden, (self.kernel, self.kernel), self.stride,
-                                        _both_sides(self.kernel, self.stride), groups=hidden)
-        self.depthwise_bn = self.norm()
-        self.project_conv = self.conv(self.features, (1, 1))
-        self.project_bn = self.norm()
-        self.drop_branch = blocks.DropPath(self.drop_path)
-
-    def __call__(self, x, train: bool = False):
-        y = x
-        if self.expansion > 1:
-            y = self.shift_input(y)
-            y = blocks.relu6(self.expand_bn(self.expand_conv(y, train), train))
-        y = self.depthwise_conv(_pad_rest(y, self.kernel, self.stride), train)
-        y = blocks.relu6(self.depthwise_bn(y, train))
-        y = self.project_bn(self.project_conv(y, train), train)
-        return x + self.drop_branch(y, train) if self.shortcut else y
-
-
 class EfficientNetLite(FrameBackbone):
     """EfficientNet-Lite applied to each frame; see the module docstring for the flow.
 
@@ -112,7 +64,7 @@ class EfficientNetLite(FrameBackbone):
             with a shortcut and an expansion (TSM).
         consensus: 'features' averages frames before dropout and classifier (TSN head); 'logits'
             classifies every frame and averages the logits (TSM head). They differ in dropout only.
-        drop_path: block i of n (from 0) has i/n of it, see `MBConv`.
+        drop_path: block i of n (from 0) has i/n of it, see `InvertedResidual`.
         norm_eps, norm_momentum: of all batch norms.
         partial_bn: all batch norms but the first are frozen (TSN's and TSM's fine-tuning on small sets).
         dropout: rate before the classifier.
@@ -156,9 +108,11 @@ class EfficientNetLite(FrameBackbone):
         for s, (expansion, base, _, kernel, stride) in enumerate(STAGES):
             features, blocks_of_stage = round_channels(base * self.width_mult), []
             for b in range(sizes[s]):
-                blocks_of_stage.append(MBConv(
-                    channels, features, kernel, stride if b == 0 else 1, expansion,
-                    self.drop_path * index / sum(sizes), self.shift, conv, norm))
+                step = stride if b == 0 else 1
+                blocks_of_stage.append(InvertedResidual(
+                    channels, features, step, expansion, self.shift, conv, norm, kernel,
+                    _both_sides(kernel, step), partial(_pad_rest, kernel=kernel, stride=step),
+                    self.drop_path * index / sum(sizes)))
                 channels, index = features, index + 1
             setattr(self, f"layer{s + 1}", blocks_of_stage)
         self.conv2 = conv(1280, (1, 1))

@@ -37,10 +37,18 @@ def round_channels(channels: float, divisor: int = 8) -> int:
 
 
 class InvertedResidual(nn.Module):
-    """1x1 expansion, 3x3 depthwise and linear 1x1 projection; `(B,T,H,W,C)` in and out.
+    """1x1 expansion, depthwise convolution and linear 1x1 projection; `(B,T,H,W,C)` in and out.
 
     The input is added where its shape is the output's. Only blocks with that shortcut and an
     expansion are shifted, as the reference does.
+
+    Attributes:
+        in_features, features: channels before and after.
+        stride, expansion, kernel: of the block.
+        padding: zeros on both sides before the depthwise convolution; None: half the kernel.
+        pad: what is done to its input besides.
+        drop_path: rate at which training leaves the branch beside the shortcut out, for whole clips.
+        shift, conv, norm: see `MobileNetV2`.
     """
 
     in_features: int
@@ -50,6 +58,10 @@ class InvertedResidual(nn.Module):
     shift: Callable | None = None
     conv: blocks.ModuleDef = blocks.Conv
     norm: blocks.ModuleDef = blocks.BatchNorm
+    kernel: int = 3
+    padding: int | None = None
+    pad: Callable | None = None
+    drop_path: float = 0.0
 
     def setup(self):
         hidden = self.in_features * self.expansion
@@ -58,19 +70,23 @@ class InvertedResidual(nn.Module):
         if self.expansion > 1:
             self.expand_conv = self.conv(hidden, (1, 1))
             self.expand_bn = self.norm()
-        self.depthwise_conv = self.conv(hidden, (3, 3), self.stride, 1, groups=hidden)
+        padding = self.kernel // 2 if self.padding is None else self.padding
+        self.depthwise_conv = self.conv(hidden, (self.kernel, self.kernel), self.stride, padding,
+                                        groups=hidden)
         self.depthwise_bn = self.norm()
         self.project_conv = self.conv(self.features, (1, 1))
         self.project_bn = self.norm()
+        self.drop_branch = blocks.DropPath(self.drop_path)
 
     def __call__(self, x, train: bool = False):
         y = x
         if self.expansion > 1:
             y = self.shift_input(y)
             y = blocks.relu6(self.expand_bn(self.expand_conv(y, train), train))
+        y = y if self.pad is None else self.pad(y)
         y = blocks.relu6(self.depthwise_bn(self.depthwise_conv(y, train), train))
         y = self.project_bn(self.project_conv(y, train), train)
-        return x + y if self.shortcut else y
+        return x + self.drop_branch(y, train) if self.shortcut else y
 
 
 class MobileNetV2(FrameBackbone):
