@@ -168,10 +168,8 @@ def check_options(options: Options, process_count: int = 1) -> None:
     sides = options.short_sides
     if (options.train_crop == "random_scale") != bool(sides) or max(sides, default=0) > options.short_side:
         raise DataError(f"data.short_sides={tuple(sides)}: with data.train_crop='random_scale' expected the "
-                        "short "
-                        "sides in pixels that images are drawn in, at most "
-                        f"data.short_side={options.short_side}, such "
-                        f"as (300, 375, 450); with any other data.train_crop ().")
+                        f"short sides in pixels that images are drawn in, at most data.short_side="
+                        f"{options.short_side}, such as (300, 375, 450); with any other data.train_crop ().")
     for size in ("crop", "test_crop_size"):
         if options.quality and options.quality >= getattr(options, size):
             raise DataError(f"data.quality={options.quality} is the side in pixels that clips of data.{size}="

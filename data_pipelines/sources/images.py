@@ -50,8 +50,7 @@ class ImageSource(Source):
 
     Raises:
         DataError: masks that do not exist, or, among some pairs that are read, of another size than their
-        image or
-            with numbers that are no class.
+            image or with numbers that are no class.
     """
 
     def __init__(self, pairs: Sequence[Pair], class_names: Sequence[str], first: int, description: str,
@@ -93,8 +92,7 @@ class ImageSource(Source):
         found = masks.read_classes(pair.mask, len(self.class_names), self._first).shape
         if found != size:
             raise VideoError(pair.mask, f"the mask has {found[1]} x {found[0]} pixels, its image "
-                                        f"{pair.image} "
-                                        f"{size[1]} x {size[0]}: expected the same")
+                                        f"{pair.image} {size[1]} x {size[0]}: expected the same")
 
     def _look(self) -> None:
         missing = [pair.mask for pair in self._pairs if not os.path.exists(pair.mask)]

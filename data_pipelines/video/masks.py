@@ -19,7 +19,7 @@ def read_classes(path: str, num_classes: int, first: int = 0) -> np.ndarray:
         path: of the image.
         num_classes: K.
         first: number of class 0 in the mask. What is smaller is unlabelled, and so is 255 where it is no
-        class.
+            class.
 
     Raises:
         VideoError: not readable, coloured, or with a number that is no class.
@@ -30,8 +30,7 @@ def read_classes(path: str, num_classes: int, first: int = 0) -> np.ndarray:
     if (wrong := ~unknown & (classes >= num_classes)).any():
         row, column = np.unravel_index(wrong.argmax(), wrong.shape)
         raise VideoError(path, f"pixel {numbers[row, column]} at row {row}, column {column} is no class: "
-                               "expected "
-                               f"{first} to {first + num_classes - 1}, or 255 for pixels without one"
+                               f"expected {first} to {first + num_classes - 1}, or 255 for pixels without one"
                                + (f" (or less than {first})" if first else ""))
     return np.where(unknown, UNLABELLED, classes).astype(np.uint8)
 

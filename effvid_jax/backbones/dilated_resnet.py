@@ -96,8 +96,7 @@ class DilatedResNet18(Backbone):
         norm = partial(self.norm, groups=self.bn_groups, dtype=self.dtype)
         if len(self.stage_sizes) != len(STAGES) or min(self.stage_sizes) < 1:
             raise UserError(f"config.model.options.stage_sizes={tuple(self.stage_sizes)}: expected "
-                            f"{len(STAGES)} "
-                            f"numbers of blocks, each at least 1.")
+                            f"{len(STAGES)} numbers of blocks, each at least 1.")
         self.conv1, self.bn1 = conv(self.width, (3, 3), 2, 1), norm()
         self.conv2, self.bn2 = conv(self.width, (3, 3), 1, 1), norm()
         self.conv3, self.bn3 = conv(2 * self.width, (3, 3), 1, 1), norm()
