@@ -22,6 +22,8 @@ import jax.numpy as jnp
 
 from effvid_jax.detection.boxes import iou
 
+NEARLY_SURE = 1e-12  # 1 - p of a class, at least
+
 
 class Scales(NamedTuple):
     """Weights of the terms and the rest of the loss's constants; defaults: `cfg/jhmdb.yaml` of YOWO."""
@@ -70,7 +72,8 @@ def _of_frame(raw, boxes, truth, labels, count, anchors, scales):
     overlaps = iou(boxes, truth) * there  # (P, M)
     sure = jnp.square(jax.nn.sigmoid(mine[:, 4]) - overlaps[at, slots]) / 2
     log_p = jnp.take_along_axis(jax.nn.log_softmax(mine[:, 5:]), labels[:, None], axis=1)[:, 0]
-    kind = -(-jnp.expm1(log_p)) ** scales.gamma * log_p
+    wrong = jnp.maximum(-jnp.expm1(log_p), NEARLY_SURE)  # at 0 the power has no gradient for gamma < 1
+    kind = -(wrong ** scales.gamma) * log_p
     taken = ((at[None] == jnp.arange(len(flat))[:, None]) & has).any(axis=1)
     empty = ~taken & (overlaps.max(axis=1) <= scales.ignore)
     background = (jnp.square(jax.nn.sigmoid(flat[:, 4])) * empty).sum() / 2

@@ -209,6 +209,22 @@ def test_the_loss_is_the_references_term_by_term():
     assert np.isfinite(far[0][0]) and np.isfinite(far[1]).all(), "whatever an untrained network says"
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+def test_a_class_that_is_certain_has_a_gradient(gamma):
+    known = jnp.asarray(ANCHORS[:1], jnp.float32)
+    truth, label, count = jnp.asarray([[[0.3, 0.3, 0.7, 0.7]]]), jnp.asarray([[0]]), jnp.asarray([1])
+
+    def loss(classes):
+        raw = jnp.concatenate([jnp.zeros(5), classes]).reshape(1, 1, 1, 1, 8)
+        found = boxes.decode(raw, known)
+        return region_loss(raw, found[..., :4], known, truth, label, count, Scales(gamma=gamma))[0]
+
+    run = jax.jit(jax.vmap(jax.value_and_grad(loss)))
+    value, slope = run(jnp.asarray([[x, 0.0, 0.0] for x in (0.0, 5.0, 17.0, 18.0, 30.0, 110.0, -110.0)]))
+    assert np.isfinite(value).all() and np.isfinite(slope).all()
+    assert (slope[:2, 0] < 0).all() and (np.abs(slope[2:6]) < 1e-6).all() and slope[6, 0] < -0.5
+
+
 # -------------------------------------------------------------------------------------------- the head
 def test_static_costs_are_the_papers():
     """VA-RED2's Table 8; what is left when every gate is closed lies below the paper's averages."""
