@@ -67,7 +67,8 @@ def rows_of(table: str, workdir: str, seeds) -> list[dict[str, str]]:
         columns = {"top-1 (%)": ([100 * m["val/top1"] for m in found], ".1f"),
                    "GMACs": ([m["val/gmacs"] for m in found], ".3f"),
                    "params": ([m["params"] for m in found], ",.0f")}
-        rows += [embedded.row(f"{name}: {what}: {column}", values, form, config, COMMAND, seeds)
+        rows += [embedded.row(f"{name}: {what}: {column}", values, form, config,
+                              f"{COMMAND} --tables {table}", seeds)
                  for column, (values, form) in columns.items()]
         print(f"{what:52s} {rows[-3]['value']:>5s} % +- {rows[-3]['spread']}, {rows[-2]['value']} GMACs")
     return rows
