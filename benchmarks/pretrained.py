@@ -8,10 +8,12 @@ on and 20 to be scored each, in a folder as a user has them. Then, on the same c
 * a linear classifier (L2-regularised; how much is found by cross-validation on the training clips) on what
   frozen EfficientNet-Lite0 sees: the mean over 8 frames of the 1280 numbers before its classifier;
 * the same for its form with a temporal shift, whose weights were trained without one;
-* `configs/supervised_folder.py:pretrained,small` with and without the temporal shift: fine-tuning;
+* `configs/supervised_folder.py:pretrained,small` with and without the temporal shift: fine-tuning, which
+  begins with such a classifier;
 * `configs/supervised_folder.py:small`, the recipe for a CPU without published weights.
 
-A part that is finished is not done again. Rows go to `docs/results.csv`, with the seconds that each took.
+`--parts` names some of them. A part that is finished is not done again. Rows go to `docs/results.csv`, with
+the processor seconds that each took, and what fine-tuning gains over each linear classifier on equal clips.
 """
 
 from __future__ import annotations
@@ -21,19 +23,15 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 
 import embedded
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
 import data_pipelines
 import effvid_jax
 from configs import supervised_folder
-from effvid_jax import console, writers
-from effvid_jax.methods import Variables, make_method
+from effvid_jax import probe, sharding, writers
+from effvid_jax.methods import Variables
 from effvid_jax.reports import results
 from effvid_jax.tasks import make_task
 
@@ -46,7 +44,7 @@ PARTS = {  # folder: (row, config)
        for name in BACKBONES},
     "scratch": ("small network from random weights", "supervised_folder.py:small"),
 }
-DECAYS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the linear classifier
+PROBES = tuple(part for part in PARTS if part.startswith("probe_"))
 
 
 def make_clips(folder: str, seed: int) -> str:
@@ -66,83 +64,47 @@ def make_clips(folder: str, seed: int) -> str:
     return root
 
 
-def features(root: str, config_name: str, backbone: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """{split: (what frozen weights see of its clips (N, C), labels (N,))}."""
+def score_probe(root: str, config_name: str, backbone: str) -> dict:
+    """Accuracy of a linear classifier on what frozen weights see: the mean over 8 frames of 1280 numbers."""
     config = supervised_folder.get_config(config_name.partition(":")[2])
     config.data.root = root
-    found = {}
-    for name in ("train", "val"):
-        split = data_pipelines.open_split(config.data, name)
-        method = make_method(config, make_task(config, split.class_names))
-        arrays = effvid_jax.pretrained(backbone, num_classes=len(split.class_names))
-        look = jax.jit(lambda video, method=method, arrays=arrays: method.features(
-            Variables(arrays["params"], arrays["batch_stats"]), {"video": video}))
-        rows, labels = [], []
-        with console.bar(len(split), f"frozen {backbone}, {name}", "clip", leave=False) as progress:
-            for number in range(len(split)):
-                rows.append(np.asarray(look(split.views(number)[None]))[0])
-                labels.append(split.entry(number).labels[0])
-                progress.update()
-        found[name] = (np.stack(rows), np.array(labels))
-    return found
-
-
-def fit(x_NC, y_N, decay: float, classes: int):
-    """Weights (C + 1, K) of the least cross-entropy + decay / 2 * |W|^2, by L-BFGS."""
-    def loss(weights):
-        logits = x_NC @ weights[:-1] + weights[-1]
-        cross = optax.softmax_cross_entropy_with_integer_labels(logits, y_N).mean()
-        return cross + decay / 2 * jnp.square(weights[:-1]).sum()
-
-    solver = optax.lbfgs()
-
-    def step(_, state):
-        weights, inner = state
-        value, gradient = optax.value_and_grad_from_state(loss)(weights, state=inner)
-        updates, inner = solver.update(gradient, inner, weights, value=value, grad=gradient, value_fn=loss)
-        return optax.apply_updates(weights, updates), inner
-
-    start = jnp.zeros((x_NC.shape[1] + 1, classes))
-    return jax.lax.fori_loop(0, 100, step, (start, solver.init(start)))[0]
-
-
-def probe(found) -> dict:
-    """Accuracy of a linear classifier on standardised features; its decay is found on five folds of train."""
-    (x, y), (x_val, y_val) = found["train"], found["val"]
-    mean, std = x.mean(axis=0), x.std(axis=0) + 1e-6
-    x, x_val, classes = (x - mean) / std, (x_val - mean) / std, int(y.max()) + 1
-    fold = np.random.default_rng(0).permutation(len(y)) % 5
-    solve = jax.jit(fit, static_argnums=3)
-
-    def right(weights, x, y):
-        return float((np.asarray(x @ weights[:-1] + weights[-1]).argmax(axis=1) == y).mean())
-
-    scores = {decay: np.mean([right(np.asarray(solve(x[fold != k], y[fold != k], decay, classes)),
-                                    x[fold == k], y[fold == k]) for k in range(5)]) for decay in DECAYS}
-    best = max(scores, key=scores.get)
-    return {"val/top1": right(np.asarray(solve(x, y, best, classes)), x_val, y_val), "decay": best}
+    names = data_pipelines.open_split(config.data, "train").class_names
+    arrays = effvid_jax.pretrained(backbone, num_classes=len(names))
+    variables, mesh = Variables(arrays["params"], arrays["batch_stats"]), sharding.make_mesh()
+    (x, y), (x_val, y_val) = (probe.features(config, make_task(config, names), variables, mesh, split)
+                              for split in ("train", "val"))
+    decay, share = probe.choose(x, y, len(names))
+    return {"val/top1": probe.fit(x, y, decay, len(names)).right(x_val, y_val), "decay": decay,
+            "held_out/top1": share}
 
 
 def do(part: str, folder: str, root: str, seed: int, extra) -> None:
-    """One part, unless it is finished; leaves `seconds.json` beside its `metrics.json`."""
+    """One part, unless it is finished; leaves `seconds.json`, of processors, beside its `metrics.json`."""
     out = os.path.join(folder, part)
     if os.path.exists(os.path.join(out, "seconds.json")):
         return
-    config, start = PARTS[part][1], time.monotonic()
+    config, start = PARTS[part][1], processor_seconds()
     if part.startswith("probe_"):
-        metrics = probe(features(root, config, part.removeprefix("probe_")))
+        metrics = score_probe(root, config, part.removeprefix("probe_"))
         os.makedirs(out, exist_ok=True)
         writers.write_text(os.path.join(out, "metrics.json"), json.dumps(metrics))
     else:
         subprocess.run([sys.executable, "main.py", f"--config=configs/{config}", f"--workdir={out}",
                         f"--config.data.root={root}", f"--config.seed={seed}", f"--config.data.seed={seed}",
                         *extra], cwd=embedded.ROOT, check=True)
-    writers.write_text(os.path.join(out, "seconds.json"), json.dumps({"seconds": time.monotonic() - start}))
+    writers.write_text(os.path.join(out, "seconds.json"), json.dumps(
+        {"seconds": processor_seconds() - start}))
+
+
+def processor_seconds() -> float:
+    """Of this process and those it has waited for: what a part costs, whatever else the machine does."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def rows_of(workdir: str, seeds) -> list[dict[str, str]]:
     """Rows of the results, of the parts that all seeds have; prints them."""
-    rows = []
+    rows, found = [], {}
     for part, (what, config) in PARTS.items():
         folders = [os.path.join(workdir, f"seed{seed}", part) for seed in seeds]
         if not all(os.path.exists(os.path.join(folder, "seconds.json")) for folder in folders):
@@ -150,27 +112,40 @@ def rows_of(workdir: str, seeds) -> list[dict[str, str]]:
             continue
         top1, seconds = ([writers.read_json(os.path.join(folder, name))[key] for folder in folders]
                          for name, key in (("metrics.json", "val/top1"), ("seconds.json", "seconds")))
-        top1 = [100 * value for value in top1]
-        for column, values, form in (("top-1 (%)", top1, ".1f"), ("seconds", seconds, ".0f")):
-            spread = format(np.std(values, ddof=1), form) if len(values) > 1 else ""
-            rows.append(results.make_row(
-                f"pretrained: {what}: {column}", format(np.mean(values), form), dataset=DATASET,
-                config=config, command=f"python benchmarks/pretrained.py --seeds {','.join(map(str, seeds))}",
-                seeds=seeds, spread=spread))
+        top1 = found[part] = [100 * value for value in top1]
+        for column, values, form in (("top-1 (%)", top1, ".1f"), ("processor seconds", seconds, ".0f")):
+            rows.append(row(f"pretrained: {what}: {column}", values, form, config, seeds))
         print(f"{what:52s} {rows[-2]['value']} % +- {rows[-2]['spread']}, {rows[-1]['value']} s")
+    for tuned, probed in ((a, b) for a in found if a.startswith("tuned_") for b in found if b in PROBES):
+        gains = np.subtract(found[tuned], found[probed])
+        what = f"{PARTS[tuned][0]} over {PARTS[probed][0]}"
+        rows.append(row(f"pretrained gain: {what}", gains, "+.1f", PARTS[tuned][1], seeds))
+        print(f"{what}: {rows[-1]['value']} +- {rows[-1]['spread']} points")
     return rows
+
+
+def row(what: str, values, form: str, config: str, seeds) -> dict[str, str]:
+    """A row of the results: mean and standard deviation over the seeds."""
+    spread = format(np.std(values, ddof=1), form.lstrip("+")) if len(values) > 1 else ""
+    return results.make_row(
+        what, format(np.mean(values), form), dataset=DATASET, config=config,
+        command=f"python benchmarks/pretrained.py --seeds {','.join(map(str, seeds))}", seeds=seeds,
+        spread=spread)
 
 
 def main() -> None:
     """Does what is missing, prints the table, replaces its rows in the results."""
-    args, extra = embedded.arguments(__doc__, "runs/pretrained")
+    args, extra = embedded.arguments(__doc__, "runs/pretrained", lambda parser: parser.add_argument(
+        "--parts", default=",".join(PARTS), help="default: all of %(default)s"))
     for seed in () if args.collect else args.seeds:
         folder = os.path.join(args.workdir, f"seed{seed}")
         root = make_clips(folder, seed)
-        for part in PARTS:
+        for part in args.parts.split(","):
             do(part, folder, root, seed, extra)
     if rows := rows_of(args.workdir, args.seeds):
-        embedded.replace_table(args.results, "pretrained", rows)
+        for table in ("pretrained", "pretrained gain"):
+            of_table = [one for one in rows if one["what"].startswith(f"{table}: ")]
+            embedded.replace_table(args.results, table, of_table)
 
 
 if __name__ == "__main__":

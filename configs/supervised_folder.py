@@ -29,4 +29,4 @@ def get_config(arg: str = ""):
     args = pretrained.parse(arg, ARGUMENTS, pretrained.ARGUMENTS)
     config = reskd.supervised_tsn("folder", args.backbone, args.resolution)
     config = embedded.finish(reskd.folder(config, args), args)
-    return pretrained.start(config, args, num_epochs=15.0)
+    return pretrained.start(config, args, num_epochs=20.0)

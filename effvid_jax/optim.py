@@ -8,6 +8,7 @@ momentum -> learning rate. Sources: mmcv 1.4.0 `lr_updater.py`, `optimizer.py` (
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -56,7 +57,8 @@ def make_optimizer(config, steps_per_epoch: int, num_steps: int,
 
     Args:
         config: fields `name` ('sgd', 'adamw'), `lr`, `momentum`, `weight_decay`, `groups`, `clip_norm`
-            (0 = off), `accumulate` (micro-steps per update), and those of `make_schedule`.
+            (0 = off), `accumulate` (micro-steps per update), maybe `frozen` (see `hold`), and those of
+            `make_schedule`.
         steps_per_epoch: micro-steps in one pass over the training split.
         num_steps: micro-steps of the whole run.
         seen: see `make_schedule`.
@@ -82,6 +84,8 @@ def make_optimizer(config, steps_per_epoch: int, num_steps: int,
     else:  # torch's AdamW: decoupled decay, scaled by the group's learning rate
         steps += [optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8), decay]
     steps += [scale_by_group(config.groups), optax.scale_by_learning_rate(rate)]
+    if frozen := config.get("frozen", ""):  # nothing moves them, decay and momentum neither
+        steps.append(optax.stateless(lambda updates, _: _where(frozen, jnp.zeros_like, updates)))
     tx = optax.chain(*steps)
     return tx if every == 1 else optax.MultiSteps(tx, every).gradient_transformation()
 
@@ -133,6 +137,38 @@ def make_schedule(config, steps_per_epoch: int, num_steps: int,
         return value
 
     return schedule
+
+
+def hold(params, frozen: str):
+    """Parameters of which those that `frozen` matches get no gradient: what only they need is not computed.
+
+    Args:
+        params: nested dicts.
+        frozen: regular expression, searched for in paths such as 'layer1_0/conv1/kernel'; '' for none.
+    """
+    return _where(frozen, jax.lax.stop_gradient, params) if frozen else params
+
+
+def check_frozen(params, frozen: str) -> None:
+    """Raises UserError where `config.optim.frozen` matches no parameter, or all of them.
+
+    Args:
+        params: nested dicts of arrays or shapes.
+        frozen: see `hold`.
+    """
+    paths = list(flax.traverse_util.flatten_dict(params, sep="/"))
+    found = sum(re.search(frozen, path) is not None for path in paths)
+    if frozen and found in (0, len(paths)):
+        raise UserError(f"config.optim.frozen={frozen!r} matches {'all' if found else 'none'} of the "
+                        f"{len(paths)} parameters, such as {paths[0]} and {paths[-1]}: expected a regular "
+                        f"expression of those that stay as they are, or '' to train all.")
+
+
+def _where(pattern: str, change: Callable[[Any], Any], tree):
+    """`tree` with the leaves changed whose path the pattern is found in."""
+    flat = flax.traverse_util.flatten_dict(tree, sep="/")
+    return flax.traverse_util.unflatten_dict(
+        {path: change(x) if re.search(pattern, path) else x for path, x in flat.items()}, sep="/")
 
 
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:

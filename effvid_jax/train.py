@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import data_pipelines
-from effvid_jax import checkpoint, console, fit, published, sharding, writers
+from effvid_jax import checkpoint, console, fit, optim, probe, published, sharding, writers
 from effvid_jax.backbones import remat
 from effvid_jax.course import Course
 from effvid_jax.evaluate import Evaluations
@@ -108,6 +108,9 @@ def _train(config, workdir: str, resume_anyway: bool, signals: Signals) -> dict[
             if resumed:
                 evaluations.at(first_step, state.variables, log, only_missing=True)
             else:
+                if config.init.get("probe", False):
+                    params = probe.begin(config, task, state.variables, mesh)
+                    state = sharding.replicate(state.replace(params=params), mesh)
                 write_parameters(workdir, state.params)
                 log.write(0, evaluations.references(state.variables))
             step_fn = jit_train_step(method, course.optimizer, config.seed, mesh)
@@ -146,9 +149,14 @@ def start(config, method: Method, tx, saver: Saver) -> tuple[TrainState, bool]:
 def jit_train_step(method: Method, tx, seed: int, mesh):
     """(state, batch) -> (state, scalars), compiled; the old state's memory is reused."""
 
+    frozen = method.config.optim.get("frozen", "")
+
+    def loss(params, *rest):
+        return method.loss(optim.hold(params, frozen), *rest)
+
     def train_step(state: TrainState, batch):
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
-        (_, (stats, scalars)), gradient = jax.value_and_grad(method.loss, has_aux=True)(
+        (_, (stats, scalars)), gradient = jax.value_and_grad(loss, has_aux=True)(
             state.params, state.variables, batch, rng)
         updates, optimizer = tx.update(gradient, state.optimizer, state.params)
         params = jax.tree.map(lambda p, u: p + u.astype(p.dtype), state.params, updates)

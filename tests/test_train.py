@@ -121,6 +121,22 @@ def test_fine_tuning_from_a_checkpoint(teacher, tmp_path, benchmark_root):
         merge({"fc": {"kernel": jnp.zeros((4, 3))}}, {"fc": {"kernel": jnp.zeros((4, 2))}}, "", "x")
 
 
+def test_a_classifier_that_is_fitted_first_and_layers_that_stay(teacher, tmp_path, benchmark_root, capsys):
+    """Of two steps from the teacher: its stem is the teacher's, the rest has moved, the classifier is new."""
+    config = tiny(supervised_minik.get_config, benchmark_root, "backbone=resnet152",
+                  **{"init.checkpoint": teacher, "init.probe": True, "optim.frozen": "^(conv1|bn1)/"})
+    train(config, str(tmp_path))
+    assert "classifier: fitted to 48 clips" in capsys.readouterr().err
+    ours, theirs = (checkpoint.load_variables(str(p))[1]["params"] for p in (tmp_path, teacher))
+    for stays in ("conv1", "bn1"):
+        jax.tree.map(np.testing.assert_array_equal, ours[stays], theirs[stays])
+    assert (ours["layer1_0"]["conv1"]["kernel"] != theirs["layer1_0"]["conv1"]["kernel"]).any()
+    assert np.abs(ours["fc"]["kernel"] - theirs["fc"]["kernel"]).mean() > 0.01
+    config.optim.frozen = "^convl/"
+    with pytest.raises(UserError, match="config.optim.frozen='\\^convl/' matches none of the"):
+        cli.train(config, str(tmp_path / "b"))
+
+
 def test_another_batch_size_on_the_way(tmp_path, benchmark_root, capsys):
     """Two steps of 8 clips, then 4 at a time: the rest of the 24 clips, and the history goes on."""
     config = tiny(supervised_minik.get_config, benchmark_root,

@@ -83,6 +83,7 @@ def defaults() -> ml_collections.ConfigDict:
         momentum=0.9,  # of sgd
         weight_decay=1e-4,  # of all weights, or as `groups` says
         groups="single",  # rates and decay by kind of weight: single | tsm | swin, see effvid_jax/optim.py
+        frozen="",  # regular expression of parameters that stay as they are, such as '^(conv1|bn1|layer1_)'
         clip_norm=20.0,  # largest norm of a gradient; 0: any
         accumulate=1,  # steps whose gradients make an update
         schedule="cosine_epoch",  # cosine_epoch (changes once an epoch, as released) | cosine | step |
@@ -106,6 +107,7 @@ def defaults() -> ml_collections.ConfigDict:
         # from it for which `stages.<name>.init.checkpoint` names no other, or 'none'.
         checkpoint="",
         skip="",  # regular expression of arrays to leave at their initial values
+        probe=False,  # the classifier begins as a linear one that is fitted to what the start sees
         step=0,  # checkpoint step to restore; 0 = the newest
     ))
     config.bench = ml_collections.ConfigDict(dict(

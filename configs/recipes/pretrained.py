@@ -1,9 +1,10 @@
 """`:pretrained`: a user's own clips, few of them, from ImageNet weights that a package brings.
 
-The recipe is ours: AdamW for some epochs, the new classifier ten times as fast as the network; running
-statistics that follow the clips within an epoch, since they stand for ImageNet's photographs. The network is
-EfficientNet-Lite0 with a temporal shift, which costs nothing and sees in which direction something moves. 112
-pixels are what a laptop trains in minutes: `resolution=224` is for an accelerator.
+The recipe is ours, for few clips: the classifier begins as a linear one on what the published weights see
+(`init.probe`), batch norms keep ImageNet's statistics, stem and first three stages stay as they are, and the
+rest is trained with AdamW. The network is EfficientNet-Lite0 with a temporal shift, which costs nothing and
+sees in which direction something moves. A student begins as its teacher and trains whole: it has to see the
+same in fewer pixels. 112 pixels are what a laptop trains in minutes: `resolution=224` is for an accelerator.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from configs.recipes import base
 from effvid_jax import published
 
 BACKBONE = "tsm_efficientnet_lite0"
+FROZEN = r"^(conv1|layer[1-3]_)|bn"  # stem, first three stages, batch norms
 ARGUMENTS = dict(backbone=BACKBONE, resolution=112)  # other defaults than those without `pretrained`
 
 
@@ -57,12 +59,30 @@ def start(config, args, num_epochs: float) -> ml_collections.ConfigDict:
         return config
     kept = {name: value for name, value in config.model.options.items() if name == "consensus"}
     config.model.update(dict(backbone=args.backbone, dropout=0.2))
-    config.model.options = ml_collections.ConfigDict(dict(kept, norm_momentum=0.9))
-    config.optim.update(dict(name="adamw", lr=3e-3, weight_decay=0.01, groups="swin", clip_norm=0.0,
-                             schedule="cosine", warmup_epochs=1.0, warmup_ratio=0.1))
-    config.init.checkpoint = "pretrained"
+    config.model.options = ml_collections.ConfigDict(dict(kept, frozen_bn=True))
+    config.optim.update(dict(name="adamw", lr=5e-4, weight_decay=0.01, groups="weights", clip_norm=0.0,
+                             schedule="cosine", warmup_epochs=1.0, warmup_ratio=0.1, frozen=FROZEN))
+    config.init.update(dict(checkpoint="pretrained", probe=True))
+    config.data.cache = "memory"
     config.train.num_epochs = num_epochs
     if sized(args):
         config.note = (f"{sized(args)}: the whole network with its published weights, on "
                        f"{config.model.resolution or config.data.crop} pixels.")
+    return config
+
+
+def student(config, args, num_epochs: float) -> ml_collections.ConfigDict:
+    """`start` of a student: as its teacher is, if it is the same network; all of it is trained.
+
+    Args:
+        config, args, num_epochs: see `start`; `teacher` is read as well.
+    """
+    if not args.pretrained:
+        return config
+    start(config, args, num_epochs)
+    same = args.teacher == args.backbone
+    config.init.update(dict(checkpoint="teacher" if same else "pretrained", probe=not same))
+    # Statistics that follow the clips within an epoch: those of 224 pixels say little about 56.
+    config.model.options.update(dict(frozen_bn=False, norm_momentum=0.9))
+    config.optim.frozen = ""
     return config

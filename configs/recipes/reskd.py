@@ -90,7 +90,7 @@ def reskd(dataset_name: str, supervised, args, num_epochs: int, options=None, st
             embed(config, args)
     base.on_devices(embedded.finish(config, args, embed), args)
     if args.get("pretrained"):
-        pretrained.start(config, args, num_epochs=20.0)
+        pretrained.student(config, args, num_epochs=20.0)
     base.add_stages(config, teacher=teacher_config, baseline=baseline_config)
     if args.tiny or args.demo:
         config.run = "teacher,baseline,student"

@@ -67,6 +67,7 @@ class EfficientNetLite(FrameBackbone):
         drop_path: block i of n (from 0) has i/n of it, see `InvertedResidual`.
         norm_eps, norm_momentum: of all batch norms.
         partial_bn: all batch norms but the first are frozen (TSN's and TSM's fine-tuning on small sets).
+        frozen_bn: the first one, too.
         dropout: rate before the classifier.
         conv, norm: module classes; `conv` must keep the contract of `blocks.Conv`.
         bn_groups: see `blocks.BatchNorm.groups`.
@@ -83,6 +84,7 @@ class EfficientNetLite(FrameBackbone):
     norm_eps: float = 1e-3
     norm_momentum: float = 0.99
     partial_bn: bool = False
+    frozen_bn: bool = False
     dropout: float = 0.2
     conv: blocks.ModuleDef = blocks.Conv
     norm: blocks.ModuleDef = blocks.BatchNorm
@@ -100,8 +102,9 @@ class EfficientNetLite(FrameBackbone):
                        momentum=self.norm_momentum)
         self.stem_stride = 2 if self.stem == "imagenet" else 1
         self.conv1 = conv(32, (3, 3), self.stem_stride, _both_sides(3, self.stem_stride))
-        self.bn1 = norm()
-        norm = partial(norm, frozen=True) if self.partial_bn else norm
+        frozen = partial(norm, frozen=True)
+        self.bn1 = frozen() if self.frozen_bn else norm()
+        norm = frozen if self.partial_bn or self.frozen_bn else norm
         sizes = [size if s in (0, len(STAGES) - 1) else math.ceil(self.depth_mult * size)
                  for s, (_, _, size, _, _) in enumerate(STAGES)]
         channels, index = 32, 0

@@ -21,7 +21,7 @@ from effvid_jax.backbones import remat
 from effvid_jax.errors import UserError
 from effvid_jax.exits import routes
 from effvid_jax.methods import check_method, find_method
-from effvid_jax.optim import GROUPS, OPTIMIZERS, SCHEDULES, make_optimizer
+from effvid_jax.optim import GROUPS, OPTIMIZERS, SCHEDULES, check_frozen, make_optimizer
 from effvid_jax.start.validation import during_training
 from effvid_jax.tasks import find_task, group_of
 
@@ -49,7 +49,8 @@ FIELDS: dict[str, Field] = {
     "method.name": Field.text(),
     "optim.name": Field.choice(*OPTIMIZERS), "optim.lr": Field.number(0, 1e6),
     "optim.momentum": Field.number(0, below=1), "optim.weight_decay": Field.number(0, 1e6),
-    "optim.groups": Field.choice(*GROUPS), "optim.clip_norm": Field.number(0, 1e30),
+    "optim.groups": Field.choice(*GROUPS), "optim.frozen": Field.pattern(),
+    "optim.clip_norm": Field.number(0, 1e30),
     "optim.accumulate": Field.integer(1, 2**20), "optim.schedule": Field.choice(*SCHEDULES),
     "optim.milestones": Field.many(_EPOCHS), "optim.warmup_epochs": _EPOCHS,
     "optim.warmup_ratio": Field.number(0, 1),
@@ -62,12 +63,14 @@ FIELDS: dict[str, Field] = {
     "train.validation.test_short_side": _PIXELS, "train.validation.test_crop_size": _PIXELS,
     "train.validation.eval_batch_size": Field.integer(0, 2**20),
     "init.checkpoint": Field.text(), "init.skip": Field.pattern(), "init.step": _STEPS,
+    "init.probe": Field.flag(),
     "bench.seconds": Field.number(above=0, most=1e6), "bench.batch_size": Field.integer(0, 2**20),
     "bench.threads": Field.many(Field.integer(1, 1024)), "bench.workers": Field.many(Field.integer(0, 1024)),
     "bench.resolutions": Field.many(Field.integer(1, 2**14)),
 }
 # Not in every config: of somebody's own, or younger than old workdirs.
-OPTIONAL = ("task", "evaluations", "model.exits", "model.remat", "train.validation", "bench", "name", "note")
+OPTIONAL = ("task", "evaluations", "model.exits", "model.remat", "train.validation", "bench", "name", "note",
+            "optim.frozen", "init.probe")
 # Of a backbone: what grows without end takes memory and time without end. Names not here: `_OPTION`.
 _OPTIONS = {**dict.fromkeys(("stage_sizes", "depths", "num_heads"), Field.many(Field.integer(1, 256))),
             **dict.fromkeys(("dropout", "drop_path"), Field.number(0, below=1)),
@@ -227,8 +230,9 @@ def _check_network(config) -> None:
     """
     data = config.data
     asked = [config.get("task"), dict(config.get(group_of(config), {}))]
-    text = json.dumps([*asked, config.model.to_dict(), config.method.to_dict(), data.num_frames, data.crop,
-                       data.test_crop_size, data.multi_label], default=str)
+    of_start = [config.optim.get("frozen", ""), config.init.get("probe", False)]
+    text = json.dumps([*asked, *of_start, config.model.to_dict(), config.method.to_dict(), data.num_frames,
+                       data.crop, data.test_crop_size, data.multi_label], default=str)
     if text in _BUILT:
         return
     sides = (data.crop,) if config.model.resolution else dict.fromkeys((data.crop, data.test_crop_size))
@@ -242,12 +246,28 @@ def _check_network(config) -> None:
             f"{_network(config)} cannot be built for {data.num_frames} frames of {data.crop} pixels: "
             f"{' '.join(str(error).split())[:300] or 'nothing more is known'} ({type(error).__name__})."
         ) from error
+    check_frozen(variables.params, of_start[0])
+    if of_start[1]:
+        _check_probe(config, variables.params)
     needed, memory = (sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(variables)),
                       data_pipelines.memory_bytes())
     if needed > memory:
         raise UserError(f"{_network(config)} has arrays of {needed / 2**30:,.0f} GiB, this machine a memory "
                         f"of {memory / 2**30:,.0f}: choose a smaller one.")
     _BUILT.add(text)
+
+
+def _check_probe(config, params) -> None:
+    """Raises UserError where there is no classifier that could begin as a fitted one (`probe.py`)."""
+    problem = ""
+    if not find_task(config).class_scores or config.data.multi_label:
+        problem = "what is fitted tells one class a video, which is not what this run asks of its network"
+    elif set(params.get("fc", ())) != {"kernel", "bias"}:
+        problem = f"{_network(config)} has no single linear classifier"
+    elif not config.init.checkpoint:
+        problem = "random weights see nothing: name a start, such as config.init.checkpoint='pretrained'"
+    if problem:
+        raise UserError(f"config.init.probe=True: {problem}. Leave it at False.")
 
 
 def _network(config) -> str:

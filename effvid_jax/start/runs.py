@@ -115,13 +115,13 @@ def stage_config(config, name: str, workdir: str) -> ml_collections.ConfigDict:
         stage.update(changes)
     own, start = stage.init.get("checkpoint", ""), config.init.get("checkpoint", "")
     start = "" if own == "none" else own or start
-    if start in config.stages:  # another stage of this run
-        start = os.path.join(workdir, start)
-    if "checkpoint" in config.init:  # else that is told later
-        stage.init.checkpoint = start
+    folders = {other: os.path.join(workdir, other) for other in config.stages}
     for field, other in find_method(stage.method.name).Settings.workdirs.items():
-        if not stage.method[field] and other in config.stages:
-            stage.method[field] = os.path.join(workdir, other)
+        if not stage.method[field] and other in folders:
+            stage.method[field] = folders[other]
+        folders[other] = stage.method[field]  # what is given stands for the stage
+    if "checkpoint" in config.init:  # else that is told later
+        stage.init.checkpoint = folders[start] if start in config.stages else start
     return stage
 
 
