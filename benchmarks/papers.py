@@ -128,7 +128,7 @@ def page(tables, rows) -> str:
         if "remark" in table:
             parts.append(f"{table['remark']}\n")
         commands = list(dict.fromkeys(_command(table, row) for row in table["rows"] if "config" in row))
-        parts.append("```\n" + "\n".join(commands) + "\n```\n")
+        parts.append("```sh\n" + "\n".join(commands) + "\n```\n")
     return "\n".join(parts)
 
 

@@ -185,7 +185,7 @@ HEADER = """# Costs beside the papers
 
 Written by `python -m effvid_jax.cost.tables --write docs/cost.md`; a test keeps it up to date. What the
 papers call GFLOPs are multiply-adds, and each counts its own selection of them: the column "convention"
-names the rule (`python -m effvid_jax.cost --convention`, explained in `effvid_jax/cost/counting.py`).
+names the rule (`--convention` of `python -m effvid_jax.cost`, explained in `effvid_jax/cost/counting.py`).
 Figures are 10^9 per clip including its views, or millions of parameters where the row says so. "unresolved"
 marks what no reading of ours meets within 1 %.
 """

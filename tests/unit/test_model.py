@@ -24,6 +24,11 @@ def model(tiny_run):
     return effvid_jax.load(tiny_run)
 
 
+@pytest.fixture(scope="module")
+def export_folder(tiny_run):
+    return cli.export(None, tiny_run)["export"]
+
+
 def test_a_video_in_every_form(model, tiny_run, val_videos):
     """A file, its bytes, its frames and a list of them are answered as `--mode=predict` answers."""
     path = list(val_videos.values())[0]
@@ -51,8 +56,8 @@ def test_features_are_what_the_classifier_reads(model, some_video):
     np.testing.assert_allclose(scores, model.predict(some_video).scores, atol=1e-6)
 
 
-def test_an_exported_folder(model, tiny_run, some_video):
-    folder = cli.export(None, tiny_run)["export"]
+def test_an_exported_folder(model, export_folder, some_video):
+    folder = export_folder
     exported, wanted = effvid_jax.load(folder), model.predict(some_video)
     found = exported.predict(some_video)
     assert exported.class_names == model.class_names and exported.clip_shape == model.clip_shape
@@ -68,14 +73,21 @@ def test_nothing_there(tmp_path):
         effvid_jax.load(tmp_path / "nothing")
 
 
-def test_the_page(tiny_run, some_video, tmp_path, monkeypatch):
-    """Every block of docs/python.md, in order, in a folder with a run and a video."""
+def test_the_page(tiny_run, export_folder, some_video, tmp_path, monkeypatch):
+    """Every block of docs/python.md, in a folder with a run and a video; one in the exported folder."""
     monkeypatch.chdir(tmp_path)
     os.makedirs("runs")
     os.symlink(tiny_run, "runs/demo")
     shutil.copy(some_video, "clip.mp4")
-    code = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.DOTALL))
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.DOTALL)
+    there, = (block for block in blocks if "from load" in block)
+    code = "\n".join(block for block in blocks if block != there)
     exec(compile(code, "docs/python.md", "exec"), {})
+    monkeypatch.chdir(export_folder)
+    monkeypatch.syspath_prepend(export_folder)
+    names = {"frames": np.zeros((9, 48, 64, 3), np.uint8)}
+    exec(compile(there, "docs/python.md", "exec"), names)
+    assert names["probabilities"].shape[-1] == len(effvid_jax.load(export_folder).class_names)
     assert (tmp_path / "answer.png").stat().st_size > 1000
 
 

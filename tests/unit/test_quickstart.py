@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import subprocess
 import sys
 import types
 
@@ -36,14 +37,22 @@ def run(blocks, monkeypatch, capsys) -> None:
 
 
 def test_all_but_the_training(tiny_run, benchmark_root, tmp_path, monkeypatch, capsys):
-    """On a run of the same config, in its shortest form."""
+    """On a run of the first config, in its shortest form, in place of both."""
     monkeypatch.chdir(tmp_path)
     os.makedirs("runs")
-    os.symlink(tiny_run, "runs/demo")
+    for name in ("demo", "mine"):
+        os.symlink(tiny_run, f"runs/{name}")
+    started = []
+
+    def start(command, **_):
+        started.append([word for word in command if word.startswith("--config")])
+        return subprocess.CompletedProcess(command, 0, "trained", "")
+
+    monkeypatch.setattr(subprocess, "run", start)
     blocks = [code.replace('Path(WORKDIR, "benchmark")', f"Path({benchmark_root!r})") for code in cells()]
-    training, = (code for code in blocks if "subprocess.run" in code and "CONFIG" in code)
-    blocks[blocks.index(training)] = training.split("done =")[0]
-    run(blocks, monkeypatch, capsys)
+    run([code.replace("train_clips=180", "train_clips=6") for code in blocks], monkeypatch, capsys)
+    assert [flags[0].partition("/")[2] for flags in started] == ["reskd_minik.py:demo",
+                                                                 "reskd_folder.py:pretrained"]
 
 
 @pytest.mark.slow
