@@ -47,7 +47,7 @@ EXPERIMENTS: dict[str, dict[str, Experiment]] = {
         "i3d_tp": Experiment("localise_jhmdb.py:demo,backbone=i3d_tp", (1000, 500),
                              ("--config.method.target=0.8",), _FOUND, BOXES),
         # 3x3 cheap operations cost as much as a convolution of 9 channels, and X3D's small member has 16.
-        "x3d_m": Experiment("localise_jhmdb.py:demo,backbone=x3d_m", (1000, 1500),
+        "x3d_m": Experiment("localise_jhmdb.py:demo,backbone=x3d_m", (1000, 500),
                             ("--config.method.target=0.88", "--config.method.cheap_kernel=1"), _FOUND, BOXES),
     },
     "segmentation": {
