@@ -93,8 +93,7 @@ def check_values(config, complete: bool = False) -> None:
         inside = _find(config, group)
         if inside is None or name not in inside:
             if complete and not _is_optional(path):
-                raise UserError(f"config.{path} is missing: start from the defaults of "
-                                f"configs/recipes/base.py.")
+                raise _missing(path)
             continue
         if problem := field.problem(inside[name]):
             raise UserError(f"config.{path}={shown(inside[name])}: expected {problem}.")
@@ -155,6 +154,23 @@ def _check_option(path: str, value, field: Field | None) -> None:
         return
     if problem := (field or _OPTION).problem(value):
         raise UserError(f"{path}={shown(value)}: expected {problem}.")
+
+
+def require(config, *paths: str) -> None:
+    """Raises UserError for the first of these fields that a config lacks.
+
+    Args:
+        config: a config.
+        paths: such as 'data.source'.
+    """
+    for path in paths:
+        group, _, name = path.rpartition(".")
+        if name not in (_find(config, group) or ()):
+            raise _missing(path)
+
+
+def _missing(path: str) -> UserError:
+    return UserError(f"config.{path} is missing: start from the defaults of configs/recipes/base.py.")
 
 
 def check_run(config) -> None:

@@ -34,6 +34,7 @@ def prepare(config, workdir: str) -> ml_collections.ConfigDict:
                         "Configs: " + ", ".join(known_configs()) + ".")
     config = config.copy_and_resolve_references()
     bounds.check_values(config)
+    bounds.require(config, "data.source", "data.root")
     if config.data.source.startswith("synthetic") and not config.data.root:
         config.data.root = os.path.join(workdir, "benchmark")
     return config
@@ -117,7 +118,7 @@ def stage_config(config, name: str, workdir: str) -> ml_collections.ConfigDict:
     start = "" if own == "none" else own or start
     folders = {other: os.path.join(workdir, other) for other in config.stages}
     for field, other in find_method(stage.method.name).Settings.workdirs.items():
-        if not stage.method[field] and other in folders:
+        if stage.method[field] == "" and other in folders:
             stage.method[field] = folders[other]
         folders[other] = stage.method[field]  # what is given stands for the stage
     if "checkpoint" in config.init:  # else that is told later

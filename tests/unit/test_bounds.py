@@ -145,6 +145,33 @@ def test_a_method_without_a_name_is_refused_in_runs_with_stages_too():
         bounds.check_values(config)
 
 
+@pytest.mark.parametrize("of", ["supervised_minik", "reskd_minik"])
+@pytest.mark.parametrize("group", ["data", "model", "method", "optim", "train", "init", "bench"])
+@pytest.mark.parametrize("value", [{}, {"a": 1}], ids=["empty", "another field"])
+def test_a_group_without_its_fields_is_refused_or_does_without(start, monkeypatch, of, group, value):
+    monkeypatch.setattr(bounds, "_check_network", lambda config: None)
+    config = {"supervised_minik": supervised_minik, "reskd_minik": reskd_minik}[of].get_config("tiny")
+    if group not in config:
+        return
+    with config.unlocked():
+        config[group] = value
+    try:
+        start(config)
+    except Accepted:
+        pass
+    except (UserError, DataError) as error:
+        assert f"config.{group}" in str(error) and "\n" not in str(error)
+
+
+@pytest.mark.parametrize("value", [(), None, 0, False, 0.0, {}])
+def test_a_teacher_that_is_no_text_is_refused(start, value):
+    config = reskd_minik.get_config("tiny")
+    with config.unlocked():
+        config.method = {**config.method.to_dict(), "teacher": value}
+    with pytest.raises(UserError, match="config.method.teacher"):
+        start(config)
+
+
 def test_no_value_is_a_traceback(start, monkeypatch):
     """5,000 values in all fields, through what `main.py` calls: refused in one line, or accepted.
 
