@@ -22,7 +22,7 @@ import sys
 from effvid_jax import plots, writers
 from effvid_jax.analysis import drawing, opening, overlay, variants
 from effvid_jax.errors import UserError
-from effvid_jax.exits import curve
+from effvid_jax.exits import curve, stopping
 from effvid_jax.start import runs
 from effvid_jax.tasks import make_task
 
@@ -43,7 +43,8 @@ def points(folder: str, split: str) -> list[dict]:
                         f"thresholds that were calibrated.")
     exits = config.model.exits
     name = f"{exits.scheme}, {WORDS.get(exits.shift, exits.shift)}"
-    wanted = {config.method.search: "thresholds swept", curve.FULL: curve.FULL, "chosen": "chosen"}
+    wanted = {stopping.family(config.method.search): "thresholds swept", curve.FULL: curve.FULL,
+              "chosen": "chosen"}
     return [{"network": name, "folder": os.path.basename(folder), **row, "what": wanted[row["what"]]}
             for row in writers.read_csv(path) if row["what"] in wanted]
 

@@ -16,7 +16,8 @@ Thresholds are chosen on calibration videos. The paper does not say how; there a
                  answers are right, so a checkpoint that answers badly is passed by.
 
 Both are families of one number, r or lambda: sweeping it draws the accuracy-cost curve, and
-`thresholds_for_budget` finds the one whose mean cost keeps a budget.
+`thresholds_for_budget` finds the one whose mean cost keeps a budget on these videos. What can be promised of
+others is in `risk.py`.
 """
 
 from __future__ import annotations
@@ -239,6 +240,11 @@ def _between(scores_Nm, first_m, second_m, share: float) -> np.ndarray:
         rank = round((1 - share) * below[0] + share * below[1])
         out[k] = np.sort(scores_Nm[:, k])[rank] if rank < len(scores_Nm) else NEVER
     return out
+
+
+def family(search: str) -> str:
+    """The search whose curve is shown for one of the config: its own, or that of 'accuracy'."""
+    return search if search in SEARCHES else "accuracy"
 
 
 def sweep(known_scores_Nm, known_hits_Nm, scores_Nm, hits_Nm, costs_m, search: str) -> list[Point]:

@@ -34,7 +34,7 @@ import data_pipelines
 from data_pipelines import Field
 from effvid_jax.cost.exits import all_heads_cost, route_costs
 from effvid_jax.errors import UserError
-from effvid_jax.exits import curve, executor, routes, shares, stopping
+from effvid_jax.exits import curve, executor, risk, routes, shares, stopping
 from effvid_jax.exits.network import run_segment
 from effvid_jax.losses import soft_kl, weighted_mean
 from effvid_jax.methods import base, building
@@ -61,9 +61,14 @@ class DynamicInference(base.Method):
         distill_weight: float = 0.0  # from the last checkpoint; ours
         distill_temperature: float = 1.0  # of it
         rule: str = "confidence"  # the paper | margin | entropy (ours)
-        search: str = "accuracy"  # of thresholds: accuracy (ours) | msdnet, see effvid_jax/exits/stopping.py
+        search: str = "accuracy"  # of thresholds: accuracy (ours) | msdnet, see exits/stopping.py | risk:
+        # the cheapest that keep a promise about errors, whatever the budget, see exits/risk.py; ours
+        epsilon: float = 0.01  # risk: more errors than full inference, at most
+        delta: float = 0.1  # risk: probability with which that may fail
         budget: float = 0.5  # mean cost as a share of full inference, for the thresholds
         budget_gmacs: float = 0.0  # the same in GMACs per video with all its views; 0: `budget` counts
+        budget_delta: float = 0.0  # probability with which other videos may cost more; 0: nothing is
+        # promised of others than the calibration videos; ours
         thresholds: tuple[float, ...] = ()  # by hand, one a checkpoint; (): from the calibration videos
         calibration_videos: int = 5000  # at most; their scores are saved with the checkpoint
         executor: str = "simulate"  # evaluation: compute everything | compact | pool: really stop
@@ -72,7 +77,9 @@ class DynamicInference(base.Method):
         bounds: ClassVar = {
             "loss_weights": Field.many(Field.number(0, 1e9)), "distill_weight": Field.number(0, 1e9),
             "distill_temperature": Field.number(above=0, most=1e6), "budget": Field.number(0, 1e6),
-            "budget_gmacs": Field.number(0, 1e12), "calibration_videos": Field.integer(1, 10**7),
+            "budget_gmacs": Field.number(0, 1e12), "budget_delta": Field.number(0, below=1),
+            "epsilon": Field.number(above=0, below=1), "delta": Field.number(above=0, below=1),
+            "calibration_videos": Field.integer(1, 10**7),
             "executor_sizes": Field.many(Field.integer(1, 2**20))}
 
         def check(self, config):
@@ -88,7 +95,8 @@ class DynamicInference(base.Method):
             if crop and not config.model.resolution and crop != config.data.test_crop_size:
                 raise UserError(f"config.train.validation.test_crop_size={crop}: costs of exits are counted "
                                 f"for config.data.test_crop_size={config.data.test_crop_size}; leave it 0.")
-            self._check_known(rule=stopping.RULES, search=stopping.SEARCHES, executor=EXECUTORS)
+            self._check_known(rule=stopping.RULES, search=(*stopping.SEARCHES, risk.SEARCH),
+                              executor=EXECUTORS)
             self._check_least(calibration_videos=1, budget_gmacs=0)
             if not self.budget_gmacs and not self.budget > 0:
                 raise UserError(f"config.method.budget={self.budget}: expected a share of the cost of full "
@@ -167,7 +175,7 @@ class DynamicInference(base.Method):
     # ----------------------------------------------------------------------------------- thresholds
     def check_calibration(self):
         """See `Method.check_calibration`: a budget that no thresholds keep."""
-        if not self.settings.thresholds:
+        if not self.settings.thresholds and self.settings.search != risk.SEARCH:
             share = 0.0 if self.settings.budget_gmacs else self.full_gmacs
             stopping.check_budget(self.costs, self._budget, share, self._views)
 
@@ -192,8 +200,7 @@ class DynamicInference(base.Method):
             found = np.array(self.settings.thresholds, np.float32)
         elif int(record["count"]):
             self.check_calibration()
-            found = stopping.thresholds_for_budget(*self._known(record), self.costs, self._budget,
-                                                   self.settings.search)
+            found = risk.search(self.settings, *self._known(record), self.costs, self._budget)
         else:
             return variables  # never calibrated: nothing stops early
         record = {**record, "thresholds": jnp.asarray(found, jnp.float32)}
@@ -238,7 +245,7 @@ class DynamicInference(base.Method):
         record = jax.device_get(variables.stats[RECORD])
         if workdir and int(record["count"]):
             curve.draw(workdir, split, self.task, self._known(record), rows["stop_scores"][..., self.rule],
-                       right, rows, costs, full, self.settings.search)
+                       right, rows, costs, full, stopping.family(self.settings.search))
         return out
 
     # ------------------------------------------------------------------------------------ inference

@@ -335,6 +335,8 @@ def test_mistakes_are_named(run):
         (dict(rule="luck"), "config.method.rule='luck'"),
         (dict(budget=0.01), "less than stopping every video"),
         (dict(budget=-1.0), "config.method.budget=-1.0"),
+        (dict(epsilon=0.0), "config.method.epsilon=0.0"),
+        (dict(budget_delta=1.0), "config.method.budget_delta=1.0"),
         (dict(search="luck"), "config.method.search='luck'"),
         (dict(executor="fast"), "config.method.executor='fast'"),
     ]:
