@@ -3,8 +3,9 @@
     python main.py --config=configs/reskd_folder.py --config.data.root=my_videos --workdir=runs/mine
 
 Folders, `:pretrained`, fine-tuning and `:small` are as in `supervised_folder.py`. A teacher that is trained
-already: `--config.method.teacher=runs/teacher --config.run=student`. `--config.run=teacher,baseline,student`
-also trains the plain low-resolution network to compare with.
+already: `--config.method.teacher=runs/teacher --config.run=student`; with `:pretrained` the student begins as
+its teacher is, if it is the same network. `--config.run=teacher,baseline,student` also trains the plain
+low-resolution network to compare with.
 """
 
 from configs import supervised_folder as supervised

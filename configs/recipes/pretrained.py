@@ -59,7 +59,8 @@ def start(config, args, num_epochs: float) -> ml_collections.ConfigDict:
         return config
     kept = {name: value for name, value in config.model.options.items() if name == "consensus"}
     config.model.update(dict(backbone=args.backbone, dropout=0.2))
-    config.model.options = ml_collections.ConfigDict(dict(kept, frozen_bn=True))
+    # Branches that drop path would leave out have the shift in them.
+    config.model.options = ml_collections.ConfigDict(dict(kept, frozen_bn=True, drop_path=0.0))
     config.optim.update(dict(name="adamw", lr=5e-4, weight_decay=0.01, groups="weights", clip_norm=0.0,
                              schedule="cosine", warmup_epochs=1.0, warmup_ratio=0.1, frozen=FROZEN))
     config.init.update(dict(checkpoint="pretrained", probe=True))

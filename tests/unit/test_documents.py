@@ -19,7 +19,12 @@ import sys
 
 import pytest
 
+import data_pipelines
 from data_pipelines import synthetic
+from effvid_jax import lookup
+from effvid_jax.methods import SHARED, find_method
+from effvid_jax.start import bounds
+from effvid_jax.tasks import find_task
 from tests.command_lines import Reader
 from tests.pages import BLOCKS, COMMANDS, ROOT, TEXTS, anchors, broken_links, inline
 
@@ -174,3 +179,17 @@ def test_troubleshooting_has_what_is_printed():
         assert sum(map(len, parts)) > 25, f"{message!r} says too little to be found"
         assert not [part for part in parts if part not in code], message
     assert len(messages) >= 20 and "has no filed" not in code
+
+
+def test_fields_that_pages_name_exist():
+    """`config.a.b`, wherever: those of the data, of some method or task, and all others."""
+    known = {*bounds.FIELDS, *(f"data.{name}" for name in data_pipelines.data_fields)}
+    for name in lookup.known_names("effvid_jax.methods", SHARED):
+        known |= {f"method.{field}" for field in find_method(name).Settings.fields()}
+    for name in lookup.known_names("effvid_jax.tasks", ("task",)):
+        known |= {f"{name}.{field}" for field in find_task({"task": name}).bounds}
+    wrong = {(page, name) for page, text in TEXTS.items()
+             for name in re.findall(r"config\.((?:[a-z_]+\.)+[a-z_0-9]+)\b(?![*(<.])", text)
+             if re.sub(r"^stages\.[a-z_]+\.", "", name) not in known
+             and not re.search(r"(^|\.)(model\.options|evaluations|data\.synthetic)\.", name)}
+    assert not wrong

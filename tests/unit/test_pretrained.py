@@ -122,6 +122,13 @@ def test_recipes_of_ones_own_clips():
         ours, theirs = (_field(config, field) for config in (plain, teacher))
         assert ours == theirs, f"the teacher is the network of supervised_folder.py:pretrained, {field}"
     assert (student.model.resolution, student.method.teacher_resolution, student.data.crop) == (56, 112, 112)
+    begins = runs.stage_config(student, "student", "somewhere")
+    assert begins.init.checkpoint == begins.method.teacher == "somewhere/teacher" and not begins.optim.frozen
+    student.method.teacher = "elsewhere"
+    begins = runs.stage_config(student, "student", "somewhere")
+    assert begins.init.checkpoint == begins.method.teacher == "elsewhere", "what is given stands for the stage"
+    other = runs.stage_config(reskd_folder.get_config("pretrained,backbone=efficientnet_lite0"), "student", "w")
+    assert (other.init.checkpoint, other.init.probe) == ("pretrained", True), "it cannot begin as its teacher"
     runs.check_starts(student, ["teacher", "student"])
     small = reskd_folder.get_config("pretrained,small")
     assert (small.data.crop, small.model.resolution, small.method.teacher_resolution) == (64, 32, 64)
