@@ -126,8 +126,9 @@ def test_recipes_of_ones_own_clips():
     assert begins.init.checkpoint == begins.method.teacher == "somewhere/teacher" and not begins.optim.frozen
     student.method.teacher = "elsewhere"
     begins = runs.stage_config(student, "student", "somewhere")
-    assert begins.init.checkpoint == begins.method.teacher == "elsewhere", "what is given stands for the stage"
-    other = runs.stage_config(reskd_folder.get_config("pretrained,backbone=efficientnet_lite0"), "student", "w")
+    assert begins.init.checkpoint == begins.method.teacher == "elsewhere", "it stands for the stage"
+    other = reskd_folder.get_config("pretrained,backbone=efficientnet_lite0")
+    other = runs.stage_config(other, "student", "w")
     assert (other.init.checkpoint, other.init.probe) == ("pretrained", True), "it cannot begin as its teacher"
     runs.check_starts(student, ["teacher", "student"])
     small = reskd_folder.get_config("pretrained,small")
