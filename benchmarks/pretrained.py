@@ -119,7 +119,7 @@ def rows_of(workdir: str, seeds) -> list[dict[str, str]]:
     for tuned, probed in ((a, b) for a in found if a.startswith("tuned_") for b in found if b in PROBES):
         gains = np.subtract(found[tuned], found[probed])
         what = f"{PARTS[tuned][0]} over {PARTS[probed][0]}"
-        rows.append(row(f"pretrained gain: {what}", gains, "+.1f", PARTS[tuned][1], seeds))
+        rows.append(row(f"pretrained_gain: {what}", gains, "+.1f", PARTS[tuned][1], seeds))
         print(f"{what}: {rows[-1]['value']} +- {rows[-1]['spread']} points")
     return rows
 
@@ -143,7 +143,7 @@ def main() -> None:
         for part in args.parts.split(","):
             do(part, folder, root, seed, extra)
     if rows := rows_of(args.workdir, args.seeds):
-        for table in ("pretrained", "pretrained gain"):
+        for table in ("pretrained", "pretrained_gain"):
             of_table = [one for one in rows if one["what"].startswith(f"{table}: ")]
             embedded.replace_table(args.results, table, of_table)
 
