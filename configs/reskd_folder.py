@@ -11,13 +11,16 @@ low-resolution network to compare with.
 from configs import supervised_folder as supervised
 from configs.recipes import pretrained, reskd
 
-ARGUMENTS = dict(supervised.ARGUMENTS, teacher="tsm_resnet50", resolution=112, distill="both", ablation="")
+ARGUMENTS = {name: value for name, value in supervised.ARGUMENTS.items() if name != "shift"}
+ARGUMENTS |= dict(teacher="tsm_resnet50", resolution=112, distill="both", ablation="")
 # The teacher sees what it sees in `supervised_folder.py:pretrained`, the student half as many pixels a side.
 PRETRAINED = dict(pretrained.ARGUMENTS, teacher=pretrained.BACKBONE, resolution=56)
 
 
 def get_config(arg: str = ""):
-    """Arguments: those of `supervised_folder.py` (resolution: the student's), teacher, distill, ablation."""
+    """Arguments: teacher, distill, ablation and those of `supervised_folder.py` but shift (resolution: the
+    student's).
+    """
     args = pretrained.parse(arg, ARGUMENTS, PRETRAINED)
     size = ("pretrained," if args.pretrained else "") + ("small," if args.small else "")
     config = reskd.reskd("folder", lambda a: supervised.get_config(size + a), args, num_epochs=60,

@@ -15,18 +15,23 @@ ResNet-50 with a temporal shift trains from scratch, or from what `--config.init
     python main.py --config=configs/supervised_folder.py --config.data.root=my_videos \
         --config.init.checkpoint=runs/imported --config.init.skip=fc/ --workdir=runs/mine
 
-`:small` trains a small network of the same family on 64 pixels, for a CPU. Recipe: ours, TSM's shortened.
+`:small` trains a small network of the same family on 64 pixels, for a CPU. `shift=online` is a temporal shift
+in which no frame reads a later one, so that the network can take a stream frame by frame (`docs/predict.md`).
+Recipe: ours, TSM's shortened.
 """
 
 from configs.recipes import embedded, pretrained, reskd
 
 ARGUMENTS = dict(tiny=False, demo=False, small=False, pretrained=False, backbone="tsm_resnet50",
-                 resolution=224)
+                 resolution=224, shift="")
 
 
 def get_config(arg: str = ""):
-    """Arguments: tiny, demo, small, pretrained, backbone, resolution."""
+    """Arguments: tiny, demo, small, pretrained, backbone, resolution, shift (online, offline, none)."""
     args = pretrained.parse(arg, ARGUMENTS, pretrained.ARGUMENTS)
     config = reskd.supervised_tsn("folder", args.backbone, args.resolution)
     config = embedded.finish(reskd.folder(config, args), args)
-    return pretrained.start(config, args, num_epochs=20.0)
+    config = pretrained.start(config, args, num_epochs=20.0)
+    if args.shift:
+        config.model.options.shift = args.shift
+    return config

@@ -30,19 +30,20 @@ from data_pipelines.tools import memory_bytes
 
 __all__ = ["Box", "BoxTargets", "ClassLabels", "ClipReader", "DataError", "Entry", "Field", "PixelClasses",
            "Place", "Split", "Targets", "VideoError", "check_config", "check_fields", "data_fields",
-           "made_clips", "make_pipeline", "memory_bytes", "num_views", "open_split", "shown",
-           "write_benchmark", "write_frames"]
+           "frame_writer", "is_stream", "made_clips", "make_pipeline", "memory_bytes", "num_views",
+           "number_of_camera", "open_split", "shown", "write_benchmark", "write_frames"]
 
 
 def __getattr__(name: str):
     """The other names are imported when they are asked for: what decodes videos takes long to import."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from data_pipelines.clip_reader import ClipReader
+    from data_pipelines.clip_reader import ClipReader, is_stream, number_of_camera
     from data_pipelines.split import Split, make_pipeline, num_views, open_split
     from data_pipelines.synthetic import build, made_clips
-    from data_pipelines.video.writer import write_frames
+    from data_pipelines.video.writer import frame_writer, write_frames
 
-    return {"ClipReader": ClipReader, "Split": Split, "made_clips": made_clips,
-            "make_pipeline": make_pipeline, "num_views": num_views, "open_split": open_split,
-            "write_benchmark": build, "write_frames": write_frames}[name]
+    return {"ClipReader": ClipReader, "Split": Split, "frame_writer": frame_writer, "is_stream": is_stream,
+            "made_clips": made_clips, "make_pipeline": make_pipeline, "num_views": num_views,
+            "number_of_camera": number_of_camera, "open_split": open_split, "write_benchmark": build,
+            "write_frames": write_frames}[name]

@@ -1,15 +1,21 @@
 """Clips of any video, read as in evaluation: for predictions on what belongs to no split."""
 
+import contextlib
+import glob
 import os
+import re
+from collections.abc import Iterator
 
 import numpy as np
 
+from data_pipelines import windows
 from data_pipelines.batches import clips
 from data_pipelines.errors import VideoError
 from data_pipelines.options import check_options, plain_options
 from data_pipelines.sources.choose import IMAGE_SOURCES
 from data_pipelines.sources.files import VIDEO_ENDINGS
-from data_pipelines.video.decode import IMAGE_ENDINGS, ArrayFrames, FrameFolder, open_video
+from data_pipelines.video import playing
+from data_pipelines.video.decode import IMAGE_ENDINGS, ArrayFrames, FrameFolder, is_image, open_video
 from data_pipelines.video.reader import VideoReader
 
 
@@ -17,7 +23,9 @@ class ClipReader:
     """Reads the clips that evaluation would show to a network, of any video.
 
     A video is given as the path of a file, as its bytes, as the path of a folder of frames named like
-    `data_config.frame_template`, or as frames uint8 (N, H, W, 3) in RGB.
+    `data_config.frame_template`, or as frames uint8 (N, H, W, 3) in RGB. What is played from its first frame
+    to its last (`play`) may be a stream as well: '-' is standard input, 'camera:0' the first camera of this
+    machine, anything with `read` gives its bytes.
 
     Args:
         data_config: `config.data`, which says how frames, crops and views are chosen.
@@ -43,6 +51,10 @@ class ClipReader:
         with self.open(video) as opened:
             return opened.views()
 
+    def crops(self, frame_HWC: np.ndarray) -> np.ndarray:
+        """What evaluation sees of one frame, uint8 (C, side, side, 3): its C test crops."""
+        return clips.eval_crops(frame_HWC, self._options)
+
     def open(self, video) -> "OpenVideo":
         """Opens a video to read its clip in parts; to be closed, or used in a `with` block.
 
@@ -51,19 +63,82 @@ class ClipReader:
         """
         return OpenVideo(self._reader(video), self._options)
 
+    @contextlib.contextmanager
+    def local(self, video) -> Iterator:
+        """A video that can be opened: itself, or of a pipe ('-') the path of a temporary file with all of it.
+
+        Raises:
+            VideoError: nothing arrives, the file cannot be written, or it is a camera, which has no end.
+        """
+        if not is_stream(video):
+            yield video
+            return
+        if number_of_camera(video) is not None:
+            raise VideoError(video, "a camera has no end: cut it into windows, or take it as a stream")
+        file = playing.standard_input() if video == "-" else video
+        with playing.spooled(file, "-") as path:
+            yield path
+
+    @contextlib.contextmanager
+    def play(self, video, fps: float = 0.0) -> Iterator["PlayedVideo"]:
+        """Plays a video from its first frame to its last, with one frame in memory.
+
+        Args:
+            video: as the class says.
+            fps: frames per second of frames that have no rate of their own (folder, array); 0: 25.
+
+        Raises:
+            VideoError: it cannot be opened, or standard input is a terminal.
+        """
+        name = "(no file)" if isinstance(video, bytes | np.ndarray) or hasattr(video, "read") else str(video)
+        with contextlib.ExitStack() as stack:
+            if is_stream(video) and (camera := number_of_camera(video)) is not None:
+                played = stack.enter_context(playing.play_camera(camera))
+            elif is_stream(video):
+                file = playing.standard_input() if video == "-" else video
+                played = stack.enter_context(playing.play_pipe(file, name))
+            elif isinstance(video, np.ndarray) or name != "(no file)" and (
+                    is_image(name) or self._is_frame_folder(video)):
+                played = stack.enter_context(playing.Frames(self._reader(video), name, fps))
+            else:
+                played = stack.enter_context(playing.play_file(video, name))
+            yield PlayedVideo(played, self._options, is_stream(video))
+
     def find(self, path: str) -> list[str]:
         """Videos at `path`: itself, or all files and folders of frames below it, sorted.
 
-        Of a network for images (`data.source`) the images below it.
+        Of a network for images (`data.source`) the images below it. A path that is not there may be a pattern
+        ('clips/*.mp4', 'clips/**/*.mp4'), which stands for all that it matches; '-' and 'camera:0' are
+        themselves.
 
         Raises:
             FileNotFoundError: nothing there.
-            VideoError: a folder without videos.
+            VideoError: a folder without videos, a pattern that matches none.
         """
-        if not os.path.exists(path):
-            raise FileNotFoundError(f"--video={path} does not exist.")
+        if is_stream(path):
+            return [path]
         images = self._options.source in IMAGE_SOURCES
         kind, endings = ("images", IMAGE_ENDINGS) if images else ("videos", VIDEO_ENDINGS)
+        if not os.path.exists(path) and glob.has_magic(path):
+            matches = sorted(glob.glob(path, recursive=True))
+            kept = [match for match in matches if os.path.isdir(match) or match.lower().endswith(endings)]
+            found = [video for match in kept for video in self._below(match, kind, endings)]
+            if not found:
+                what = f"{len(matches)} files, none of them {kind}" if matches else f"no {kind}"
+                raise VideoError(f"--video={path}", f"this pattern matches {what} (known endings: "
+                                                    f"{' '.join(endings)})")
+            return list(dict.fromkeys(found))
+        if not os.path.exists(path):
+            raise FileNotFoundError(f"--video={path} does not exist.")
+        found = self._below(path, kind, endings)
+        if not found:
+            raise VideoError(f"--video={path}", f"no {kind} in this folder (known endings: "
+                                                f"{' '.join(endings)})")
+        return found
+
+    def _below(self, path: str, kind: str, endings: tuple[str, ...]) -> list[str]:
+        """What `find` finds at a path that is there."""
+        images = kind == "images"
         if not os.path.isdir(path) or self._is_frame_folder(path):
             return [path]
         found = []
@@ -75,9 +150,6 @@ class ClipReader:
             found += [os.path.join(folder, f) for f in frame_folders]
             found += [os.path.join(folder, f) for f in files
                       if f.lower().endswith(endings) and not f.startswith(".")]
-        if not found:
-            raise VideoError(f"--video={path}", f"no {kind} in this folder (known endings: "
-                                                f"{' '.join(endings)})")
         return sorted(found)
 
     def _reader(self, video) -> VideoReader:
@@ -163,3 +235,47 @@ class OpenVideo:
 
     def __exit__(self, *error):
         self.close()
+
+
+class PlayedVideo:
+    """A video that is played; made by `ClipReader.play`. Iterate over it once for (seconds, frame).
+
+    Attributes:
+        name: of the video.
+        fps: frames per second.
+        knows_rate: whether the video tells them.
+        is_stream: whether it comes as it is made: a pipe or a camera, which may have no end.
+    """
+
+    def __init__(self, played: playing.Played, options, stream: bool):
+        self._played, self._options, self.is_stream = played, options, stream
+        self.name, self.fps, self.knows_rate = played.name, played.fps, played.knows_rate
+
+    def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
+        """(seconds from the first frame, frame uint8 RGB (H, W, 3)).
+
+        Raises:
+            VideoError: where it cannot go on.
+        """
+        return iter(self._played)
+
+    def windows(self, length: float, stride: float, frames=None) -> "Iterator[windows.Window]":
+        """Parts of the video, each with what evaluation would see of it; see `windows.cut`.
+
+        Args:
+            length, stride: seconds.
+            frames: what to take instead of the video's own frames, such as fewer of them.
+        """
+        return windows.cut(self if frames is None else frames, self._options, self.fps, length, stride)
+
+
+def is_stream(video) -> bool:
+    """Whether this is a video that comes as it is made: '-', 'camera:0', something with `read`."""
+    return hasattr(video, "read") or isinstance(video, str) and (
+        video == "-" or number_of_camera(video) is not None)
+
+
+def number_of_camera(video) -> int | None:
+    """0 of 'camera:0'; None of anything else."""
+    found = re.fullmatch("camera:([0-9]{1,4})", video) if isinstance(video, str) else None
+    return int(found[1]) if found else None

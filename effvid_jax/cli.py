@@ -333,15 +333,33 @@ def _of_stage(overrides, stage: str) -> list[str]:
     return [field.removeprefix(f"stages.{os.path.basename(stage)}.") for field in overrides]
 
 
-def predict(config, workdir: str, video: str | None, as_json: bool, overrides=()) -> None:
-    """Top-5 of a video file, or of every video in a folder; `overrides` as for `eval`."""
+def predict(config, workdir: str, video: str | list[str] | None, as_json: bool, overrides=(),
+            **asked) -> None:
+    """Answers for videos, by the network of a workdir or of an export folder.
+
+    Args:
+        config: None: as it was trained.
+        workdir: of the run, or the folder `export` that `--mode=export` wrote.
+        video: what `--video` names, once or several times.
+        as_json: nothing but JSON on standard output.
+        overrides: as for `eval`.
+        **asked: fields of `predict.Asked`.
+
+    Raises:
+        UserError: no video, or something that cannot be asked for.
+    """
     from effvid_jax import predict as predicting
 
-    if not video:
-        raise UserError("--mode=predict needs --video=FILE or --video=FOLDER.")
-    config, workdir = trained(config, workdir)
-    workdirs.check_overrides(config, workdir, _of_stage(overrides, workdir))
-    predicting.predict(config, workdir, video, as_json)
+    videos, wanted = [video] if isinstance(video, str) else list(video or ()), predicting.Asked(**asked)
+    wanted.check(videos)
+    if predicting.is_export(workdir):
+        if config is not None:
+            raise UserError(f"--config: what {workdir} holds is exported, and answers as it is: leave it "
+                            f"away.")
+    else:
+        config, workdir = trained(config, workdir)
+        workdirs.check_overrides(config, workdir, _of_stage(overrides, workdir))
+    predicting.predict(config, workdir, videos, as_json, wanted)
 
 
 def bench(config, workdir: str) -> dict:

@@ -25,7 +25,9 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything a run writes.")
 _MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do; train ends with an evaluation, "
                           "config says what every field of a config means.")
-_VIDEO = flags.DEFINE_string("video", None, "predict: a video file, or a folder of them.")
+_VIDEO = flags.DEFINE_multi_string(
+    "video", None, "predict: a video file, a folder of them, a pattern in quotes ('clips/*.mp4'), - "
+                   "(standard input) or camera:0; may be given several times.")
 _SPLIT = flags.DEFINE_string(
     "split", "val", "eval: the split to score; the result of another one is eval_<split>.json. freeze: whose "
     "clips show what gates decide.")
@@ -39,7 +41,26 @@ _SHARE = flags.DEFINE_float(
     "share", 1.0, "freeze: gates that decide alike for at least this share of the clips become static.")
 _KEEP_GATES = flags.DEFINE_bool(
     "keep_gates", False, "freeze: the gates of frozen layers still weigh what is computed (equal outputs).")
-_JSON = flags.DEFINE_bool("json", False, "predict: print nothing but one json object per video.")
+_JSON = flags.DEFINE_bool("json", False, "predict: print nothing but json, an object per video (window, "
+                                         "frame).")
+_ASKED = {
+    "window": flags.DEFINE_float("window", None, "predict: cut videos into parts of so many seconds."),
+    "stride": flags.DEFINE_float("stride", None, "predict: seconds from a window to the next, --window if "
+                                                 "not given."),
+    "stream": flags.DEFINE_bool("stream", False, "predict: frames go through the network one by one, with "
+                                                 "an answer after each."),
+    "every": flags.DEFINE_integer("every", None, "predict: of a stream the network sees every so many "
+                                                 "frames, config.data.frame_interval if not given."),
+    "fps": flags.DEFINE_float("fps", None, "predict: frames per second of a folder of frames, 25 if not "
+                                           "given."),
+    "seconds": flags.DEFINE_float("seconds", None, "predict: windows and streams end after so many seconds."),
+    "output": flags.DEFINE_string("output", None, "predict: file that gets a row for every answer, .csv or "
+                                                  ".jsonl."),
+    "timeline": flags.DEFINE_string("timeline", None, "predict: csv that gets a row for every second, with "
+                                                      "the probability of every class."),
+    "annotate": flags.DEFINE_string("annotate", None, "predict: the video with answers over its frames, "
+                                                      ".mp4 or .gif."),
+}
 
 
 def main(argv):
@@ -60,10 +81,14 @@ def main(argv):
             jax.config.update("jax_enable_preemption_service", False)
         jax.distributed.initialize(os.environ.get("JAX_COORDINATOR_ADDRESS"), **number)
         peers.start()
+    for name, flag in _ASKED.items():
+        if _MODE.value != "predict" and flag.value not in (None, False):
+            raise UserError(f"--{name} belongs to --mode=predict: leave it away, or change the mode.")
     compilation_cache.use(console.say)
     workdir = os.path.abspath(_WORKDIR.value)
     if _MODE.value == "predict":
-        cli.predict(_CONFIG.value, workdir, _VIDEO.value, _JSON.value, _changed())
+        cli.predict(_CONFIG.value, workdir, _VIDEO.value, _JSON.value, _changed(),
+                    **{name: flag.value for name, flag in _ASKED.items()})
         return
     more = {} if _MODE.value in ("train", "bench") else {"overrides": _changed()}
     if _MODE.value == "train":

@@ -12,38 +12,34 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from data_pipelines import ClipReader
-from effvid_jax.drawn import along
-from effvid_jax.errors import NotFiniteError, UserError
-from effvid_jax.predict import Predictor
+from effvid_jax.errors import UserError
+from effvid_jax.predict import Network, Stream, name_of, open_network
 
 
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """What a network says of one video.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a network says.
 
     Attributes:
-        video: its path, or '(no file)'.
         scores: what the task keeps, for classification probabilities float64 (K,), K classes; of a task that
             is about frames (boxes, masks) a row for each frame that it was asked about.
         class_names: K names, in the order of the scores.
         gmacs: multiply-adds in 10^9 that the answer cost, all views together.
         exit, exits: number, from 1, of the checkpoint that answered, of how many; None without early exits.
-        told: everything that `--mode=predict` says of the video, as json values.
+        told: everything that `--mode=predict` says, as json values.
     """
 
-    video: str
     scores: np.ndarray
     class_names: tuple[str, ...]
     gmacs: float
-    exit: int | None
-    exits: int | None
+    exit: int | None = None
+    exits: int | None = None
     told: dict[str, Any] = dataclasses.field(repr=False)
-    _picture: Any = dataclasses.field(repr=False, compare=False)
 
     @property
     def label(self) -> str:
@@ -67,6 +63,32 @@ class Result:
         best = np.argsort(-self.scores, kind="stable")[:k]
         return [(self.class_names[i], float(self.scores[i])) for i in best]
 
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Window(Answer):
+    """What a network says of a part of a video.
+
+    Attributes:
+        start, end: seconds from the first frame of the video.
+    """
+
+    start: float
+    end: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Result(Answer):
+    """What a network says of one video.
+
+    Attributes:
+        video: its path, or '(no file)'.
+        windows: of a video that was cut into windows what was said of each; `scores` are their mean.
+    """
+
+    video: str
+    windows: tuple[Window, ...] = dataclasses.field(default=(), repr=False)
+    _picture: Any = dataclasses.field(repr=False, compare=False)
+
     def plot(self, path: str | os.PathLike | None = None, k: int = 5) -> bytes:
         """Frames of the video above its k most probable classes, as PNG; written to `path` if given.
 
@@ -88,30 +110,72 @@ class Model:
         clip_shape: (V, T, side) of what it sees of a video: views, frames, pixels.
     """
 
-    def __init__(self, network, reader: ClipReader, clip_shape: tuple[int, int, int]):
-        self._network, self._reader, self.clip_shape = network, reader, clip_shape
+    def __init__(self, network: Network):
+        self._network, self.clip_shape = network, network.clip_shape
         self.class_names = tuple(network.class_names)
 
-    def predict(self, video) -> Result | list[Result]:
+    def predict(self, video, window: float | None = None, stride: float | None = None,
+                fps: float = 0.0) -> Result | list[Result]:
         """What the network says of a video, or of several.
 
         Args:
-            video: a video as the module's docstring has it; or a list of videos, or a folder of video files,
-                for a list of results.
+            video: a video as the module's docstring has it; or a list of videos, a folder of video files, or
+                a pattern ('clips/*.mp4'), for a list of results.
+            window, stride: see `windows`; then `Result.windows` has the windows, and its scores are their
+                mean.
+            fps: see `windows`.
 
         Raises:
             VideoError: a video cannot be read; FileNotFoundError: it is not there.
             NotFiniteError: scores that are no numbers.
+            UserError: windows that cannot be.
         """
         if isinstance(video, (list, tuple)):
-            return [self.predict(one) for one in video]
+            return [self.predict(one, window, stride, fps) for one in video]
         if isinstance(video, (str, os.PathLike)):
-            found = self._reader.find(os.fspath(video))
+            found = self._network.reader.find(os.fspath(video))
             if found != [os.fspath(video)]:
-                return [self.predict(path) for path in found]
-        scores, told = self._network.scored(video)
-        return Result(_name(video), scores, self.class_names, told["gmacs"], told.get("exit"),
-                      told.get("exits"), told, lambda result, k: self._network.picture(video, result, k))
+                return [self.predict(path, window, stride, fps) for path in found]
+        if window is None and stride is not None:
+            raise UserError(f"stride={stride} says how far windows are apart: give window=SECONDS as well.")
+        parts = () if window is None else tuple(self.windows(video, window, stride, fps))
+        if parts:
+            scores = np.mean([part.scores for part in parts], axis=0)
+            told = {**self._network.answer(scores), "windows": len(parts),
+                    "gmacs": float(f"{sum(part.gmacs for part in parts):.6g}")}
+        else:
+            with self._network.reader.local(video) as stored:
+                scores, told = self._network.scored(stored)
+        return Result(video=name_of(video), windows=parts, **self._fields(scores, told),
+                      _picture=lambda result, k: self._network.picture(video, result, k))
+
+    def windows(self, video, window: float, stride: float | None = None,
+                fps: float = 0.0) -> Iterator[Window]:
+        """What the network says of every part of a video, one after the other.
+
+        The video is decoded once; in memory are the frames of a window.
+
+        Args:
+            video: a single one; '-' (standard input), 'camera:0' and anything with `read` as well.
+            window, stride: seconds of a part, and from one to the next (None: they follow each other). The
+                last one is moved back so that it ends with the video.
+            fps: frames per second of frames that have no rate of their own (arrays, folders of frames); 0:
+                25.
+
+        Raises:
+            VideoError, NotFiniteError: see `predict`.
+            UserError: a number that is no time, or a network that does not answer with classes of a video.
+        """
+        for part in self._network.windows(video, window, stride, fps):
+            yield Window(start=part.start, end=part.end, **self._fields(part.scores, part.told))
+
+    def stream(self) -> Stream:
+        """A stream of frames, which this network takes one by one: `stream.push(frame)` -> scores (K,).
+
+        Raises:
+            UserError: it cannot: its frames read later ones, or it is exported.
+        """
+        return self._network.stream()
 
     def views(self, video) -> np.ndarray:
         """What the network sees of a video: uint8 (V, T, side, side, 3), RGB.
@@ -119,7 +183,7 @@ class Model:
         Raises:
             VideoError: it cannot be read.
         """
-        return self._reader.views(video)
+        return self._network.reader.views(video)
 
     def features(self, video) -> np.ndarray:
         """What the classifier reads of a video: float32 (C,), the mean over views, frames and positions.
@@ -130,77 +194,9 @@ class Model:
         """
         return self._network.features(self.views(video))
 
-
-class _Pictured:
-    """Something with a `reader` whose answers are classes, or are drawn where it says so."""
-
-    def picture(self, video, result: Result, k: int) -> bytes:
-        """See `Result.plot`."""
-        from effvid_jax import plots
-
-        title = f"{result.gmacs:.3g} GMACs"
-        title += f", exit {result.exit} of {result.exits}" if result.exit else ""
-        return plots.answer(self.reader.views(video)[0], result.top(k), title)
-
-
-class _Restored(_Pictured, Predictor):
-    """The network of a workdir, with all it says."""
-
-    def picture(self, video, result, k) -> bytes:
-        """See `Result.plot`."""
-        if not self.task.every:
-            return super().picture(video, result, k)
-        with self.reader.open(video) as opened:
-            said = [along.Said(frame["frame"], scores, 0.0)
-                    for frame, scores in zip(result.told["frames"], result.scores, strict=True)]
-            return along.strip(self.task, opened, said)
-
-    def scored(self, video) -> tuple[np.ndarray, dict]:
-        """(scores, what is told) of a video."""
-        if self.task.every:
-            with self.reader.open(video) as opened:
-                said = self.along(opened, _name(video))
-            return np.stack([one.scores for one in said]), along.answer(self.task, said)
-        told = self(video)
-        return told.pop("scores"), told
-
-    def features(self, views_VTHWC) -> np.ndarray:
-        """See `Model.features`."""
-        found = self._features(self._variables, {"video": views_VTHWC[None]})
-        return np.asarray(found, np.float32)[0]
-
-    def _result(self, name, logits_K, gmacs, views=1) -> dict:
-        return {**super()._result(name, logits_K, gmacs, views),
-                "scores": self.task.scores(logits_K[None])[0]}
-
-
-class _Exported(_Pictured):
-    """The network of an export folder."""
-
-    def __init__(self, path: str, reader: ClipReader):
-        from effvid_jax import exported
-
-        self._loaded, self.reader = exported.load(path), reader
-        self.class_names = self._loaded.class_names
-
-    def scored(self, video) -> tuple[np.ndarray, dict]:
-        """(scores, what is told) of a video: probabilities of its views are averaged."""
-        if "exits" in self._loaded.info and self.reader.num_views == 1:
-            with self.reader.open(video) as opened:
-                scores, gmacs, number = self._loaded.stop_early(opened.frames)
-            return np.asarray(scores, np.float64), {
-                "gmacs": gmacs, "exit": number, "exits": len(self._loaded.info["exits"]["gmacs"])}
-        views = self.reader.views(video)
-        outputs, gmacs = self._loaded(views, check=False)
-        scores, cost = np.asarray(outputs, np.float64).mean(axis=0), float(np.asarray(gmacs).sum())
-        for what, values in (("scores", scores), ("gmacs", cost)):
-            if not np.isfinite(values).all():
-                raise NotFiniteError(_name(video), what, "the exported network")
-        return scores, {"gmacs": float(f"{cost:.6g}")}
-
-    def features(self, views_VTHWC):
-        """See `Model.features`."""
-        raise UserError("an exported network has answers only: for features load the workdir it came from.")
+    def _fields(self, scores, told) -> dict[str, Any]:
+        return dict(scores=scores, class_names=self.class_names, gmacs=told["gmacs"], exit=told.get("exit"),
+                    exits=told.get("exits"), told=told)
 
 
 def load(path: str | os.PathLike) -> Model:
@@ -213,18 +209,4 @@ def load(path: str | os.PathLike) -> Model:
     Raises:
         UserError: neither is there, or what is there is damaged.
     """
-    path = os.path.abspath(os.fspath(path))
-    if os.path.exists(info := os.path.join(path, "model.json")):
-        from effvid_jax import writers
-
-        data = writers.read_json(info)["data"]
-        reader = ClipReader(data)
-        return Model(_Exported(path, reader), reader,
-                     (reader.num_views, data["num_frames"], data["test_crop_size"]))
-    network = _Restored(path)
-    data = network.config.data
-    return Model(network, network.reader, (network.reader.num_views, data.num_frames, data.test_crop_size))
-
-
-def _name(video) -> str:
-    return os.fspath(video) if isinstance(video, (str, os.PathLike)) else "(no file)"
+    return Model(open_network(os.path.abspath(os.fspath(path))))

@@ -3,8 +3,13 @@
 import contextlib
 import resource
 
-from effvid_jax.methods import make_method
+import numpy as np
+
+from configs import supervised_minik
+from effvid_jax import checkpoint, train
+from effvid_jax.methods import Variables, make_method
 from effvid_jax.tasks import make_task
+from tests.drawn import draw
 
 
 def made(config, class_names):
@@ -24,3 +29,27 @@ def full_disk(room: int = 10):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+
+def online_config():
+    """Of a small network with an online shift, for four frames of 32 pixels."""
+    config = supervised_minik.get_config("tiny,backbone=resnet18")
+    config.data.update(dict(num_frames=4, test_short_side=32, test_crop_size=32, crop=32, short_side=32))
+    config.model.resolution = 0
+    config.model.options.update(dict(shift="online", width=8, stage_sizes=(1, 1), stage_strides=(2, 2)))
+    return config
+
+
+def save_untrained(config, class_names, workdir: str = ""):
+    """Random variables of a config's network; saved in a workdir as if they were trained for three steps."""
+    method = made(config, class_names)
+    data = config.data
+    clip = (1, data.num_frames, data.test_crop_size, data.test_crop_size, 3)
+    found = draw(method.model, np.zeros(clip, np.float32))
+    variables = Variables(found["params"], found.get("batch_stats", {}))
+    if workdir:
+        state = {"params": variables.params, "stats": variables.stats, "step": np.zeros((), int)}
+        with contextlib.closing(checkpoint.Checkpointer(workdir)) as checkpointer:
+            checkpointer.save(3, state, config, class_names)
+        train.describe_run(config, workdir, class_names)
+    return variables

@@ -67,6 +67,7 @@ def message(stderr: str) -> str:
     (["--mode=eval", "--workdir=W/nothing"], ["does not exist"]),
     (["--mode=eval", "--config.seed=1", "--workdir=W/nothing"], ["W/nothing does not exist"]),
     (["--mode=predict", "--workdir=W"], ["--video"]),
+    (["--mode=eval", "--workdir=W", "--window=1"], ["--window belongs to --mode=predict"]),
     (["--mode=trian", "--workdir=W"], ["trian", "train"]),
     (["--config=configs/supervised_folder.py", "--config.data.root=W/nowhere", "--workdir=W"],
      ["W/nowhere"]),

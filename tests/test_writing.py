@@ -17,6 +17,7 @@ MAY = {
     ("effvid_jax.tasks.classification", "open"): "`evaluate` gives it the path of a part",
     ("effvid_jax.tasks.localisation", "open"): "`evaluate` gives it the path of a part",
     ("effvid_jax.tasks.segmentation", "open"): "`evaluate` gives it the path of a part",
+    ("effvid_jax.predict.rows", "open"): "grows by a row at a time, to be read meanwhile",
     ("effvid_jax.plots", "savefig"): "into memory",
     ("data_pipelines.synthetic.folders", "open"): "a lock",
     ("data_pipelines.synthetic.benchmark", "write_bytes"): "broken files, made for tests",

@@ -1,6 +1,7 @@
 """One clip from file to array, for training and for evaluation, in the reference's order."""
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -86,6 +87,19 @@ def eval_frames(reader: VideoReader, options, positions, key_frame: int = -1) ->
                         f"data.test_crop): frames can be read in parts for a single view only.")
     indices = sampling.sample_test(options, reader.num_frames, key_frame)[0]
     return transforms.crops_for_test(options, _small_frames(reader, options, indices[list(positions)]))[0]
+
+
+def eval_crops(frame_HWC: np.ndarray, options) -> np.ndarray:
+    """Returns what evaluation sees of one frame, uint8 (C, size, size, 3): its C test crops."""
+    small = transforms.small_frame(options.test_short_side, frame_HWC)
+    return np.concatenate(transforms.crops_for_test(options, small[None]))
+
+
+def views_of_crops(crops: Sequence[np.ndarray], options) -> np.ndarray:
+    """Returns what `eval_views` does, of a video whose frames are there as `eval_crops` makes them."""
+    indices = sampling.sample_test(options, len(crops))
+    return np.stack([np.stack([crops[i][c] for i in clip])
+                     for c in range(len(crops[0])) for clip in indices.tolist()])
 
 
 def _small_frames(reader: VideoReader, options, indices) -> np.ndarray:

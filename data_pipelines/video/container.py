@@ -5,10 +5,12 @@ files or addresses that it would open (playlists, ffconcat, DASH, SDP). Here a n
 looks like, no other protocol is allowed, and only containers that hold their pictures themselves are read.
 """
 
+import glob
 import io
 import os
 import re
 import stat
+import sys
 
 import av
 
@@ -37,7 +39,7 @@ def open_container(source: str | os.PathLike | bytes, name: str):
     """Opens a video and chooses its track.
 
     Args:
-        source: path of an existing file, or its content.
+        source: path of an existing file, its content, or something with `read` that gives it in order.
         name: what to call the video in errors.
 
     Returns:
@@ -50,6 +52,8 @@ def open_container(source: str | os.PathLike | bytes, name: str):
         what, protocols = io.BytesIO(source), "none"
         if not source:
             raise VideoError(name, "empty (0 bytes)")
+    elif hasattr(source, "read"):
+        what, protocols = source, "none"
     else:
         _check_file(source, name)
         what, protocols = "file:" + os.path.abspath(os.fsdecode(source)), "file"
@@ -58,12 +62,51 @@ def open_container(source: str | os.PathLike | bytes, name: str):
         container = av.open(what, options=options, **_ANY_TAGS)
     except ERRORS as error:
         raise VideoError(name, _refused(source, error)) from None
+    return container, _track_of(container, name)
+
+
+def open_camera(number: int, name: str):
+    """Opens a camera of this machine; returns what `open_container` does.
+
+    Args:
+        number: of the camera, from 0, as the system counts.
+        name: what to call it in errors.
+
+    Raises:
+        VideoError: there is none of this number, it cannot be opened, or PyAV was built without such devices.
+    """
+    what, kind = _device(number, name)
+    if not any(kind in known.split(",") for known in av.formats_available):
+        raise VideoError(name, f"PyAV {av.__version__} was built without {kind}, through which this system "
+                               f"gives its cameras: send the pictures with another program (--video=-)")
     try:
-        stream = _choose_track(container, name)
+        container = av.open(what, format=kind)
+    except ERRORS as error:
+        there = " ".join(sorted(glob.glob("/dev/video*"))) if kind == "v4l2" else ""
+        known = f"; there are {there}" if there else "; there is no /dev/video*" if kind == "v4l2" else ""
+        raise VideoError(name, f"no such camera, or it is in use ({what}: {text_of(error)}{known})") from None
+    return container, _track_of(container, name)
+
+
+def _device(number: int, name: str) -> tuple[str, str]:
+    """(what FFmpeg opens, by which of its devices) of a camera."""
+    if sys.platform == "darwin":
+        return str(number), "avfoundation"
+    if sys.platform != "win32":
+        return f"/dev/video{number}", "v4l2"
+    names = [device.name for device in av.enumerate_input_devices("dshow") if "video" in device.media_types]
+    if number >= len(names):
+        raise VideoError(name, f"no such camera; there are {len(names)}: {', '.join(names) or 'none'}")
+    return f"video={names[number]}", "dshow"
+
+
+def _track_of(container, name):
+    """The stream of the video; closes the container if there is none."""
+    try:
+        return _choose_track(container, name)
     except VideoError:
         container.close()
         raise
-    return container, stream
 
 
 def text_of(error: Exception) -> str:
@@ -93,6 +136,9 @@ def _check_file(path, name):
 
 def _refused(source, error) -> str:
     """Why FFmpeg does not open it; an invalid argument is mostly a container that is not among CONTAINERS."""
+    if hasattr(source, "read"):  # its beginning is read
+        return (f"not a readable video ({text_of(error)}): send a container that can be read from a pipe, "
+                f"such as mkv, mpegts, nut or fragmented mp4")
     try:
         with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
             head = file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip().lower()

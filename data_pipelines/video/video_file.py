@@ -249,16 +249,30 @@ class VideoFile(VideoReader):
             self._current, self._position = frame, frame.pts
 
     def _to_rgb(self, frame) -> np.ndarray:
-        if not hasattr(_local, "reformatter"):
-            _local.reformatter = VideoReformatter()
-        height, width = self.stored_size
-        try:
-            # threads=1: starting swscale's own threads costs more than converting small frames.
-            rgb = _local.reformatter.reformat(frame, width, height, "rgb24", threads=1).to_ndarray()
-        except ERRORS as error:
-            raise VideoError(self.name, f"conversion to RGB failed ({text_of(error)})") from None
-        filters = display_filters(frame)
-        return on_array(rgb, filters) if filters else rgb
+        return to_rgb(frame, self.stored_size, self.name)
+
+
+def to_rgb(frame, size: tuple[int, int], name: str) -> np.ndarray:
+    """A decoded frame as uint8 RGB (H, W, 3), turned for display.
+
+    Args:
+        frame: of PyAV.
+        size: (height, width) of all frames of the video, before they are turned.
+        name: of the video, in errors.
+
+    Raises:
+        VideoError: it cannot be converted.
+    """
+    if not hasattr(_local, "reformatter"):
+        _local.reformatter = VideoReformatter()
+    height, width = size
+    try:
+        # threads=1: starting swscale's own threads costs more than converting small frames.
+        rgb = _local.reformatter.reformat(frame, width, height, "rgb24", threads=1).to_ndarray()
+    except ERRORS as error:
+        raise VideoError(name, f"conversion to RGB failed ({text_of(error)})") from None
+    filters = display_filters(frame)
+    return on_array(rgb, filters) if filters else rgb
 
 
 def _too_long(name: str) -> VideoError:

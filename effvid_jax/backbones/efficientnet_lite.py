@@ -60,8 +60,8 @@ class EfficientNetLite(FrameBackbone):
             32 and 1280.
         depth_mult: factor on the blocks of stages 2 to 6, rounded up.
         stem: 'imagenet' (3x3 stride 2) or 'small' (3x3 stride 1, for clips of 32 to 64 pixels).
-        shift: None, or a function of (B,T,H,W,C) applied before the first convolution of the blocks
-            with a shortcut and an expansion (TSM).
+        shift: None, a word of `shifts.KINDS`, or a function of (B,T,H,W,C) applied before the first
+            convolution of the blocks with a shortcut and an expansion (TSM).
         consensus: 'features' averages frames before dropout and classifier (TSN head); 'logits'
             classifies every frame and averages the logits (TSM head). They differ in dropout only.
         drop_path: block i of n (from 0) has i/n of it, see `InvertedResidual`.
@@ -78,7 +78,7 @@ class EfficientNetLite(FrameBackbone):
     width_mult: float = 1.0
     depth_mult: float = 1.0
     stem: str = "imagenet"
-    shift: Callable | None = None
+    shift: str | Callable | None = None
     consensus: str = "features"
     drop_path: float = 0.2
     norm_eps: float = 1e-3
@@ -143,14 +143,15 @@ class EfficientNetLite(FrameBackbone):
         return x
 
 
-def efficientnet_lite(number: int, shift: bool | Callable = False, **options):
+def efficientnet_lite(number: int, shift: bool | str | Callable = False, **options):
     """EfficientNet-Lite`number`.
 
-    `shift` makes it TSM: True for 1/8 of the channels each way, or a function (see `EfficientNetLite.shift`).
+    `shift` makes it TSM: True for 1/8 of the channels each way, a word or a function (see
+    `EfficientNetLite.shift`).
     """
     width, depth, dropout = SCALES[number]
     options = {"width_mult": width, "depth_mult": depth, "dropout": dropout, **options}
     if shift:
-        options = {"shift": shift if callable(shift) else shifts.temporal_shift,
+        options = {"shift": shifts.temporal_shift if shift is True else shift,
                    "consensus": "logits", **options}
     return EfficientNetLite(**options)

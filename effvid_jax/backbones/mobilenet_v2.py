@@ -97,8 +97,8 @@ class MobileNetV2(FrameBackbone):
         width_mult: factor on all channels (rounded to multiples of 8; the last layer never has fewer
             than 1280).
         stem: 'imagenet' (3x3 stride 2) or 'small' (3x3 stride 1, for clips of 32 to 64 pixels).
-        shift: None, or a function of (B,T,H,W,C) applied before the first convolution of the blocks
-            with a shortcut (TSM).
+        shift: None, a word of `shifts.KINDS`, or a function of (B,T,H,W,C) applied before the first
+            convolution of the blocks with a shortcut (TSM).
         consensus: 'features' averages frames before dropout and classifier (TSN head); 'logits'
             classifies every frame and averages the logits (TSM head). They differ in dropout only.
         dropout: rate before the classifier.
@@ -110,7 +110,7 @@ class MobileNetV2(FrameBackbone):
     num_classes: int
     width_mult: float = 1.0
     stem: str = "imagenet"
-    shift: Callable | None = None
+    shift: str | Callable | None = None
     consensus: str = "features"
     dropout: float = 0.5
     conv: blocks.ModuleDef = blocks.Conv
@@ -160,12 +160,13 @@ class MobileNetV2(FrameBackbone):
         return x
 
 
-def mobilenet_v2(shift: bool | Callable = False, **options):
+def mobilenet_v2(shift: bool | str | Callable = False, **options):
     """MobileNetV2.
 
-    `shift` makes it TSM: True for 1/8 of the channels each way, or a function (see `MobileNetV2.shift`).
+    `shift` makes it TSM: True for 1/8 of the channels each way, a word or a function (see
+    `MobileNetV2.shift`).
     """
     if shift:
-        options = {"shift": shift if callable(shift) else shifts.temporal_shift,
+        options = {"shift": shifts.temporal_shift if shift is True else shift,
                    "consensus": "logits", **options}
     return MobileNetV2(**options)

@@ -100,7 +100,7 @@ class ResNet(FrameBackbone):
         width: channels of the first stage; stage s has `width * 2**s` (times the block's expansion).
         stem: 'imagenet' (7x7 stride 2, then max-pool 3x3 stride 2) or 'small' (3x3 stride 2 without
             max-pool, for clips of 32 to 64 pixels).
-        shift: None for TSN, or a function of (B,T,H,W,C), or a module class (`shifts.OnlineShift`),
+        shift: None for TSN, a word of `shifts.KINDS`, a function of (B,T,H,W,C), or a module class,
             applied to the input of the first convolution of residual branches (TSM "blockres"). Every
             second block where a stage has 23 blocks or more (ResNet-101, -152), as the reference does.
         consensus: 'features' averages frames before dropout and classifier (TSN head, ResKD
@@ -122,7 +122,7 @@ class ResNet(FrameBackbone):
     bottleneck: bool = True
     width: int = 64
     stem: str = "imagenet"
-    shift: Callable | None = None
+    shift: str | Callable | None = None
     consensus: str = "features"
     dropout: float = 0.5
     classifier_std: float = 0.001
@@ -178,14 +178,14 @@ class ResNet(FrameBackbone):
         return x
 
 
-def resnet(depth: int, shift: bool | Callable = False, **options):
+def resnet(depth: int, shift: bool | str | Callable = False, **options):
     """ResNet of `depth` 18, 34, 50, 101 or 152.
 
-    `shift` makes it TSM: True for 1/8 of the channels each way, or a function (see `ResNet.shift`).
+    `shift` makes it TSM: True for 1/8 of the channels each way, a word or a function (see `ResNet.shift`).
     """
     sizes, bottleneck = DEPTHS[depth]
     options = {"stage_sizes": sizes, "bottleneck": bottleneck, **options}
     if shift:
-        options = {"shift": shift if callable(shift) else shifts.temporal_shift,
+        options = {"shift": shifts.temporal_shift if shift is True else shift,
                    "consensus": "logits", **options}
     return ResNet(**options)

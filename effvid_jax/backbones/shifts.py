@@ -5,6 +5,8 @@ from __future__ import annotations
 import flax.linen as nn
 import jax.numpy as jnp
 
+from effvid_jax.errors import UserError
+
 
 def temporal_shift(x, div: int = 8):
     """Offline temporal shift (TSM, arXiv 1811.08383 §3): mixes neighbouring frames at no cost.
@@ -62,12 +64,29 @@ class OnlineShift(nn.Module):
         return jnp.concatenate([jnp.concatenate(parts, axis=1), x[..., fold:]], axis=-1)
 
 
+KINDS = {"online": OnlineShift, "offline": temporal_shift, "none": None}
+
+
+def named(shift):
+    """A shift that is given as a word, as configs can, and any other one as it is.
+
+    Raises:
+        UserError: an unknown word.
+    """
+    if not isinstance(shift, str):
+        return shift
+    if shift not in KINDS:
+        raise UserError(f"shift={shift!r}: expected one of {', '.join(KINDS)}.")
+    return KINDS[shift]
+
+
 def make_shift(shift):
     """A temporal shift as a function, in a module's `setup`: shifts with a state are module classes.
 
     Args:
-        shift: None, a function of (B,T,H,W,C), or a module class (or a `partial` of one).
+        shift: None, a word of `KINDS`, a function of (B,T,H,W,C), or a module class (or a `partial` of one).
     """
+    shift = named(shift)
     if shift is None:
         return lambda x: x
     kind = getattr(shift, "func", shift)

@@ -137,12 +137,11 @@ class Classification(Task):
     # --------------------------------------------------------------------------------- to be read
     def answer(self, scores):
         """`{"top5": [{"label": ..., "prob": ...}, ...]}`, most probable class first."""
-        best = np.argsort(-scores, kind="stable")[:5]
-        return {"top5": [{"label": self.class_names[k], "prob": round(float(scores[k]), 6)} for k in best]}
+        return top5(self.class_names, scores)
 
     def words(self, answer):
         """'waving 93.0%, ...'."""
-        return ", ".join(f"{guess['label']} {guess['prob']:.1%}" for guess in answer["top5"])
+        return in_words(answer)
 
     def said(self, row):
         """The class, and how sure the network is of its own; with several, whether it is one of them.
@@ -177,6 +176,17 @@ class Classification(Task):
             (f"Confusion of {subject}", plots.confusion(names, counts[subject]),
              "Percent of the true class." + either, _mistakes(subject, names, counts[subject], unit)),
         ]
+
+
+def top5(class_names, scores) -> dict:
+    """What probabilities (K,) say: `{"top5": [{"label": ..., "prob": ...}, ...]}`."""
+    best = np.argsort(-scores, kind="stable")[:5]
+    return {"top5": [{"label": class_names[k], "prob": round(float(scores[k]), 6)} for k in best]}
+
+
+def in_words(answer) -> str:
+    """'waving 93.0%, ...' of what `top5` gives."""
+    return ", ".join(f"{guess['label']} {guess['prob']:.1%}" for guess in answer["top5"])
 
 
 def _extremes(subject: str, names, accuracy_K) -> str:

@@ -16,7 +16,7 @@ from effvid_jax import checkpoint, cli, train
 from effvid_jax.reports import report
 from effvid_jax.start import runs
 from tests.drawn import draw
-from tests.made import made
+from tests.made import made, online_config, save_untrained
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +43,14 @@ def val_videos(tiny_run):
 def some_video(val_videos):
     """Path of one validation clip."""
     return next(iter(val_videos.values()))
+
+
+@pytest.fixture(scope="session")
+def online_run(tmp_path_factory):
+    """Workdir of a small network with an online shift and the classes a to e that is not trained."""
+    workdir = str(tmp_path_factory.mktemp("online_run"))
+    save_untrained(online_config(), ("a", "b", "c", "d", "e"), workdir)
+    return workdir
 
 
 @pytest.fixture(scope="session")

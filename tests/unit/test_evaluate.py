@@ -162,8 +162,9 @@ def test_costs_of_clips_and_of_videos_have_names():
     task = SimpleNamespace(scores=lambda logits: logits, answer=lambda scores: {})
     this = SimpleNamespace(task=task, _step=3)
     this._checked = lambda *said: predict.Predictor._checked(this, *said)
-    assert predict.Predictor._result(this, "v", np.zeros(2), 3.0) == {"gmacs": 3.0}
-    assert predict.Predictor._result(this, "v", np.zeros(2), 3.0, 2) == {"gmacs": 3.0, "gmacs_per_clip": 1.5}
+    assert predict.Predictor._scored(this, "v", np.zeros(2), 3.0)[1] == {"gmacs": 3.0}
+    told = predict.Predictor._scored(this, "v", np.zeros(2), 3.0, 2)[1]
+    assert told == {"gmacs": 3.0, "gmacs_per_clip": 1.5}
 
 
 @pytest.mark.parametrize("key", ["scores", "gmacs", "doubt"])

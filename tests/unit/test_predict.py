@@ -15,9 +15,8 @@ from data_pipelines import VideoError
 from data_pipelines.synthetic import write_video
 from data_pipelines.video.decode import open_video
 from effvid_jax import cli
-from effvid_jax import predict as predict_module
 from effvid_jax.errors import NotFiniteError
-from effvid_jax.predict import Predictor
+from effvid_jax.predict import Predictor, command
 from effvid_jax.tasks.classification import Classification
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -147,6 +146,6 @@ def test_a_video_without_finite_scores_costs_the_others_nothing(tiny_run, folder
 
 def test_numbers_that_are_no_json_are_never_printed(predictor, some_video):
     with pytest.raises(ValueError, match="JSON"):
-        predict_module._show(predictor.task, some_video, {"top5": [], "gmacs": float("nan")}, True)
+        command.show(predictor, some_video, {"top5": [], "gmacs": float("nan")}, True)
     with pytest.raises(NotFiniteError, match=r"^video x: gmacs of the network"):
-        predictor._result("x", np.zeros(16), np.nan)
+        predictor._scored("x", np.zeros(16), np.nan)
