@@ -4,9 +4,8 @@ Files, pipes and cameras, and whatever a `VideoReader` reads. Nothing is sought 
 what is played may have no end. A packet that cannot be decoded is passed over; a video of which that becomes
 the rule is an error.
 
-An mp4 whose index comes after its frames cannot be read from a pipe before it has arrived: that one is put
-    into a
-temporary file first. All other containers are read as they come.
+An mp4 whose index comes after its frames cannot be read from a pipe before it has arrived, so that one goes
+into a temporary file first. All other containers are read as they come.
 """
 
 import abc
@@ -23,7 +22,7 @@ import numpy as np
 from data_pipelines.errors import VideoError
 from data_pipelines.video.container import ERRORS, MAX_SECONDS, open_camera, open_container, text_of
 from data_pipelines.video.reader import VideoReader
-from data_pipelines.video.video_file import to_rgb
+from data_pipelines.video.video_file import check_count, index_of, to_rgb
 
 RATE = 25.0  # frames per second of what tells none, such as a folder of frames
 THREADS = 4  # that decode a file; a stream has one, since more of them keep frames back
@@ -88,10 +87,11 @@ class Container(Played):
     Args:
         container, stream: open.
         name: of the video.
+        source: where its bytes come from, if that is Python's.
     """
 
-    def __init__(self, container, stream, name: str):
-        self._container, self._stream, self.name = container, stream, name
+    def __init__(self, container, stream, name: str, source: "_Quiet | None" = None):
+        self._container, self._stream, self.name, self._source = container, stream, name, source
         context = stream.codec_context
         self._size = (context.height, context.width)
         if 0 in self._size:
@@ -99,6 +99,8 @@ class Container(Played):
             raise VideoError(name, "the video stream has no picture size")
         rate = stream.average_rate or stream.guessed_rate
         self.fps, self.knows_rate = float(rate or RATE), bool(rate)
+        is_mov = container.format.name.startswith("mov,")  # the only one whose index tells from the start
+        self._expected = len(index_of(stream)) if is_mov else 0
         self._first = self._last = None
         self._offset = 0.0
 
@@ -116,8 +118,11 @@ class Container(Played):
             for frame in frames:
                 count += 1
                 yield self._seconds(frame), to_rgb(frame, self._size, self.name)
+        if self._source and self._source.raised:
+            raise self._source.raised
         if not count:
             raise VideoError(self.name, "no frames")
+        check_count(self.name, count + failed, self._expected)
 
     def close(self):
         self._container.close()
@@ -188,7 +193,14 @@ def play_pipe(file, name: str) -> Iterator[Container]:
         with spooled(pipe, name) as path, play_file(path, name) as played:
             yield played
         return
-    with Container(*open_container(pipe, name), name) as played:
+    quiet = _Quiet(pipe)
+    try:
+        opened = open_container(quiet, name)
+    except VideoError:
+        if quiet.raised:
+            raise quiet.raised from None
+        raise
+    with Container(*opened, name, quiet) as played:
         yield played
 
 
@@ -243,6 +255,25 @@ class _Pipe:
             return self._read(size)
         part, self.head = self.head[:size], self.head[size:]
         return part
+
+
+class _Quiet:
+    """Bytes for FFmpeg, which ends where reading raises: within its calls an exception would be lost.
+
+    Attributes:
+        raised: that exception, such as what a signal raises.
+    """
+
+    def __init__(self, pipe: _Pipe):
+        self._pipe, self.raised = pipe, None
+
+    def read(self, size: int) -> bytes:
+        """Some bytes, at most `size`; none at the end."""
+        try:
+            return b"" if self.raised else self._pipe.read(size)
+        except BaseException as error:
+            self.raised = error
+            return b""
 
 
 def _index_comes_last(pipe: _Pipe) -> bool:

@@ -157,9 +157,7 @@ class VideoFile(VideoReader):
 
     def _frames_in_index(self) -> int:
         """Number of frames by the index of an mp4; 0 if it has none (fragmented mp4)."""
-        if not self._stream.frames:
-            return 0
-        times = [entry.timestamp for entry in self._stream.index_entries if not entry.is_discard]
+        times = index_of(self._stream)
         if times and (max(times) - min(times)) * self._stream.time_base > MAX_SECONDS:
             raise _too_long(self.name)
         return len(times)
@@ -209,9 +207,7 @@ class VideoFile(VideoReader):
         return len(self._pts) + (round(missing / frame_seconds) if frame_seconds else 0)
 
     def _check_count(self, found: int, expected: int) -> None:
-        """A few frames may be missing at the cuts of a re-muxed file; more means truncation."""
-        if found < 1 or expected - found > max(2, expected // 50):
-            raise VideoError(self.name, f"truncated: {found} of {max(found, expected)} frames")
+        check_count(self.name, found, expected)
 
     def _seek_to(self, index: int) -> np.ndarray:
         """Frame with the index-th time stamp; seeks only if a key frame lies on the way."""
@@ -250,6 +246,19 @@ class VideoFile(VideoReader):
 
     def _to_rgb(self, frame) -> np.ndarray:
         return to_rgb(frame, self.stored_size, self.name)
+
+
+def check_count(name: str, found: int, expected: int) -> None:
+    """Raises `VideoError` for a truncated video; a few frames may be missing at cuts of a re-muxed file."""
+    if found < 1 or expected - found > max(2, expected // 50):
+        raise VideoError(name, f"truncated: {found} of {max(found, expected)} frames")
+
+
+def index_of(stream) -> list[int]:
+    """Times of the frames by the index of a container, in its units; [] if it has none (fragmented mp4)."""
+    if not stream.frames:
+        return []
+    return [entry.timestamp for entry in stream.index_entries if not entry.is_discard]
 
 
 def to_rgb(frame, size: tuple[int, int], name: str) -> np.ndarray:

@@ -92,8 +92,9 @@ def predict(config, workdir: str, video: str | list[str], as_json: bool, asked: 
 
 def check(network: Network, asked: Asked) -> None:
     """Raises UserError for what is asked of a network that does not answer so."""
-    if isinstance(network, Exported):
-        network.check_classes("--mode=predict of an exported network")
+    if isinstance(network, Exported) and not network.says_classes:
+        raise UserError("this exported network does not answer with probabilities of classes: give "
+                        "--workdir the run that it comes from.")
     for name in ("window", "stream", "timeline", "annotate"):
         if getattr(asked, name):
             network.check_classes(f"--{name}={getattr(asked, name)}")
@@ -252,7 +253,6 @@ def _annotate(network: Network, path, scores, told: dict, asked: Asked) -> None:
     """Draws the answer about a whole video over all of its frames."""
     with (network.reader.play(path, asked.fps or 0.0) as played,
           answers.drawing(asked.annotate, played.fps) as drawing):
-        drawing.say(0.0, 0.0, _guesses(network, scores), _note(told))
         for _ in drawing.seen(played):
             drawing.say(0.0, float("inf"), _guesses(network, scores), _note(told))
 
@@ -271,7 +271,8 @@ def _note(told: dict) -> str:
 def _play(network: Network, stream, path: str, asked: Asked, teller: _Teller) -> None:
     """Answers while a video is played: about windows, or after every frame of a stream.
 
-    A signal ends it as the end of the video would, and is raised afterwards.
+    A signal ends it as the end of the video would, and is raised afterwards. So does a video that cannot be
+    read on, of which as a whole nothing is said.
     """
     total, number, gmacs, stopped, start = 0.0, 0, 0.0, None, time.monotonic()
     with contextlib.ExitStack() as stack:
@@ -295,9 +296,9 @@ def _play(network: Network, stream, path: str, asked: Asked, teller: _Teller) ->
                 if drawing:
                     drawing.say(begin, end, _guesses(network, scores), _note(told))
                 total, number, gmacs = total + scores, number + 1, gmacs + told["gmacs"]
-        except Interrupted as error:
+        except (Interrupted, VideoError) as error:
             stopped = error
-    if number:
+    if number and not isinstance(stopped, VideoError):
         counted = {"frames": number} if stream is not None else {"windows": number}
         told = {**network.answer(total / number), **counted, "gmacs": short(gmacs)}
         if stream is not None:

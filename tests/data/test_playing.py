@@ -103,6 +103,11 @@ def test_what_cannot_be_played(reader, tmp_path, monkeypatch):
         played(reader, unknown)
     with pytest.raises(VideoError, match="no index|not a readable video"):
         played(reader, Pipe(open(write_video(tmp_path / "a.mp4", numbered_frames(9)), "rb").read()[:-900]))
+    whole = open(write_video(tmp_path / "a.mp4", numbered_frames(99),
+                             container_options={"movflags": "faststart"}), "rb").read()
+    for video in (whole[:len(whole) // 2], Pipe(whole[:len(whole) // 2])):
+        with pytest.raises(VideoError, match="truncated: [0-9]+ of 99 frames|reading failed"):
+            played(reader, video)
     monkeypatch.setattr(sys, "stdin", type("Terminal", (), {"isatty": staticmethod(lambda: True)}))
     for read in (reader.play, reader.local):
         with pytest.raises(VideoError, match="--video=-: standard input is a terminal: send a video"):
@@ -111,6 +116,25 @@ def test_what_cannot_be_played(reader, tmp_path, monkeypatch):
         pass
     assert [is_stream(x) for x in ("-", "camera:12", Pipe(b""), "camera:x", "a.mp4", b"-", tmp_path)] == [
         True, True, True, False, False, False, False]
+
+
+@pytest.mark.parametrize("after", [0, 3000, 30_000])
+def test_what_reading_raises_is_raised(reader, tmp_path, after):
+    """A signal's exception comes through FFmpeg's calls, which would lose it."""
+    content = open(write_video(tmp_path / "a.ts", numbered_frames(60)), "rb").read()
+    assert len(content) > 30_000
+
+    class Stopped(BaseException):
+        pass
+
+    class Stopping(Pipe):
+        def read(self, size=-1):
+            if self._file.tell() >= after:
+                raise Stopped
+            return super().read(size)
+
+    with pytest.raises(Stopped):
+        played(reader, Stopping(content))
 
 
 def test_a_packet_that_cannot_be_decoded_is_passed_over(reader, tmp_path):

@@ -208,6 +208,27 @@ def test_a_signal_ends_a_stream_and_its_files_are_whole(online_run, video, tmp_p
     assert sorted(os.listdir(tmp_path)) == ["out.mp4", "rows.csv", "t.csv"]
 
 
+def test_a_video_that_is_cut_leaves_what_was_told(online_run, frames, tmp_path, capsys):
+    """Its rows and pictures, but no answer about the whole."""
+    path = tmp_path / "a.mp4"
+    write_frames(path, np.concatenate([frames] * 3), 10.0)
+    with av.open(str(path)) as source, av.open(str(tmp_path / "b.mp4"), "w", options={
+            "movflags": "faststart"}) as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    content = (tmp_path / "b.mp4").read_bytes()
+    path.write_bytes(content[:len(content) * 3 // 5])
+    with pytest.raises(VideoError, match="a.mp4: (truncated|reading failed)"):
+        cli.predict(None, online_run, str(path), True, window=1.0, annotate=str(tmp_path / "out.gif"),
+                    output=str(tmp_path / "rows.csv"))
+    rows = told(capsys)
+    assert 1 <= len(rows) == len(list(csv.DictReader(open(tmp_path / "rows.csv")))) and "start" in rows[-1]
+    assert len(stored(str(tmp_path / "out.gif"))) >= 10
+
+
 # ------------------------------------------------------------------------------------------------ refused
 @pytest.mark.parametrize(("videos", "asked", "words"), [
     ([], {}, "needs --video=FILE"), ([""], {}, "needs --video=FILE"),
