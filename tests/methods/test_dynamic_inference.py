@@ -220,6 +220,18 @@ def test_another_budget_needs_no_new_calibration(run):
     assert last["val/exit4_share"] == 1 and last["val/top1"] == last["val/full_top1"]
 
 
+def test_every_window_has_its_exit(run, some_clip, tmp_path, capsys):
+    workdir, _ = run
+    cli.predict(None, workdir, some_clip, True, window=0.5, output=str(tmp_path / "rows.csv"))
+    *rows, last = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    costs = predict.Predictor(workdir)._adaptive.gmacs
+    assert len(rows) > 1 and all(row["exits"] == 4 and 1 <= row["exit"] <= 4 for row in rows)
+    assert [row["gmacs"] for row in rows] == pytest.approx([costs[row["exit"] - 1] for row in rows], rel=1e-5)
+    assert last["gmacs"] == pytest.approx(sum(row["gmacs"] for row in rows), rel=1e-5)
+    found = list(csv.DictReader(open(tmp_path / "rows.csv")))
+    assert [(row["exit"], row["exits"]) for row in found] == [(str(row["exit"]), "4") for row in rows]
+
+
 def test_predict_decodes_only_what_it_needs(run, monkeypatch):
     workdir, _ = run
     config = json.load(open(f"{workdir}/config.json"))

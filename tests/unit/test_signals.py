@@ -190,7 +190,7 @@ def command(mode, tiny_run, val_videos):
 @pytest.mark.parametrize(("mode", "where"), [
     ("eval", (evaluate.Evaluator, "_whole")), ("eval", (recovery, "read")),
     ("eval", (evaluate, "write_result")), ("report", (report, "page")),
-    ("predict", (predict.Predictor, "classify")),
+    ("predict", (predict.Predictor, "scored_views")),
     ("export", (evaluate, "restore_for_inference"))], ids=lambda x: x if isinstance(x, str) else x[1])
 def test_every_mode_ends_with_one_line_and_nothing_half_written(
         mode, where, tiny_run, val_videos, monkeypatch, capfd):
