@@ -120,7 +120,7 @@ def convert_with_report(
         ImportMismatch: whatever does not fit, all of it.
         UserError: a bad argument.
     """
-    waives = _matcher(skip)
+    waives = make_matcher(skip)
     if prefix:
         state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     state, notes = select_part(state, part)
@@ -180,7 +180,12 @@ def _to_our_layout(array: np.ndarray, path: str, shape: Sequence[int], inflate: 
     return array
 
 
-def _matcher(skip: Sequence[str]) -> Callable[[str], bool]:
+def make_matcher(skip: Sequence[str]) -> Callable[[str], bool]:
+    """Whether a name, with dots or slashes, is matched entirely by one of some regular expressions.
+
+    Raises:
+        UserError: a pattern that is none.
+    """
     try:
         patterns = [re.compile(pattern) for pattern in skip]
     except re.error as error:
@@ -336,7 +341,7 @@ def _run(args) -> str:
 
 def template_of(model, frames: int = 8, resolution: int = 224, skip: Sequence[str] = ()) -> dict[str, Any]:
     """Shapes of a model's variables; of what `skip` matches (see `convert_with_report`) initial values."""
-    waives = _matcher(skip)
+    waives = make_matcher(skip)
 
     def init(key, keep=lambda path: True):
         flat = flatten_dict(model.init(key, jnp.zeros((1, frames, resolution, resolution, 3))))
