@@ -28,6 +28,7 @@ FIELDS = {
     "crop": _SIDE, "snap_side": Field.integer(0, 2**14), "flip": Field.flag(), "test_short_side": _SIDE,
     "test_crop": Field.choice("center", "three", "whole", "pad"), "test_crop_size": _SIDE,
     "quality": Field.integer(0, 2**14),
+    "randaugment": Field.integer(0, 100), "randaugment_magnitude": Field.number(0, 10),
     "batch_size": _BATCH, "eval_batch_size": _BATCH, "views_per_pass": Field.integer(0, 10**5),
     "seed": Field.integer(0, 2**32 - 1),
     "num_threads": Field.integer(0, 1024), "num_workers": Field.integer(0, 1024),
@@ -96,6 +97,8 @@ class Options:
     quality: int = 0
     short_sides: tuple[int, ...] = ()
     mask_first: int = 0
+    randaugment: int = 0
+    randaugment_magnitude: float = 9.0
 
 
 def plain_options(config) -> Options:

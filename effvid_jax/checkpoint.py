@@ -221,6 +221,8 @@ class Checkpointer:
 def load_variables(path: str, step: int | None = None) -> tuple[Saved, dict[str, Any]]:
     """Parameters and statistics of a run, without its optimizer, and the model they belong to.
 
+    Of a run with `config.train.ema` the averaged ones.
+
     Args:
         path: a workdir (of a single run, of one stage, or of `torch_import`); a run of several stages
             stands for its last one.
@@ -233,12 +235,13 @@ def load_variables(path: str, step: int | None = None) -> tuple[Saved, dict[str,
         CheckpointError: no checkpoint there, or a damaged one.
     """
     directory = checkpoint_directory(path)
-    found, damaged = recovery.newest_sound(directory, step or 0, only=("params", "stats"))
+    found, damaged = recovery.newest_sound(directory, step or 0, only=("params", "stats", "averaged"))
     if found is None:
         raise CheckpointError(f"{directory}: no checkpoint here; "
                               + "; ".join(f"{s} {reason}" for s, reason in damaged.items()) + ".")
     recovery.say_damaged(directory, damaged, found.step)
     nested, meta = found.nested, found.meta
+    nested = nested.get("averaged", nested)
     config = ml_collections.ConfigDict(meta["config"])
     saved = Saved(config.model, meta["num_classes"], tuple(meta["class_names"]), meta["step"], config)
     return saved, {"params": nested["params"], "batch_stats": nested.get("stats", {})}

@@ -386,7 +386,7 @@ def export(config, workdir: str, overrides=()) -> dict:
     from effvid_jax import export as exporting
 
     config, stage = trained(config, workdir)
-    workdirs.check_overrides(config, stage, _of_stage(overrides, stage))
+    workdirs.check_overrides(config, stage, _of_stage(overrides, stage), reads=("export.*",))
     return exporting.export(config, stage, os.path.join(workdir, "export"))
 
 

@@ -224,7 +224,7 @@ class Evaluations:
     """
 
     def __init__(self, config, method: Method, mesh, workdir: str, course: Course):
-        self._config, self._method, self._mesh, self._workdir = config, method, mesh, workdir
+        self._config, self._method, self.mesh, self._workdir = config, method, mesh, workdir
         self._course = course
         self._runner = method.runners()[method.runner]
         if self._runner.predict is None:  # a run is scored with everything computed
@@ -240,7 +240,12 @@ class Evaluations:
         self._calibration = self._evaluator("calib") if method.calibrates else None  # its errors, now
 
     def _evaluator(self, split: str, config=None) -> Evaluator:
-        return Evaluator(config or self._config, self._method, self._mesh, split, self._compiled)
+        return Evaluator(config or self._config, self._method, self.mesh, split, self._compiled)
+
+    @property
+    def all_alike(self) -> bool:
+        """Whether evaluations during training are made as those at its end."""
+        return during_training(self._config) is self._config
 
     @property
     def videos(self) -> dict[str, int]:
@@ -281,7 +286,13 @@ class Evaluations:
             return variables
         rows = self._calibration.rows(variables, self._runner, step=self._course.num_steps)
         found = self._method.calibrate(variables, rows.arrays)
-        return found.replace(stats=sharding.replicate(found.stats, self._mesh))
+        return found.replace(stats=sharding.replicate(found.stats, self.mesh))
+
+    def is_due(self, step: int, metric: str) -> bool:
+        """Whether `at` gives a metric ('val/top1') after this step."""
+        return 0 < step < self._course.num_steps and any(
+            every and step % every == 0 and metric.startswith(f"{evaluator.split.name}/")
+            for evaluator, every in self._evaluators)
 
     def at(self, step: int, variables: Variables, log, only_missing: bool = False) -> str:
         """Scores what is due after this step, but the last, into the log.

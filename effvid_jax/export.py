@@ -8,6 +8,7 @@
     model.json        class names, how to prepare clips, shapes, cost, versions
     load.py           a copy of `exported.py`: reads all this, and prepares clips, with jax and numpy alone
     segment<k>.jaxexport  of a network with early exits, its k-th part
+    saved_model/, model.tflite  for TensorFlow, with `config.export.format`: see `export_tensorflow.py`
 
 The weights lie beside the program, not inside: measured for a ResNet-50 on a CPU, a program with its
 weights inside takes 96 MB instead of 0.1 MB, 4 s instead of 0.6 s to write and 8 s instead of 3 s to
@@ -35,7 +36,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import export as jax_export
 
-from effvid_jax import checkpoint, evaluate, exported, writers
+from effvid_jax import checkpoint, evaluate, export_tensorflow, exported, writers
 from effvid_jax.errors import NotFiniteError
 from effvid_jax.exported import INFO, PROGRAM, SEGMENT, WEIGHTS, load  # noqa: F401 - load: its first home
 from effvid_jax.methods import Variables
@@ -78,8 +79,11 @@ def export(config, workdir: str, folder: str) -> dict:
         What is printed: folder, step, cost, sizes of the files in MB.
 
     Raises:
+        UserError: TensorFlow is asked for and is not there.
         ValueError: no checkpoint, or a damaged one; scores of a black clip that are not finite.
     """
+    form = config.get("export", {}).get("format", "jax")
+    export_tensorflow.check(form)
     method, variables, saved = evaluate.restore_for_inference(config, workdir)
     weights = {f"{kind}/{name}": np.asarray(x)
                for kind, tree in (("params", variables.params), ("stats", variables.stats))
@@ -142,8 +146,10 @@ def export(config, workdir: str, folder: str) -> dict:
             np.savez(f, **weights)
         with open(described, "w", encoding="utf-8", errors="surrogateescape") as f:
             f.write(json.dumps(info, indent=2))
+    more = {} if form not in export_tensorflow.FORMATS else {
+        f"{form}_difference": export_tensorflow.write(form, folder, program, weights, clip, PLATFORMS)}
     return {"export": folder, "step": saved.step, "gmacs": info["gmacs_per_clip"],
-            "params": info["params"], "platforms": info["platforms"],
+            "params": info["params"], "platforms": info["platforms"], **more,
             "megabytes": {name: round(os.path.getsize(os.path.join(folder, name)) / 1e6, 2)
                           for name in (*programs, WEIGHTS, INFO)}}
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from effvid_jax import checkpoint, console, writers
+from effvid_jax import checkpoint, console, weights_and_biases, writers
 from effvid_jax.course import Course
 from effvid_jax.errors import TrainingError
 
@@ -31,7 +31,8 @@ class Log:
                  enabled: bool):
         self._every, self._title = config.train.log_every_steps, f"train {config.name}"
         self._workdir, self._enabled, self._course = workdir, enabled, course
-        self._name_of = name_of
+        self._name_of, self._config = name_of, config
+        self._project = config.train.get("wandb", "")
         self._shown = ("train/loss", "train/loss_kd", f"train/{watched}", f"val/{watched}")
         self._pending: list[tuple[int, dict, np.ndarray]] = []
         self._writer = self._bar = None
@@ -40,7 +41,9 @@ class Log:
     def begin(self, first_step: int) -> None:
         """Opens the files; what an earlier run wrote after `first_step` is dropped from them."""
         self._first_step = first_step
-        self._writer = writers.MetricWriter(self._workdir, first_step, self._enabled)
+        others = [weights_and_biases.Run(self._project, self._config, self._workdir)
+                  ] if self._project and self._enabled else []
+        self._writer = writers.MetricWriter(self._workdir, first_step, self._enabled, others)
 
     @contextlib.contextmanager
     def progress(self, more: Callable[[int], dict[str, float]]):
@@ -116,6 +119,16 @@ class Log:
         return bool(checkpoint.of_the_first(any(
             row["step"] == step and any(name.startswith(beginning) for name in row)
             for row in self._writer.rows)))
+
+    @property
+    def rows(self) -> list[dict]:
+        """The history so far, a dict a line; on the first process."""
+        return self._writer.rows
+
+    def value(self, step: int, name: str) -> float | None:
+        """A metric that was written after this step, on the first process; None if there is none."""
+        found = [row[name] for row in self.rows if row["step"] == step and name in row]
+        return found[-1] if found else None
 
     def finish(self, metrics: dict[str, float]) -> None:
         """The result of the run, also as `metrics.json`."""

@@ -10,9 +10,17 @@ import jax.numpy as jnp
 import optax
 
 
-def cross_entropy(logits_BK, labels_B):
-    """Softmax cross-entropy: (B, K) logits and (B,) integer labels -> (B,)."""
-    return optax.softmax_cross_entropy_with_integer_labels(_wide(logits_BK), labels_B)
+def cross_entropy(logits_BK, labels_B, smoothing: float = 0.0):
+    """Softmax cross-entropy: (B, K) logits and (B,) integer labels -> (B,).
+
+    Args:
+        logits_BK, labels_B: scores and the right classes.
+        smoothing: share of the target that all K classes have alike (arXiv 1512.00567 §7).
+    """
+    found = optax.softmax_cross_entropy_with_integer_labels(_wide(logits_BK), labels_B)
+    if not smoothing:
+        return found
+    return (1 - smoothing) * found - smoothing * jax.nn.log_softmax(_wide(logits_BK)).mean(axis=-1)
 
 
 def squared_error(a, b):

@@ -202,6 +202,30 @@ def scale_by_group(groups: str) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
+def averaged(old, new, step, decay: float, every: int = 1):
+    """Running averages after a step: decay x old + (1 - decay) x new.
+
+    The decay of update n is min(decay, (1 + n) / (10 + n)), as of TensorFlow's ExponentialMovingAverage: the
+    first weights, which are random, are soon forgotten.
+
+    Args:
+        old, new: trees of arrays; those that are no floating-point numbers are taken as they are.
+        step: that was made, from 0.
+        decay: in [0, 1).
+        every: steps that make an update; between two of them nothing changes.
+    """
+    updates = (step + 1) // every
+    kept = jnp.minimum(decay, (1 + updates) / (10 + updates))
+    kept = kept if every == 1 else jnp.where((step + 1) % every == 0, kept, 1.0)
+
+    def average(before, now):
+        if not jnp.issubdtype(now.dtype, jnp.floating):
+            return now
+        return (kept * before + (1 - kept) * now).astype(now.dtype)
+
+    return jax.tree.map(average, old, new)
+
+
 def group_factors(params, groups: str):
     """Two trees like `params`: learning-rate factors and weight-decay factors of `GROUPS[groups]`."""
     flat = flax.traverse_util.flatten_dict(params)

@@ -56,7 +56,7 @@ class Saver:
         """Where the run was saved that `newest` gave; None if there was none."""
         return self._checkpoints.position
 
-    def at(self, step: int, state, now: str = "", before=lambda: None) -> None:
+    def at(self, step: int, state, now: str = "", before=lambda: None, keep=None) -> None:
         """Saves `state.saved()` if it is time; after the last step it is on disk when this returns.
 
         Args:
@@ -64,6 +64,7 @@ class Saver:
             state: after it.
             now: name of a signal that wants the run to stop, or ''.
             before: called before saving; raises if the state must not be saved.
+            keep: called with the state on disk, which is saved for it at any step.
 
         Raises:
             Interrupted: after a signal, with the state saved.
@@ -71,12 +72,15 @@ class Saver:
         if now and not step:
             raise Interrupted(f"stopped by {now} before the first step: there is nothing to save. Start the "
                               f"same command again.")
-        if step != self._there and (now or step % self._every == 0 or step == self._course.num_steps):
+        if step != self._there and (now or keep or step % self._every == 0 or step == self._course.num_steps):
             before()
             self._checkpoints.save(step, state.saved(), self._config, self._class_names)
             self._there = step
-        if now or step == self._course.num_steps:
+        if now or keep or step == self._course.num_steps:
             self._checkpoints.wait()
+        if keep:
+            with Signals.held():
+                keep()
         if now:
             raise Interrupted(
                 f"stopped by {now} after step {step} of {self._course.num_steps}; the state is saved. Start "

@@ -3,11 +3,13 @@
 Order of things, which matters: data and its errors first -> task and method (which loads a frozen teacher)
 -> state: resume this workdir, else start from `config.init.checkpoint`, else from scratch -> frozen
 networks are evaluated -> steps, each with its own batch and random numbers, both derived from the step
-alone, so that a killed run continues bit for bit -> the state is saved -> what is chosen on held-out data is,
-and saved in its place -> evaluation.
+alone, so that a killed run continues bit for bit; now and then an evaluation, and what follows from it (the
+best state is kept, the run ends) -> the state is saved -> what is chosen on held-out data is, and saved in
+its place -> evaluation.
 
 Who does what: `data_pipelines` makes batches, `sharding.Prefetch` has them on the devices in time, `log.py`
-writes scalars, `saver.py` saves, `evaluate.py` scores; each knows when it is its turn, the loop only asks.
+writes scalars, `saver.py` saves, `evaluate.py` scores, `best.py` compares; each knows when it is its turn,
+the loop only asks.
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import data_pipelines
-from effvid_jax import checkpoint, console, fit, optim, probe, published, sharding, writers
+from effvid_jax import checkpoint, console, fit, mixing, optim, probe, published, sharding, writers
 from effvid_jax.backbones import remat
+from effvid_jax.best import Best
 from effvid_jax.course import Course
 from effvid_jax.evaluate import Evaluations
 from effvid_jax.log import Log
@@ -38,22 +41,42 @@ from effvid_jax.torch_import import pretrained
 
 @flax.struct.dataclass
 class TrainState:
-    """What a step reads and writes. `frozen` rides along and is not saved."""
+    """What a step reads and writes. `frozen` rides along and is not saved.
+
+    `averaged`: running averages of `params` and `stats` by these names, with `config.train.ema`; {} without.
+    """
 
     step: Any
     params: Any
     stats: Any
     optimizer: Any
     frozen: Any
+    averaged: Any = flax.struct.field(default_factory=dict)
 
     @property
     def variables(self) -> Variables:
         return Variables(self.params, self.stats, self.frozen)
 
+    @property
+    def evaluated(self) -> Variables:
+        """Those that are evaluated, and used when the run is over."""
+        return Variables(**self.averaged, frozen=self.frozen) if self.averaged else self.variables
+
+    def begin_with(self, params) -> TrainState:
+        """With other parameters before the first step."""
+        averaged = {**self.averaged, "params": jax.tree.map(np.array, params)} if self.averaged else {}
+        return self.replace(params=params, averaged=averaged)
+
+    def with_stats(self, stats) -> TrainState:
+        """With other `stats` of the evaluated network."""
+        return self.replace(averaged={**self.averaged, "stats": stats}) if self.averaged else self.replace(
+            stats=stats)
+
     def saved(self) -> dict[str, Any]:
         """The part that goes into a checkpoint."""
+        averaged = {"averaged": self.averaged} if self.averaged else {}
         return {"params": self.params, "stats": self.stats, "optimizer": self.optimizer,
-                "step": self.step}
+                "step": self.step, **averaged}
 
 
 def train(config, workdir: str, resume_anyway: bool = False) -> dict[str, float]:
@@ -91,28 +114,31 @@ def _train(config, workdir: str, resume_anyway: bool, signals: Signals) -> dict[
     method.check_calibration()
     course = Course(config, len(split))
     evaluations = Evaluations(config, method, mesh, workdir, course)
+    best = Best(config, workdir, evaluations.all_alike)
     with Log(config, workdir, course, lambda i: split.entry(i).name, task.watched, first_process) as log:
         with Saver(config, workdir, task.class_names, course) as saver:
             state, resumed = start(config, method, course.optimizer, saver)
             course.go_on(saver.position)
-            num_steps = course.num_steps
-            workdirs.check_length(first_step := int(state.step), num_steps, workdir)
+            workdirs.check_length(first_step := int(state.step), course.num_steps, workdir)
             describe_run(config, workdir, task.class_names)  # not before all that can be refused
             log.begin(first_step)
             if told := course.told():
                 console.say(f"{workdir}: {told}")
             if resumed:
-                console.say(f"continuing {workdir} at step {first_step} of {num_steps}")
+                console.say(f"continuing {workdir} at step {first_step} of {course.num_steps}")
             state = sharding.replicate(state, mesh)
             introduce(config, workdir, split, evaluations.videos, state, first_step)
             if resumed:
-                evaluations.at(first_step, state.variables, log, only_missing=True)
+                evaluations.at(first_step, state.evaluated, log, only_missing=True)
+                best.begin(first_step, log.rows, saved=True)
+                end_early(best, course, first_step)
             else:
                 if config.init.get("probe", False):
                     params = probe.begin(config, task, state.variables, mesh)
-                    state = sharding.replicate(state.replace(params=params), mesh)
+                    state = sharding.replicate(state.begin_with(params), mesh)
                 write_parameters(workdir, state.params)
                 log.write(0, evaluations.references(state.variables))
+                best.begin(0, (), saved=False)
             step_fn = jit_train_step(method, course.optimizer, config.seed, mesh)
             with (split.batches(first_step, jax.process_index(), jax.process_count(),
                                 skip=course.skip) as batches,
@@ -120,22 +146,50 @@ def _train(config, workdir: str, resume_anyway: bool, signals: Signals) -> dict[
                   log.progress(lambda step: {
                       "train/lr": float(course.rate(step - 1)), "train/wait_share": ahead.wait_share(),
                       "data/broken_videos": len(batches.broken)})):
-                for step in range(first_step + 1, num_steps + 1):
+                for step in range(first_step + 1, course.num_steps + 1):
                     if (item := signals.next(ahead)) is None:
                         saver.at(step - 1, state, now=signals.caught, before=log.settle)
                     batch, here = item
                     state, scalars = step_fn(state, batch)
                     log.add(step, scalars, here["id"])
                     saver.at(step, state, now=signals.now(), before=log.settle)
-                    if name := evaluations.at(step, state.variables, log):
+                    if name := evaluations.at(step, state.evaluated, log):
                         saver.at(step, state, now=name, before=log.settle)
-            if method.calibrates and (first_step < num_steps or not method.calibrated(state.variables)):
-                state = state.replace(stats=evaluations.calibrated(state.variables).stats)
+                    if best.metric and evaluations.is_due(step, best.metric):
+                        if best.at(step, log.value(step, best.metric)):
+                            saver.at(step, state, before=log.settle, keep=best.keep)
+                        if end_early(best, course, step):
+                            saver.at(step, state, before=log.settle)
+                            break
+            num_steps = course.num_steps
+            if method.calibrates and (first_step < num_steps or not method.calibrated(state.evaluated)):
+                state = state.with_stats(evaluations.calibrated(state.evaluated).stats)
                 saver.again(state)
-        metrics = {"step": num_steps, **evaluations.final(state.variables),
+        metrics = {"step": num_steps, **evaluations.final(state.evaluated),
                    "params": count_parameters(state.params)}
+        if best.at_the_end(num_steps, metrics):
+            best.keep()
+        if method.calibrates and best.step is not None:
+            keep_calibrated(best, method, evaluations, state)
+        metrics |= best.told()
         log.finish(metrics)
     return metrics
+
+
+def end_early(best: Best, course: Course, step: int) -> bool:
+    """Ends a run after `step` if it is time, and says why; whether it does."""
+    if why := best.ended:
+        console.say(f"the run ends after step {step} of {course.num_steps}: {why}")
+        course.num_steps = step
+    return bool(why)
+
+
+def keep_calibrated(best: Best, method: Method, evaluations: Evaluations, state: TrainState) -> None:
+    """Thresholds and the like are chosen for the best state, too, which may be older than the last one."""
+    older = state.replace(**best.restored(state.saved()))
+    if not method.calibrated(older.evaluated):
+        older = sharding.replicate(older, evaluations.mesh)
+        best.replace(older.with_stats(evaluations.calibrated(older.evaluated).stats).saved(), method.config)
 
 
 def start(config, method: Method, tx, saver: Saver) -> tuple[TrainState, bool]:
@@ -149,20 +203,26 @@ def start(config, method: Method, tx, saver: Saver) -> tuple[TrainState, bool]:
 def jit_train_step(method: Method, tx, seed: int, mesh):
     """(state, batch) -> (state, scalars), compiled; the old state's memory is reused."""
 
-    frozen = method.config.optim.get("frozen", "")
+    train = method.config.train
+    mixup, cutmix, decay = (train.get(name, 0.0) for name in ("mixup", "cutmix", "ema"))
+    every, frozen = method.config.optim.accumulate, method.config.optim.get("frozen", "")
 
     def loss(params, *rest):
         return method.loss(optim.hold(params, frozen), *rest)
 
     def train_step(state: TrainState, batch):
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
+        if mixup or cutmix:
+            batch = mixing.mixed(batch, jax.random.fold_in(rng, mixing.STREAM), mixup, cutmix)
         (_, (stats, scalars)), gradient = jax.value_and_grad(loss, has_aux=True)(
             state.params, state.variables, batch, rng)
         updates, optimizer = tx.update(gradient, state.optimizer, state.params)
         params = jax.tree.map(lambda p, u: p + u.astype(p.dtype), state.params, updates)
         scalars["grad_norm"] = jnp.sqrt(sum(jnp.vdot(g, g) for g in jax.tree.leaves(gradient)))
+        averaged = optim.averaged(state.averaged, {"params": params, "stats": stats}, state.step, decay,
+                                  every) if decay else {}
         return state.replace(step=state.step + 1, params=params, stats=stats,
-                             optimizer=optimizer), scalars
+                             optimizer=optimizer, averaged=averaged), scalars
 
     everywhere = sharding.replicated(mesh)
     return jax.jit(train_step, donate_argnums=0, out_shardings=(everywhere, everywhere),
@@ -188,7 +248,15 @@ def init_state(method: Method, tx, config, clip_shape) -> TrainState:
         params, stats = (fit.merge(ours, theirs, skip, where) for ours, theirs in (
             (params, loaded["params"]), (stats, loaded["batch_stats"])))
     optimizer = jax.jit(tx.init)(params)  # one program for hundreds of small ones
-    return TrainState(jnp.zeros((), jnp.int32), params, stats, optimizer, variables.frozen)
+    return first_state(config, Variables(params, stats, variables.frozen), optimizer)
+
+
+def first_state(config, variables: Variables, optimizer) -> TrainState:
+    """The state before the first step."""
+    params, stats = variables.params, variables.stats
+    averaged = {"params": params, "stats": stats} if config.train.get("ema", 0) else {}
+    averaged = jax.tree.map(np.array, averaged)  # arrays of their own: the step donates all of them
+    return TrainState(jnp.zeros((), jnp.int32), params, stats, optimizer, variables.frozen, averaged)
 
 
 def describe_run(config, workdir: str, class_names) -> None:

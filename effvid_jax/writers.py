@@ -210,13 +210,14 @@ class MetricWriter:
         first_step: a continued run drops what was written after this step, so that the files are those
             of one uninterrupted run. Lines that cannot be read go to `metrics.jsonl.unreadable`.
         enabled: False on all processes but the first.
+        others: get every row (`add`), the result (`finish`) and the end (`close`), too.
 
     Raises:
         UserError: a file cannot be written; so do the methods.
     """
 
-    def __init__(self, workdir: str, first_step: int = 0, enabled: bool = True):
-        self.workdir, self.enabled = workdir, enabled
+    def __init__(self, workdir: str, first_step: int = 0, enabled: bool = True, others: Sequence = ()):
+        self.workdir, self.enabled, self._others = workdir, enabled, others
         self.rows: list[dict] = []
         if not enabled:
             return
@@ -241,11 +242,15 @@ class MetricWriter:
         for name, value in row.items():
             if name != "step" and isinstance(value, (int, float)):
                 self._board.add(step, name, value)
+        for other in self._others:
+            other.add(row)
 
     def write_final(self, metrics: dict[str, float]) -> None:
         """The result of the run as `metrics.json`."""
         if self.enabled:
             write_json(self._path("metrics.json"), metrics)
+            for other in self._others:
+                other.finish({name: _plain(value) for name, value in metrics.items()})
 
     def flush(self) -> None:
         """Everything so far is on disk."""
@@ -255,6 +260,8 @@ class MetricWriter:
     def close(self) -> None:
         """Flushes and closes."""
         if self.enabled:
+            for other in self._others:
+                other.close()
             self._board.close()
 
     def _write_csv(self) -> None:

@@ -50,6 +50,8 @@ def defaults() -> ml_collections.ConfigDict:
         short_sides=(),  # of random_scale, in pixels
         mask_first=0,  # masks: number of the first class in them; smaller ones and 255 are no class
         crop=224,  # side of training clips
+        randaugment=0,  # operations on each training clip, drawn anew, the same for its frames: 2 is usual
+        randaugment_magnitude=9.0,  # how strong they are, of 10
         flip=True,  # left and right change places in every other training clip
         snap_side=0,  # sides of a multi-scale crop within 2 pixels of this become it; 0: of `crop`
         test_short_side=256,  # as short_side, in evaluation
@@ -97,6 +99,13 @@ def defaults() -> ml_collections.ConfigDict:
         eval_every_epochs=5.0,  # 0: at the end only
         checkpoint_every_steps=1000,  # a save
         keep=2,  # newest saves that stay
+        best="",  # metric, such as val/top1, whose best evaluation is kept as the workdir DIR/best
+        patience=0,  # evaluations without a better `best` after which the run ends; 0: it does not
+        min_change=0.0,  # what counts as better for that
+        ema=0.0,  # decay of running averages of weights and statistics, which are evaluated then; 0: none
+        label_smoothing=0.0,  # share of the target that all classes have alike
+        mixup=0.0, cutmix=0.0,  # a of Beta(a, a): clips mixed in pairs, see effvid_jax/mixing.py; 0: not
+        wandb="",  # project of Weights & Biases that metrics go to as well; "": none
         min_reference_ratio=2.0,  # a frozen teacher below this times chance is refused
         # Evaluations during training that cost less than the one at the end; 0 or "": as that one, `data`.
         validation=dict(test_clips=0, test_crop="", test_short_side=0, test_crop_size=0, eval_batch_size=0),
@@ -116,6 +125,9 @@ def defaults() -> ml_collections.ConfigDict:
         threads=(),  # reading threads to try; (): 1, 2, 4, ... up to twice the cores
         workers=(1, 2),  # worker processes to try, beside none
         resolutions=(),  # of inference, in pixels; (): 224, 144, 112, 96, 72, 56, scaled to data.crop
+    ))
+    config.export = ml_collections.ConfigDict(dict(
+        format="jax",  # of the program: jax | savedmodel, tflite (TensorFlow's, beside it)
     ))
     # Stages of one run: 'teacher,baseline,student' trains them in this order, each in its own folder of
     # the workdir. A stage is this config with the fields of `stages.<name>` changed; 'student' is the

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from data_pipelines.batches.placing import Place, crop
+from data_pipelines.batches.randaugment import randaugment
 
 MULTI_SCALES = (1, 0.875, 0.75, 0.66)
 MEAN_RGB = (123.675, 116.28, 103.53)  # of ImageNet, on 0 .. 255
@@ -175,10 +176,13 @@ def test_places(options, height: int, width: int) -> list[Place]:
 
 
 def cut_for_training(options, frames_THWC: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, Place]:
-    """Short side → crop → (crop, crop) → quality → flip; the clip, and where it lies in its frames."""
+    """Short side → crop → (crop, crop) → quality → flip → RandAugment; the clip, and where it lies."""
     frames = resize_short_side(frames_THWC, options.short_side)
     place = train_place(options, *frames.shape[1:3], rng)
-    return cut(frames, place, options.quality), place
+    frames = cut(frames, place, options.quality)
+    if options.randaugment:
+        frames = randaugment(frames, options.randaugment, options.randaugment_magnitude, rng)
+    return frames, place
 
 
 def augment_train(options, frames_THWC: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -202,7 +202,7 @@ class Step:
     """
 
     def __init__(self, config, class_names: Sequence[str]):
-        from effvid_jax.train import TrainState, jit_train_step
+        from effvid_jax.train import first_state, jit_train_step
 
         self.config, self.mesh = config, sharding.make_mesh()
         data = config.data
@@ -212,9 +212,7 @@ class Step:
         method = make_method(config, self.task)
         tx = make_optimizer(config.optim, 100, 10**6)
         variables = random_values(jax.eval_shape(lambda: method.init(jax.random.key(0), shape)))
-        self.state = sharding.replicate(TrainState(
-            jnp.zeros((), jnp.int32), variables.params, variables.stats, tx.init(variables.params),
-            variables.frozen), self.mesh)
+        self.state = sharding.replicate(first_state(config, variables, tx.init(variables.params)), self.mesh)
         targets = {name: np.zeros((self.batch_size, *size), dtype)
                    for name, (size, dtype) in self.task.targets.train_fields.items()}
         self.batch = sharding.shard_batch({

@@ -16,7 +16,7 @@ import jax
 
 import data_pipelines
 from data_pipelines import Field, shown
-from effvid_jax import model_fields, published
+from effvid_jax import best, model_fields, published, weights_and_biases
 from effvid_jax.backbones import remat
 from effvid_jax.errors import UserError
 from effvid_jax.exits import routes
@@ -58,19 +58,25 @@ FIELDS: dict[str, Field] = {
     "train.eval_every_epochs": _EPOCHS, "train.checkpoint_every_steps": _OFTEN,
     "train.keep": Field.integer(1, 10**6),  # 0 would remove every checkpoint
     "train.min_reference_ratio": Field.number(0, 1e6), "train.validation": Field.group(),
+    "train.best": Field.text(), "train.patience": _STEPS, "train.min_change": Field.number(0, 1e6),
+    "train.ema": Field.number(0, below=1), "train.label_smoothing": Field.number(0, below=1),
+    "train.mixup": Field.number(0, 1e3), "train.cutmix": Field.number(0, 1e3), "train.wandb": Field.text(),
     "train.validation.test_clips": Field.integer(0, 10**4),
     "train.validation.test_crop": Field.choice("", "center", "three"),
     "train.validation.test_short_side": _PIXELS, "train.validation.test_crop_size": _PIXELS,
     "train.validation.eval_batch_size": Field.integer(0, 2**20),
     "init.checkpoint": Field.text(), "init.skip": Field.pattern(), "init.step": _STEPS,
     "init.probe": Field.flag(),
+    "export": Field.group(), "export.format": Field.choice("jax", "savedmodel", "tflite"),
     "bench.seconds": Field.number(above=0, most=1e6), "bench.batch_size": Field.integer(0, 2**20),
     "bench.threads": Field.many(Field.integer(1, 1024)), "bench.workers": Field.many(Field.integer(0, 1024)),
     "bench.resolutions": Field.many(Field.integer(1, 2**14)),
 }
 # Not in every config: of somebody's own, or younger than old workdirs.
-OPTIONAL = ("task", "evaluations", "model.exits", "model.remat", "train.validation", "bench", "name", "note",
-            "optim.frozen", "init.probe")
+OPTIONAL = ("task", "evaluations", "model.exits", "model.remat", "train.validation", "bench", "export",
+            "name", "note", "optim.frozen", "init.probe",
+            *(f"train.{name}" for name in ("best", "patience", "min_change", "ema", "label_smoothing",
+                                           "mixup", "cutmix", "wandb")))
 # Of a backbone: what grows without end takes memory and time without end. Names not here: `_OPTION`.
 _OPTIONS = {**dict.fromkeys(("stage_sizes", "depths", "num_heads"), Field.many(Field.integer(1, 256))),
             **dict.fromkeys(("dropout", "drop_path"), Field.number(0, below=1)),
@@ -205,6 +211,9 @@ def check_run(config) -> None:
         _check_divides("config.data.batch_size", data.batch_size, config.model.bn_groups,
                        f"the parts of config.model.bn_groups={config.model.bn_groups}")
     make_optimizer(optim, steps_per_epoch=100, num_steps=1000)
+    best.check(config)
+    weights_and_biases.check(train.get("wandb", ""))
+    _check_mixing(config)
     _check_network(config)
 
 
@@ -226,6 +235,22 @@ def _check_validation(config, devices: int) -> None:
     _check_divides(f"config.{group}eval_batch_size", during.data.eval_batch_size, devices,
                    f"the {devices} devices of this machine")
     _check_network(during)
+
+
+def _check_mixing(config) -> None:
+    """What changes the answer to a clip, or where it lies, is for tasks that know it."""
+    asked = {f"config.train.{name}": config.train.get(name, 0)
+             for name in ("mixup", "cutmix", "label_smoothing")}
+    asked["config.data.randaugment"] = config.data.get("randaugment", 0)
+    for field, value in asked.items():
+        if value and not find_task(config).mixes:
+            raise UserError(f"{field}={value} is for the task 'classification': what config.task="
+                            f"{config.get('task', '')!r} is asked lies in the picture, and would stay "
+                            f"behind. Set it to 0.")
+    for field in ("config.train.mixup", "config.train.cutmix"):
+        if asked[field] and config.data.batch_size < 2:
+            raise UserError(f"{field}={asked[field]} mixes clips of a batch in pairs: expected "
+                            f"config.data.batch_size of 2 or more.")
 
 
 def _check_divides(field: str, value: int, parts: int, what: str) -> None:

@@ -33,12 +33,14 @@ _READING = ("name", "note", "data.eval_batch_size", "data.num_threads", "data.nu
 # May change when a run goes on. `run` and `stages`: see `check_run`; every stage's folder compares its own.
 _RESUME = (*_READING, "run", "stages.*", "data.root", "data.*_root", "data.*_list", "data.classes_file",
            "train.log_every_steps", "train.eval_every_epochs", "train.checkpoint_every_steps", "train.keep",
-           "train.min_reference_ratio", "init.step", "bench.*", "evaluations.*", "model.remat",
+           "train.min_reference_ratio", "train.best", "train.patience", "train.min_change", "train.wandb",
+           "init.step", "bench.*", "export.*", "evaluations.*", "model.remat",
            "train.validation.*")
 # Not read by what uses a trained network: the network is the checkpoint's.
-_TRAINING = ("model.*", "optim.*", "train.*", "bench.*", "evaluations.*", "seed", "run", "stages.*",
-             "init.checkpoint", "init.skip", "data.batch_size", "data.seed", "data.short_side",
-             "data.train_crop", "data.crop", "data.snap_side", "data.short_sides", "data.flip")
+_TRAINING = ("model.*", "optim.*", "train.*", "bench.*", "export.*", "evaluations.*", "seed", "run",
+             "stages.*", "init.checkpoint", "init.skip", "data.batch_size", "data.seed", "data.short_side",
+             "data.train_crop", "data.crop", "data.snap_side", "data.short_sides", "data.flip",
+             "data.randaugment", "data.randaugment_magnitude")
 _ANYWAY = "as --resume_anyway says, with other numbers"
 # Which of the fields that say where videos are a source reads, for a split (S).
 _SOURCES = {
@@ -56,7 +58,9 @@ _SOURCES = {
 _WHERE = ("*_root", "*_list", "list_format", "frame_template", "start_index", "classes_file", "num_classes",
           "mask_first", "tfds_name", "val_share", "split_seed", "calib_share", "synthetic.*")
 # What decides numbers and older code did not have: what it did then.
-_THEN = {"data.snap_side": 0, "data.quality": 0, "data.mask_first": 0, "data.short_sides": []}
+_THEN = {"data.snap_side": 0, "data.quality": 0, "data.mask_first": 0, "data.short_sides": [],
+         "data.randaugment": 0, "data.randaugment_magnitude": 9.0, "train.ema": 0.0,
+         "train.label_smoothing": 0.0, "train.mixup": 0.0, "train.cutmix": 0.0}
 # Dicts whose fields differ between configs: here a field that only one side has is a difference.
 _FREE = ("model.options.", "model.exits.", "data.synthetic.", "task")
 
@@ -233,8 +237,12 @@ def evaluation_name(config, workdir: str, split: str, overrides=()) -> str:
     return _short([d for d in found if d not in unread])
 
 
-def check_overrides(config, workdir: str, overrides=()) -> list[Difference]:
+def check_overrides(config, workdir: str, overrides=(), reads=()) -> list[Difference]:
     """What makes the use of a trained network another one than its config says, see `evaluation_name`.
+
+    Args:
+        config, workdir, overrides: see `evaluation_name`.
+        reads: fields, as patterns, that this use reads and others do not.
 
     Raises:
         UserError: a field that only training reads, or another network than was trained.
@@ -245,7 +253,7 @@ def check_overrides(config, workdir: str, overrides=()) -> list[Difference]:
     unread = (*_TRAINING, *_training_only(config))
     for field in overrides:
         same = field in known and field in _flat(checkpoint.to_json(config)) and field not in changed
-        if _matches(field, unread) and not same:
+        if _matches(field, unread) and not same and not _matches(field, reads):
             raise UserError(_unread(field, workdir))
     for one in found:
         network = tuple(f"{group_of(config)}.{name}" for name in find_task(config).of_the_network)
@@ -263,7 +271,8 @@ def _unread(field: str, workdir: str) -> str:
     if field == "run" or field.startswith("stages."):
         return (f"--config.{field} is not read here: the last stage is used; --workdir={workdir}, or another "
                 f"stage's folder beside it, takes that stage.")
-    return f"--config.{field} is not read here, only where a network is trained or timed: leave it away."
+    return (f"--config.{field} is not read here, only where a network is trained, timed or exported: leave "
+            f"it away.")
 
 
 def _training_only(config) -> tuple[str, ...]:

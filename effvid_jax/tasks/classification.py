@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from data_pipelines import ClassLabels
-from effvid_jax import metrics, plots
+from effvid_jax import metrics, mixing, plots
 from effvid_jax.backbones import blocks
 from effvid_jax.errors import UserError
 from effvid_jax.losses import cross_entropy, weighted_mean
@@ -29,12 +29,14 @@ class Classification(Task):
 
     watched, watched_title, unit, scale = "top1", "top-1", "%", 100.0
     loss_title, class_scores, output_title = "cross-entropy", True, "probabilities (batch, classes)"
+    mixes = True
 
     def __init__(self, config, class_names):
         super().__init__(config, class_names)
         self.multi_label = bool(config.data.multi_label)
         self.headline, self.title = ("map", "mAP") if self.multi_label else ("top1", "top-1")
         self.chance = 1 / max(1, len(self.class_names))
+        self._smoothing = config.get("train", {}).get("label_smoothing", 0.0)
 
     # ------------------------------------------------------------------------------------- training
     @property
@@ -43,11 +45,15 @@ class Classification(Task):
         return ClassLabels(len(self.class_names), self.multi_label)
 
     def loss(self, logits, batch):
-        """Cross-entropy with the one label of training."""
-        return cross_entropy(logits, batch["label"])
+        """Cross-entropy with the one label of training; of mixed clips with both, by their shares."""
+        found = cross_entropy(logits, batch["label"], self._smoothing)
+        if mixing.OTHER not in batch:
+            return found
+        other, share = cross_entropy(logits, batch[mixing.OTHER], self._smoothing), batch[mixing.SHARE]
+        return share * found + (1 - share) * other
 
     def batch_scalars(self, logits, batch):
-        """Top-1 of a training batch, as the reference logs it."""
+        """Top-1 of a training batch, as the reference logs it; of mixed clips for the larger share."""
         hit = self.right(self.answers(logits), batch).astype("float32")
         return {"top1": weighted_mean(hit, batch["mask"])}
 
@@ -79,6 +85,11 @@ class Classification(Task):
         z = np.where(np.isfinite(z).all(axis=-1, keepdims=True), z, np.nan)
         z = np.exp(z - z.max(axis=-1, keepdims=True))
         return z / z.sum(axis=-1, keepdims=True)
+
+    @classmethod
+    def metric_names(cls, config):
+        """See `metrics`."""
+        return ("top1", "top5", "mean_class_accuracy") + (("map",) if config.data.multi_label else ())
 
     def metrics(self, rows):
         """`top1`, `top5`, `mean_class_accuracy`; `clip_top1` of single views.

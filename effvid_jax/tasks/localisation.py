@@ -165,6 +165,11 @@ class Localisation(Task):
             mine[:len(kept)] = kept
         return found
 
+    @classmethod
+    def metric_names(cls, config):
+        """See `metrics`."""
+        return "map", "map_11_points", "recall", "classification"
+
     def metrics(self, rows):
         """`map` (VOC's, at IoU `iou`), `map_11_points`, `recall`, `classification`."""
         truth = _boxes_of((rows["boxes"][i, :n], rows["box_labels"][i, :n], np.ones(n))

@@ -180,6 +180,11 @@ class Segmentation(Task):
                        "right_pixels": counted(classes, known & (said == classes)),
                        "said_pixels": counted(said, known), "labelled_pixels": counted(classes, known)}
 
+    @classmethod
+    def metric_names(cls, config):
+        """See `metrics`."""
+        return "pixel_accuracy", "mean_iou", "mean_iou_present"
+
     def metrics(self, rows):
         """`pixel_accuracy` of all labelled pixels, `mean_iou` over all classes, `mean_iou_present`.
 

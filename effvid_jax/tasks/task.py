@@ -39,6 +39,8 @@ class Task(abc.ABC):
         training_only: those of them that a trained network is used without.
         every: predictions are made along a video, of a frame every so many; 0: of the video as a whole.
         of_the_network: those that its head is made of, which a trained network cannot change.
+        mixes: whether `loss` knows what clips that were mixed show (`effvid_jax/mixing.py`), and whether an
+            answer is about a clip as a whole, so that its pictures may be turned and moved.
     """
 
     headline: str
@@ -55,6 +57,13 @@ class Task(abc.ABC):
     training_only: ClassVar[Sequence[str]] = ()
     every: int = 0
     of_the_network: ClassVar[Sequence[str]] = ()
+    mixes: bool = False
+
+    @classmethod
+    def metric_names(cls, config) -> tuple[str, ...]:
+        """Names of what `metrics` gives, the higher the better; (): any may be."""
+        del config
+        return ()
 
     def __init__(self, config, class_names: Sequence[str]):
         del config  # the fields that a subclass reads

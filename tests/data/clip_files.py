@@ -97,7 +97,7 @@ def data_config(**changes) -> ConfigDict:
         frame_template="img_{:05}.png", start_index=1, classes_file="", num_classes=0,
         multi_label=False, val_share=0.25, split_seed=0, sampling="segments", num_frames=4,
         frame_interval=1, test_clips=1, twice_sample=False, short_side=36, train_crop="multi_scale",
-        crop=32, snap_side=0, short_sides=(), mask_first=0, quality=0, flip=True,
+        crop=32, snap_side=0, short_sides=(), mask_first=0, quality=0, randaugment=0, flip=True,
         test_short_side=36, test_crop="center",
         test_crop_size=32,
         batch_size=8, eval_batch_size=8, seed=0, num_threads=2, num_workers=0, prefetch=4,

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from data_pipelines import ClipReader
-from effvid_jax import cli
+from effvid_jax import cli, export
 from effvid_jax import exported as exporting
+from effvid_jax.errors import UserError
 from effvid_jax.export import preprocessing
 from effvid_jax.methods.clips import Sight
 from effvid_jax.predict import Predictor
@@ -127,3 +128,40 @@ def test_users_of_a_file_are_told_of_results_that_are_not_finite(tmp_path, weigh
             model(clips)
     assert model(clips, check=False)[0].shape == (3, 2)
     assert jax.jit(lambda x: model(x)[0].sum())(clips).shape == ()  # while traced nothing is checked
+
+
+# ------------------------------------------------------------------------------------------ TensorFlow
+def of_format(tiny_run, name):
+    config, stage = runs.trained(None, tiny_run)
+    config.export.format = name
+    return config, stage
+
+
+@pytest.mark.parametrize("form", ["savedmodel", "tflite"])
+def test_without_tensorflow_it_is_one_line(tiny_run, tmp_path, monkeypatch, form):
+    """Before anything is restored or written."""
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(UserError, match=f"config.export.format={form!r} needs TensorFlow: pip install "
+                                        "tensorflow-cpu") as error:
+        export.export(*of_format(tiny_run, form), str(tmp_path / "export"))
+    assert "\n" not in str(error.value) and not (tmp_path / "export").exists()
+
+
+def test_a_saved_model_answers_as_the_program_beside_it(tiny_run, tmp_path, rng):
+    tf = pytest.importorskip("tensorflow")
+    result = export.export(*of_format(tiny_run, "savedmodel"), str(tmp_path))
+    assert result["savedmodel_difference"] <= 1e-5
+    model = tf.saved_model.load(str(tmp_path / "saved_model"))
+    here = exporting.load(str(tmp_path))
+    for n in (1, 3):
+        clips = rng.integers(0, 256, (n, 4, 64, 64, 3), np.uint8)
+        answer = model.signatures["serving_default"](clips=tf.constant(clips))
+        probabilities, gmacs = here(clips)
+        np.testing.assert_allclose(answer["output"], probabilities, rtol=0, atol=1e-5)
+        np.testing.assert_array_equal(answer["gmacs"], gmacs)
+
+
+def test_a_program_for_litert_answers_alike(tiny_run, tmp_path):
+    pytest.importorskip("tensorflow")
+    result = export.export(*of_format(tiny_run, "tflite"), str(tmp_path))
+    assert result["tflite_difference"] <= 1e-5 and (tmp_path / "model.tflite").stat().st_size > 10_000

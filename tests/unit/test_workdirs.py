@@ -20,7 +20,8 @@ MAY_CHANGE = {
     "train.checkpoint_every_steps", "train.keep", "train.min_reference_ratio", "train.num_epochs",
     "init.step", "bench.seconds", "data.views_per_pass", "model.remat", "data.train_root", "data.val_root",
     *(f"train.validation.{name}" for name in base.defaults().train.validation),
-    "bench.batch_size", "bench.threads", "bench.workers", "bench.resolutions"}
+    "bench.batch_size", "bench.threads", "bench.workers", "bench.resolutions", "export.format",
+    "train.best", "train.patience", "train.min_change", "train.wandb"}
 # An evaluation of a list: what changes no number, and what changes which number it is.
 NO_DIFFERENCE = {
     "name", "note", "data.num_threads", "data.num_workers", "data.prefetch", "data.cache", "data.cache_gib",
@@ -311,6 +312,12 @@ def test_every_field_counts_or_is_refused_in_an_evaluation(tmp_path, field):
     with pytest.raises(UserError, match=f"config.{field}.* read") as error:
         workdirs.evaluation_name(config, workdir, "val", [field])
     assert "\n" not in str(error.value)
+
+
+def test_an_export_reads_its_own_fields(tmp_path):
+    workdir, config = used(tmp_path, plain()), plain()
+    config.export.format = "savedmodel"
+    assert workdirs.check_overrides(config, workdir, ["export.format"], reads=("export.*",)) == []
 
 
 def test_a_whole_config_may_differ_in_what_only_training_reads(tmp_path):
