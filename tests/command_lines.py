@@ -156,6 +156,8 @@ class Reader:
         assert arguments[0] == "install", arguments
         project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         required = re.findall(r"(?m)^[\w-]+", (ROOT / "requirements.txt").read_text(encoding="utf-8"))
+        for extra in project["optional-dependencies"].values():
+            required += [re.match(r"[\w-]+", package)[0] for package in extra]
         for option, word in zip(["", *arguments[1:]], arguments[1:]):
             if option == "-r":
                 assert (ROOT / word).is_file(), word

@@ -17,6 +17,7 @@ from effvid_jax.errors import UserError
 from effvid_jax.predict import Predictor
 from effvid_jax.start import bounds, runs
 from effvid_jax.tasks import make_task
+from effvid_jax.tasks.localisation import Localisation
 from tests.data.test_boxes import make_jhmdb
 
 
@@ -38,8 +39,9 @@ def trained(tmp_path_factory):
 
 def test_trains_evaluates_and_reports(trained):
     workdir, metrics, _ = trained
-    for name in ("map", "recall", "classification", "map_11_points"):
+    for name in (names := Localisation.metric_names(None)):
         assert 0 <= metrics[f"val/{name}"] <= 1
+    assert set(names) == {"map", "recall", "classification", "map_11_points"}
     assert metrics["val/boxes"] == metrics["val/examples"] == 14
     again = cli.eval(None, workdir)
     assert again["val/map"] == metrics["val/map"] and again["val/gmacs"] == metrics["val/gmacs"]
