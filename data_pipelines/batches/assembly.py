@@ -4,10 +4,12 @@ Global row q of training batch k is clip position k·B + q (+ `skip`, after anot
 shuffled stream, and process
 p of P builds the rows p·B/P to (p+1)·B/P - 1: the batches of all processes, one after the other,
 are the batch of a single process. The random numbers of a position come from (seed, position).
+Worker processes build every batch together: worker w of W the w-th W-th of this process's rows.
 """
 
 import itertools
 import json
+import sys
 
 import numpy as np
 
@@ -32,22 +34,24 @@ class _Assembly:
         rows = batch_size // process_count
         self._rows = range(process_index * rows, (process_index + 1) * rows)
 
-    def _empty(self, video_shape, targets: Fields):
+    def _empty(self, rows: int, video_shape, targets: Fields):
         fields = {"video": (video_shape, np.uint8), **targets, "mask": ((), np.float32),
                   "id": ((), np.int64)}
-        batch = {name: np.zeros((len(self._rows), *shape), kind)
+        batch = {name: np.zeros((rows, *shape), kind)
                  for name, (shape, kind) in fields.items()}
         batch["id"][:] = -1
         return batch
 
-    def __call__(self, *arguments) -> dict:
-        """Builds a batch, and adds 'report', which travels with it between processes.
+    def __call__(self, step: int, *indices: np.ndarray, part: int = 0, parts: int = 1) -> dict:
+        """Builds a batch, or a part of its rows, and adds 'report', which travels with it between processes.
 
         An error is reported, not raised: grain would add its own lines to the message.
         """
         broken = []  # (row, index, name, reason)
+        count = len(self._rows)
+        rows = self._rows[part * count // parts:(part + 1) * count // parts]
         try:
-            batch, error = self._build(broken, *arguments), ""
+            batch, error = self._build(broken, rows, step * parts + part, step, *indices), ""
         except DataError as caught:
             batch, error = {}, str(caught)
         return batch | {"report": json.dumps([_in_order(broken), error])}
@@ -70,6 +74,29 @@ def open_report(batch: dict) -> list[tuple[int, str, str]]:
     return broken
 
 
+class Parts:
+    """What grain reads, one after the other: the parts of batch 0, those of batch 1, and so on.
+
+    Args:
+        assembly: builds them.
+        steps: number of batches.
+        parts: of a batch; grain's worker w of so many gets the w-th of each.
+        indices: of each batch, which videos it has, if `assembly` asks for them.
+    """
+
+    def __init__(self, assembly: _Assembly, steps: int, parts: int, indices=None):
+        self._assembly, self._parts, self._indices = assembly, parts, indices
+        self._length = min(steps, sys.maxsize // parts) * parts
+
+    def __len__(self):
+        return self._length
+
+    def __getitem__(self, number: int) -> dict:
+        step, part = divmod(int(number), self._parts)
+        indices = () if self._indices is None else (self._indices[step],)
+        return self._assembly(step, *indices, part=part, parts=self._parts)
+
+
 class TrainAssembly(_Assembly):
     """assembly(step, indices) builds the local rows of one training batch.
 
@@ -77,19 +104,19 @@ class TrainAssembly(_Assembly):
     replaced by another one of the split, drawn from (seed, position, attempt).
     """
 
-    def _build(self, broken, step, indices_B):
+    def _build(self, broken, rows, turn, step, indices_B):
         options, fields = self._options, self._targets.train_fields
-        batch = self._empty((options.num_frames, options.crop, options.crop, 3), fields)
+        batch = self._empty(len(rows), (options.num_frames, options.crop, options.crop, 3), fields)
 
         def fill(i: int) -> None:
-            row = self._rows[i]
+            row = rows[i]
             position = step * self._batch_size + self._skip + row
             index, video, targets = self._read(position, int(indices_B[row]), broken, row)
             batch["video"][i], batch["id"][i] = video, index
             for name in fields:
                 batch[name][i] = targets[name]
 
-        self._threads.each(step, len(self._rows), fill)
+        self._threads.each(turn, len(rows), fill)
         batch["mask"][:] = 1
         return batch
 
@@ -115,13 +142,13 @@ class EvalAssembly(_Assembly):
     and its id.
     """
 
-    def _build(self, broken, step):
+    def _build(self, broken, rows, turn, step):
         options, fields = self._options, self._targets.evaluate_fields
         size = options.test_crop_size
-        batch = self._empty((clips.num_views(options), options.num_frames, size, size, 3), fields)
+        batch = self._empty(len(rows), (clips.num_views(options), options.num_frames, size, size, 3), fields)
 
         def fill(i: int) -> None:
-            index = step * self._batch_size + self._rows[i]
+            index = step * self._batch_size + rows[i]
             if index >= len(self._source):
                 return
             batch["id"][i] = index
@@ -134,5 +161,5 @@ class EvalAssembly(_Assembly):
             for name in fields:
                 batch[name][i] = targets[name]
 
-        self._threads.each(step, len(self._rows), fill)
+        self._threads.each(turn, len(rows), fill)
         return batch

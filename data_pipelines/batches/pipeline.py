@@ -6,13 +6,14 @@ uses grain, with `workers.py`, which knows what its worker processes lack.
 """
 
 import atexit
+import contextlib
 import weakref
 
 import grain
 from absl import flags
 
 from data_pipelines.batches import workers
-from data_pipelines.batches.assembly import EvalAssembly, TrainAssembly, open_report
+from data_pipelines.batches.assembly import EvalAssembly, Parts, TrainAssembly, open_report
 from data_pipelines.batches.cache import cached
 from data_pipelines.batches.row_threads import RowThreads
 from data_pipelines.batches.targets import Targets
@@ -74,9 +75,9 @@ class Batches:
         source = cached(source, options, options.short_side if train else options.test_short_side,
                         processes=max(1, options.num_workers))
         batch_size = options.batch_size if train else options.eval_batch_size
-        # Every worker process reads ahead on its own.
-        self._prefetch = max(1, options.prefetch // max(1, options.num_workers))
-        self._threads = RowThreads(min(options.num_threads, self._prefetch))
+        self._parts = max(1, options.num_workers)  # of a batch: every worker process builds one of each
+        self._num_threads = -(-options.num_threads // self._parts)
+        self._threads = RowThreads(self._num_threads)
         shard = source, options, targets, batch_size, process_index, process_count, self._threads
         self._earlier = 0
         if train:
@@ -85,11 +86,12 @@ class Batches:
             self.num_steps = None
             # The seed idiom is fixed: another one gives another order.
             clips = grain.MapDataset.range(self.num_examples).seed(options.seed).shuffle().repeat(None)
-            self._dataset = ((clips[rest:] if rest else clips).batch(batch_size, drop_remainder=True)
-                             .map_with_index(TrainAssembly(*shard, skip=rest)))
+            indices = (clips[rest:] if rest else clips).batch(batch_size, drop_remainder=True)
+            parts = Parts(TrainAssembly(*shard, skip=rest), len(indices), self._parts, indices)
         else:
             self.num_steps = -(-self.num_examples // batch_size)
-            self._dataset = grain.MapDataset.range(self.num_steps).map(EvalAssembly(*shard))
+            parts = Parts(EvalAssembly(*shard), self.num_steps, self._parts)
+        self._dataset = grain.MapDataset.source(parts)
 
     def __iter__(self):
         return self
@@ -102,9 +104,10 @@ class Batches:
             raise RuntimeError("these batches are closed: set_state continues at a step, "
                                "and a new iterator begins anew.")
         try:
-            batch = dict(self._next())
+            parts = self._next()
             self._step += 1
-            self.broken.add(open_report(batch))
+            self.broken.add([video for part in parts for video in open_report(part)])
+            batch = workers.joined(parts) if self._options.num_workers else parts[0]
         except BaseException:
             self.close()
             raise
@@ -137,17 +140,15 @@ class Batches:
                 workers.tidy()
         self._threads.close()
 
-    def _next(self) -> dict:
+    def _next(self) -> list[dict]:
+        """The parts of the next batch."""
         count = self._options.num_workers
-        if not count:
-            self._iterator = self._iterator or self._start()
-            return next(self._iterator)
         try:
             if self._iterator is None:
-                with workers.starting():
+                with workers.starting() if count else contextlib.nullcontext():
                     self._iterator = self._start()
-                    return workers.own(next(self._iterator))
-            return workers.own(next(self._iterator))
+                    return [dict(next(self._iterator)) for _ in range(self._parts)]
+            return [dict(next(self._iterator)) for _ in range(self._parts)]
         except RuntimeError as error:
             died = workers.death(error, count)
             if died is None:
@@ -155,13 +156,13 @@ class Batches:
             raise died from error
 
     def _start(self):
-        options, prefetch = self._options, self._prefetch
-        self._threads.open()
+        options, first = self._options, (self._step + self._earlier) * self._parts
+        self._threads.open(first + self._parts)
         # A thread of grain's sees to a whole batch, so more of them than batches that are read ahead would
-        # idle. The work is done by as many `RowThreads`, the rows of the next batch first.
-        threads = min(options.num_threads, prefetch)
-        dataset = self._dataset[self._step + self._earlier:].to_iter_dataset(
-            grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch if threads else 0))
+        # idle. The work is done by `RowThreads`, the rows of the next batch first.
+        threads = min(self._num_threads, options.prefetch)
+        dataset = self._dataset[first:].to_iter_dataset(
+            grain.ReadOptions(num_threads=threads, prefetch_buffer_size=options.prefetch if threads else 0))
         if options.num_workers:
             if not flags.FLAGS.is_parsed():  # grain's workers read absl flags
                 flags.FLAGS.mark_as_parsed()

@@ -10,22 +10,25 @@ class RowThreads:
     """A pool of threads for rows, shared by batches that are built at the same time.
 
     A thread that is free takes a row of the earliest batch that has one left: on few cores eight batches that
-    are read ahead become ready one by one, not all of them at the end. Picklable: a copy in another process
-    has threads of its own. They start when they are needed.
+    are read ahead become ready one by one, not all of them at the end. The first batch has all threads for
+    itself: rows of others begin when it is complete, so that it takes no longer than it would alone.
+    Picklable: a copy in another process has threads of its own. They start when they are needed.
 
     Args:
         count: of threads; with fewer than two the caller builds its rows itself.
+        first: batches of lower numbers than this are alone, see `open`.
     """
 
-    def __init__(self, count: int):
+    def __init__(self, count: int, first: int = 0):
         self._count = count
         self._lock = threading.Lock()
         self._waiting: list[tuple] = []  # heap of (batch, row, id of the future: unequal, build, future)
         self._pool: ThreadPoolExecutor | None = None
         self._closed = False
+        self._first = first  # until it is complete: then 0
 
     def __reduce__(self):
-        return RowThreads, (self._count,)
+        return RowThreads, (self._count, self._first)
 
     def each(self, batch: int, rows: int, build: Callable[[int], None]) -> None:
         """Calls `build(0)` to `build(rows - 1)` and waits for all of them; raises what the first one raised.
@@ -51,9 +54,21 @@ class RowThreads:
                 self._pool = ThreadPoolExecutor(self._count, thread_name_prefix="rows")
             for i, future in enumerate(futures):
                 heapq.heappush(self._waiting, (batch, i, id(future), build, future))
-                self._pool.submit(self._build_next)
-        for future in futures:
-            future.result()
+            if batch < self._first or not self._first:
+                self._begin(rows)
+        try:
+            for future in futures:
+                future.result()
+        finally:
+            if batch < self._first:
+                with self._lock:
+                    self._first = 0
+                    self._begin(len(self._waiting))
+
+    def _begin(self, rows: int) -> None:
+        """Has the threads take so many rows; the lock is held."""
+        for _ in range(rows if self._pool else 0):
+            self._pool.submit(self._build_next)
 
     def _build_next(self) -> None:
         with self._lock:
@@ -67,10 +82,10 @@ class RowThreads:
         else:
             future.set_result(None)
 
-    def open(self) -> None:
-        """Takes rows again after `close`."""
+    def open(self, first: int) -> None:
+        """Takes rows, also after `close`; batches from number `first` wait until a lower one is complete."""
         with self._lock:
-            self._closed = False
+            self._closed, self._first = False, first
 
     def close(self) -> None:
         """Drops the rows that no thread has begun; closing twice is fine."""

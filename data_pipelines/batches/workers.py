@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -59,13 +59,13 @@ def starting() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def own(batch: dict) -> dict:
-    """The batch in memory of this process; what shared memory it came in goes.
+def joined(parts: Sequence[dict]) -> dict:
+    """A batch from what each worker built of it, in memory of this process; its shared memory goes.
 
     grain's arrays would be shared memory for as long as they live. Those of a process that ends with one of
     them (which may be on a device) stay behind: Python's tracker counts them as leaked.
     """
-    return {name: np.array(x) if isinstance(x, np.ndarray) else x for name, x in batch.items()}
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def tidy() -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from data_pipelines import ClassLabels, DataError, make_pipeline, open_split
-from data_pipelines.batches.assembly import EvalAssembly
+from data_pipelines.batches import workers
+from data_pipelines.batches.assembly import EvalAssembly, Parts, TrainAssembly, open_report
 from data_pipelines.batches.cache import FRAMES
 from data_pipelines.batches.clips import eval_clip, train_clip
 from data_pipelines.batches.row_threads import RowThreads
@@ -243,26 +244,54 @@ def _changed(config, **changes):
 
 
 # --------------------------------------------------------------------------------- reading ahead
-def test_the_first_batch_does_not_wait_for_those_that_are_read_ahead(clips):
-    """Of the 32 rows that are read ahead its own four are among the first."""
-    config = data_config(root=clips, batch_size=4, num_threads=16, prefetch=8)
-    expected = take(2, _changed(config, num_threads=0))
-    slots, opened = threading.Semaphore(2), []  # two cores: two rows at a time
+@pytest.mark.parametrize("threads, prefetch", [(16, 8), (4, 8), (6, 1)])
+def test_the_first_batch_is_built_by_all_threads_and_by_nobody_else(clips, threads, prefetch):
+    """So it takes what decoding it alone with all threads takes; then batches follow one by one."""
+    config = data_config(root=clips, batch_size=8, num_threads=threads, prefetch=prefetch)
+    expected = take(3, _changed(config, num_threads=0))
+    lock, begun, at_once, most = threading.Lock(), [], set(), 0
 
     def slowly(index):
-        with slots:
-            time.sleep(0.1)  # longer than a busy machine needs to start sixteen threads
-            opened.append(index)
+        nonlocal most
+        with lock:
+            begun.append(index)
+            at_once.add(threading.get_ident())
+            most = max(most, len(at_once))
+        time.sleep(0.1)  # longer than a busy machine needs to start the threads
+        with lock:
+            at_once.remove(threading.get_ident())
+            if len(begun) == 8:
+                alone.append(most)
         return read(index)
 
-    pipeline = make_pipeline(config, "train")
+    pipeline, alone = make_pipeline(config, "train"), []
     read, pipeline.source.open = pipeline.source.open, slowly
     with pipeline:
-        ours = [next(pipeline), next(pipeline)]
+        ours = [next(pipeline) for _ in range(3)]
     assert_equal(ours, expected)
-    last = max(opened.index(index) for index in ours[0]["id"])
-    print(f"the first batch was complete after {last + 1} of 32 rows")
-    assert last < 20, "others were built first"
+    assert sorted(begun[:8]) == sorted(ours[0]["id"]), "others were begun before the first batch was complete"
+    assert alone[0] == min(threads, 8), "a thread had nothing to do, or others had rows"
+    last = max(begun.index(index) for index in ours[1]["id"])
+    assert last < 16 + threads, "the second batch waited for later ones"
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_parts_of_a_batch_are_the_batch(damaged, split):
+    """Whatever number of workers builds it, with the broken files of each part in order."""
+    options, targets = plain_options(data_config(root=damaged, max_broken_share=0.5)), ClassLabels(2)
+    source = make_pipeline(data_config(root=damaged), split).source
+    assembly = (TrainAssembly if split == "train" else EvalAssembly)(source, options, targets, 8, 0, 1)
+    indices = np.arange(24).reshape(3, 8) % len(source) if split == "train" else None
+    whole = Parts(assembly, 3, 1, indices)
+    for count in (2, 3, 8, 9):
+        parts = Parts(assembly, 3, count, indices)
+        assert len(parts) == 3 * count
+        for step in range(2):
+            expected, some = whole[step], [parts[count * step + part] for part in range(count)]
+            reports = open_report(expected), [video for part in some for video in open_report(part)]
+            assert reports[0] == reports[1]
+            assert_equal([workers.joined(some)], [expected])
+    assert len(Parts(assembly, sys.maxsize, 3, indices)) == sys.maxsize // 3 * 3
 
 
 def test_rows_of_an_earlier_batch_go_first():
