@@ -5,6 +5,7 @@
     train       clips/s of the train step of every stage, data on the device
     inference   clips/s and GMACs by resolution: the shape of ResKD's Table 4 (arXiv 2209.12797)
     loop        share of the train loop's time that goes to waiting for data
+    advice      what to set, and the share of time that the device would wait for data then
 
 Times of one machine say little about another, so every table has ratios, to its first row where nothing
 else is said. Nothing has to be trained or
@@ -35,7 +36,7 @@ import data_pipelines
 from effvid_jax import checkpoint, console, cost, sharding, writers
 from effvid_jax.methods import base, building, find_method, make_method
 from effvid_jax.optim import make_optimizer
-from effvid_jax.speed import exit_bench, timing
+from effvid_jax.speed import advice, exit_bench, timing
 from effvid_jax.start import runs
 from effvid_jax.tasks import Task, make_task
 
@@ -53,8 +54,8 @@ def bench(config, workdir: str) -> dict:
         workdir: gets `bench.json`.
 
     Returns:
-        `{"decode": [row, ...], "pipeline": [...], "train": [...], "inference": [...], "loop": [...]}`,
-        and "exits" for a network with early exits.
+        `{"decode": [row, ...], "pipeline": [...], "train": [...], "inference": [...], "loop": [...],
+        "advice": [...]}`, and "exits" for a network with early exits.
 
     Raises:
         UserError, DataError: anything wrong with config or data.
@@ -101,6 +102,10 @@ def bench(config, workdir: str) -> dict:
                 lambda seconds, tick: exits(config, class_names, seconds, tick), EXITS_SHARE)
         run("loop", "Train loop of the last stage: does the step wait for data?",
             lambda seconds, tick: loop(config, *list(steps.items())[-1], result["train"][-1], seconds))
+    platform = jax.devices()[0].platform
+    result["advice"] = advice.rows(result["pipeline"], result["train"], platform)
+    print(f"\nWhat to set, and how long the device waits for data then\n{table(result['advice'])}\n"
+          + "\n".join(advice.remarks(result["advice"], platform)), flush=True)
     writers.write_text(os.path.join(workdir, "bench.json"), json.dumps(result, indent=2))
     return result
 
@@ -162,7 +167,7 @@ def pipeline(config, seconds: float, progress=lambda: None) -> list[dict]:
     """
     cores, rounds = os.cpu_count() or 1, 2 if seconds > 10 else 1
     sides = [(n, 0) for n in thread_counts(config)]
-    sides += [(max(1, cores // w), w) for w in config.bench.workers if w]
+    sides += [(max(cores, w), w) for w in config.bench.workers if w]
     found: dict[tuple[int, int], list[float]] = {side: [] for side in sides}
     for i in range(rounds):
         for side in sides if i % 2 == 0 else reversed(sides):
@@ -176,15 +181,13 @@ def pipeline(config, seconds: float, progress=lambda: None) -> list[dict]:
 def _pipeline_rate(config, threads: int, workers: int, seconds: float) -> float:
     """Clips per second of one pipeline, measured for about `seconds`."""
     data = config.data.copy_and_resolve_references()
-    at_once = threads * max(1, workers)
     data.update(dict(num_threads=threads, num_workers=workers, prefetch=max(2, threads), cache="none",
                      batch_size=min(data.batch_size, 8)))
     with data_pipelines.open_split(data, "train").batches() as batches:
-        for _ in range(at_once):
+        for _ in range(data.prefetch):  # what was read ahead while nobody counted
             next(batches)
         start, count = time.perf_counter(), 0
-        # Batches of parallel threads come in bunches: whole bunches are counted.
-        while count < at_once or time.perf_counter() - start < seconds or count % at_once:
+        while count < data.prefetch or time.perf_counter() - start < seconds:
             next(batches)
             count += 1
         return count * data.batch_size / (time.perf_counter() - start)

@@ -1,6 +1,7 @@
 """Timing, and the benchmark of a tiny config from one end to the other."""
 
 import json
+import os
 import types
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from benchmarks import resolution
 from configs import dynamic_k400, reskd_minik, supervised_minik
 from effvid_jax import cli
-from effvid_jax.speed import bench, timing
+from effvid_jax.speed import advice, bench, timing
 from effvid_jax.tasks import make_task
 
 
@@ -74,8 +75,28 @@ def test_bench_of_a_run_with_stages(tmp_path, capsys, benchmark_root):
     assert low["resolution"] == 32 and low["gmacs_divided_by"] == pytest.approx(4, rel=0.05)
     assert len(result["loop"]) == 1 and 0 <= result["loop"][0]["wait_share"] <= 1
     assert all(row["clips_per_second"] > 0 for name in bench.SHARES for row in result[name])
+    assert [row["stage"] for row in result["advice"]] == ["teacher", "baseline", "student"]
+    assert f"set --config.data.num_threads={result['advice'][0]['num_threads']} --config.data." in out
     for word in ("Decoding alone", "Whole pipeline", "Train step", "by resolution", "wait share"):
         assert word in out
+
+
+def test_what_to_set():
+    """The fewest threads that are nearly the fastest; only an accelerator learns while cores read."""
+    pipelines = [{"threads": n, "worker_processes": w, "clips_per_second": rate}
+                 for n, w, rate in ((1, 0, 50.0), (2, 0, 98.0), (4, 0, 100.0), (2, 2, 97.0))]
+    trains = [{"stage": "slow", "clips_per_second": 49.0}, {"stage": "fast", "clips_per_second": 392.0}]
+    slow, fast = advice.rows(pipelines, trains, "gpu")
+    assert (slow["num_threads"], slow["num_workers"]) == (2, 0) and slow["idle_share"] == 0
+    assert fast["idle_share"] == pytest.approx(0.75)
+    assert fast["cores"] == 4 * (os.cpu_count() or 1)
+    said = advice.remarks([slow, fast], "gpu")
+    assert said[0] == "set --config.data.num_threads=2 --config.data.num_workers=0"
+    assert "as fast as" in said[1]
+    assert "waits for 75 % of the time" in said[2] and "to_array_record" in said[2]
+    slow, fast = advice.rows(pipelines, trains, "cpu")
+    assert slow["idle_share"] == pytest.approx(1 / 3) and fast["idle_share"] == pytest.approx(0.8)
+    assert "cache=memory" in advice.remarks([slow], "cpu")[1]
 
 
 def test_worker_processes(benchmark_root):
