@@ -185,13 +185,15 @@ def precision_recall(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> byt
     """Precision over recall, a curve a class; of more than `MAX_CLASSES` the first ones.
 
     Args:
-        curves: {class: (recall, precision)}, in [0, 1], as the least score goes down.
+        curves: {class: (recall, precision)}, in [0, 1], as the least score goes down; nothing where nothing
+            was found.
     """
     few = dict(list(curves.items())[:MAX_CLASSES])
     figure, axes = _figure(6 if len(few) <= 8 else 8.5, 4.4)
     styles = ("-", "--", ":", "-.")
     for i, (name, (recall, precision)) in enumerate(few.items()):
-        axes.plot(100 * np.append(0, recall), 100 * np.append(precision[:1], precision), color=_colour(i),
+        start = [0.0] * bool(len(recall))
+        axes.plot(100 * np.append(start, recall), 100 * np.append(precision[:1], precision), color=_colour(i),
                   linestyle=styles[(i + i // len(COLOURS)) % len(styles)], label=_name(name))
     axes.set_xlabel("recall (%)")
     axes.set_ylabel("precision (%)")

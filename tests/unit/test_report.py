@@ -86,6 +86,11 @@ def test_report_of_a_run_with_stages(tiny_run, capsys):
     assert re.match(r"Frames of \d clips: true \w+, teacher says ", told["Examples"])
 
 
+def test_a_detector_that_finds_nothing_has_a_picture_too():
+    curves = {"nothing": (np.empty(0), np.empty(0)), "one": (np.array([0.5]), np.array([1.0]))}
+    assert plots.precision_recall(curves).startswith(b"\x89PNG")
+
+
 def test_phones_and_dark_screens():
     html = report._PAGE.substitute(title="t", body="b")
     meta = {tag["name"]: tag["content"] for _, tag in Page(html).tags if "content" in tag}
