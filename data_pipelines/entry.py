@@ -27,7 +27,8 @@ class Entry(NamedTuple):
         key_frame: number of the frame that is asked about, which data.sampling='around' has its clip around;
             -1: it is the video as a whole.
         boxes: what is to be found in the key frame.
-        mask: path of an image with the class of every pixel of the key frame; '': there is none.
+        mask: an image with the class of every pixel of the key frame, its path or its content; '': there is
+            none.
         mask_first: number of class 0 in it; smaller ones mean no class.
     """
 
@@ -35,5 +36,5 @@ class Entry(NamedTuple):
     labels: tuple[int, ...]
     key_frame: int = -1
     boxes: tuple[Box, ...] = ()
-    mask: str = ""
+    mask: str | bytes = ""
     mask_first: int = 0

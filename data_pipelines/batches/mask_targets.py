@@ -48,13 +48,14 @@ class PixelClasses(PlacedTargets):
                             f"data.source='masks' or 'sceneparse'.")
         from data_pipelines.video import masks  # imports what decodes
 
-        classes = masks.read_classes(entry.mask, self.num_classes, entry.mask_first)
+        name = f"mask of {entry.name}" if isinstance(entry.mask, bytes) else entry.mask
+        classes = masks.read_classes(entry.mask, self.num_classes, entry.mask_first, name)
         rows, columns = classes.shape
         place = self.place or Place((rows, columns), (0, 0, columns, rows), side)
         height, width = place.frame
         rounding = 0.02 * height * columns + columns + rows
         if abs(height * columns - width * rows) > rounding:
-            raise VideoError(entry.mask, f"a mask of {columns} x {rows} pixels does not fit its image "
+            raise VideoError(name, f"a mask of {columns} x {rows} pixels does not fit its image "
                                          f"{entry.name}, whose sides are as {width} to {height}")
         return {"classes": place.mask(classes, self.UNLABELLED)}
 

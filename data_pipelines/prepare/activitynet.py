@@ -22,7 +22,7 @@ FACTS = Facts(
     source="subsets of the json, as ResKD and AR-Net quote them; many videos have left YouTube",
     lists={"train": "actnet_png_img_train_split.txt", "val": "actnet_png_img_val_split.txt"},
     folder="data/actnet", root="data/actnet/imgs", config="configs/supervised_actnet.py",
-    digest="696d49925655", list_format="frames")
+    digest="696d49925655", list_format="frames", multi_label=True)
 _SUBSETS = {"train": "training", "val": "validation"}
 _ID = 11  # letters of a YouTube id
 
@@ -60,6 +60,7 @@ def plan(args) -> Plan:
             lists[split].append(Clip(name, folder, numbers))
     extraction = frames.Extraction(root, made, args)
     return Plan(root, names, lists, read, look=extraction, work="extracting", done=extraction.done,
+                template=frames.template(args),
                 settings=frames.settings(args), fields=frames.fields(args), notes=notes)
 
 

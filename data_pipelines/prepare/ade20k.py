@@ -21,7 +21,7 @@ FACTS = Facts(
     classes=150, counts={"train": 20210, "val": 2000}, source="the page of the challenge",
     lists={"train": "sceneparse_train_pairs.txt", "val": "sceneparse_val_pairs.txt"},
     folder="data/ade20k", root="data/ADEChallengeData2016", config="configs/segment_ade20k.py",
-    list_format="")
+    list_format="", multi_label=True)
 
 
 def plan(args) -> Plan:

@@ -23,6 +23,7 @@ class Facts:
         config: and its arguments, of the command that trains.
         digest: of the names of the classes in the released order, see `digest`; '': not known.
         list_format: 'video' or 'frames'; '': the config reads the official files, lists are for other uses.
+        multi_label: whether a clip may have several labels.
     """
     name: str
     title: str
@@ -37,6 +38,7 @@ class Facts:
     config: str
     digest: str = ""
     list_format: str = "video"
+    multi_label: bool = False
 
 
 class Clip(NamedTuple):
@@ -67,6 +69,7 @@ class Plan:
         done: number of paths for which it was done before.
         below: folder of a list below the root, where a list has its own.
         line: (clip, frames) -> line of a list, where it is not the usual one.
+        template: name of a frame, where the clips are folders of images.
         settings: flags by which something is made that stays, such as frames: others must not mix with it.
         beside: folders below the root that a config reads beside those that the lists name.
         fields: of the config that are other than its own.
@@ -81,6 +84,7 @@ class Plan:
     done: int = 0
     below: Mapping[str, str] = dataclasses.field(default_factory=dict)
     line: Callable[[Clip, int], str] | None = None
+    template: str = ""
     settings: dict = dataclasses.field(default_factory=dict)
     beside: Sequence[str] = ()
     fields: dict[str, str] = dataclasses.field(default_factory=dict)

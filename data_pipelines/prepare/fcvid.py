@@ -25,7 +25,8 @@ FACTS = Facts(
     size="4,230 hours of video", classes=239, counts={"train": 45611, "val": 45612},
     source="ResKD's and AR-Net's papers; 91,223 lines of the official split",
     lists={"train": "fcvid_png_img_train_split.txt", "val": "fcvid_png_img_val_split.txt"},
-    folder="data/fcvid", root="data/fcvid", config="configs/supervised_fcvid.py", list_format="frames")
+    folder="data/fcvid", root="data/fcvid", config="configs/supervised_fcvid.py",
+    list_format="frames", multi_label=True)
 _SPLITS = {"train": "train", "val": "test"}
 _BELOW = {"train": "imgs_train", "val": "imgs_test"}
 
@@ -63,6 +64,7 @@ def plan(args) -> Plan:
     extraction = frames.Extraction(args.out, videos, args)
     return Plan(args.out, names, lists, read, look=extraction, work="extracting", done=extraction.done,
                 below=_BELOW,
+                template=frames.template(args),
                 settings=frames.settings(args), fields=frames.fields(args), notes=notes)
 
 

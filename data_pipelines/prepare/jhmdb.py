@@ -61,7 +61,7 @@ def plan(args) -> Plan:
                     lists[f"{split}_{number}"].append(Clip(f"{name}/{video}", frames if there else "",
                                                            (label,)))
     return Plan(root, names, lists, [os.path.join(folder, "*" + _END.format("*"))], notes=notes,
-                beside=(MASKS, SPLITS),
+                beside=(MASKS, SPLITS), template="{:05}.png",
                 work="checking images and masks of", look=lambda path: _look(root, path),
                 line=lambda clip, count: list_line(ListItem(clip.path, count, clip.labels), "frames"))
 

@@ -53,7 +53,10 @@ def plan(args) -> Plan:
     replaced = sum(is_replacement(clip.path) for clips in lists.values() for clip in clips)
     if replaced:
         notes.append(f"{replaced} videos are CVDF's replacements of corrupted ones")
-    return Plan(args.raw, names, lists, list(read.values()), notes=notes)
+    # ResKD's recipes have its own lists, one below train/ and one below val/; here both are below --raw.
+    fields = {"train_root": "", "val_root": "",
+              **{f"{split}_list": os.path.join(args.out, file) for split, file in FACTS.lists.items()}}
+    return Plan(args.raw, names, lists, list(read.values()), fields=fields, notes=notes)
 
 
 def _rows(path: str, notes: list[str]):

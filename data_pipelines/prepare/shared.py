@@ -92,8 +92,10 @@ def run(facts: Facts, plan: Plan, args) -> int:
     if missing:
         write_broken(lacking, missing)
     with atomic_write(record) as part:
-        part.write_text(json.dumps({"raw": os.path.abspath(args.raw), "clips": counts, "files": {
-            str(path.relative_to(out)): _checksum(path) for path in outputs}}, indent=2) + "\n")
+        part.write_text(json.dumps({
+            "raw": os.path.abspath(args.raw), "root": os.path.abspath(plan.root), "below": dict(plan.below),
+            "template": plan.template, "clips": counts,
+            "files": {str(path.relative_to(out)): _checksum(path) for path in outputs}}, indent=2) + "\n")
     for place, target in links.items():
         os.makedirs(os.path.dirname(place) or ".", exist_ok=True)
         os.symlink(os.path.abspath(target), place, target_is_directory=True)

@@ -63,7 +63,8 @@ def plan(args) -> Plan:
                 frames.get(range(count))
         return count
 
-    return Plan(root, names, lists, read, look=look, work="counting", notes=notes)
+    return Plan(root, names, lists, read, look=look, work="counting", template=TEMPLATE,
+                notes=notes)
 
 
 def _rows(path: str, names, notes: list[str]):

@@ -81,7 +81,8 @@ class TfdsSource(Source):
 
     Features: `video` (or `frames`): the bytes of a video file (`Text`), a sequence of JPEG or PNG
     bytes (`Sequence(Text)`), or decoded frames (T, H, W, 3) uint8; `label` (or `labels`): a
-    `ClassLabel` or a sequence of them; `name` (or `id`, `filename`) and `fps` if there are any.
+    `ClassLabel` or a sequence of them; `name` (or `id`, `filename`), `fps`, and `mask` (the bytes of an
+    image) with `mask_first`, if there are any.
 
     Raises:
         DataError: no such data set or split under data.root, features that are not these, or classes
@@ -200,7 +201,8 @@ class TfdsSource(Source):
             title = example[self._title]
             name = title.decode(errors="replace") if isinstance(title, bytes) else str(title)
         labels = np.atleast_1d(np.asarray(example[self._label], np.int64))
-        return Entry(name, tuple(labels.tolist()))
+        return Entry(name, tuple(labels.tolist()), mask=example.get("mask", ""),
+                     mask_first=int(example.get("mask_first", 0)))
 
 
 def _open_shard(path):

@@ -107,9 +107,14 @@ def kinetics(clips, raw):
     return names
 
 
-def mini_kinetics(clips, raw, copy):
-    """Split files as AR-Net has them, folders of images before the names, over CVDF's flat videos."""
-    names = [f"action {k:03d}" for k in range(200)]
+def mini_kinetics(clips, raw, copy=None):
+    """Split files as AR-Net has them, folders of images before the names, over CVDF's flat videos.
+
+    Args:
+        clips, raw: as everywhere.
+        copy: where the videos lie, if not in `raw`.
+    """
+    copy, names = copy or raw, [f"action {k:03d}" for k in range(200)]
     text(raw / "mini_train_videofolder.txt",
          *(f"images/train/{name}/id-_{k:07d}_000000_000010 {250 + k} {k}" for k, name in enumerate(names)))
     text(raw / "mini_val_videofolder.txt", "images/val/action 007/val__000001_000005_000015 300 7",
@@ -154,7 +159,54 @@ def something_v2(clips, raw):
     return names
 
 
-def jhmdb(raw):
+def fcvid(clips, raw):
+    """A matrix of labels beside the names, blanks in a name, tabs and blanks, a video in another folder."""
+    text(raw / "materials/FCVID_VideoName_TrainTestSplit.txt", "cats/a b.mp4\ttrain", "dogs/c.mp4 test",
+         "dogs/gone.mp4 train", "cats/d.mp4 train", "cats/unlabelled.mp4 test")
+    rows = np.zeros((5, 239), int)
+    rows[0, [0, 238]] = rows[1, 4] = rows[2, 5] = rows[3, 6] = 1
+    text(raw / "materials/FCVID_Label.txt", *(" ".join(map(str, row)) for row in rows), end="\r\n")
+    put(clips["mp4"], raw / "videos/cats/a b.mp4", raw / "videos/dogs/c.mp4")
+    put(clips["mkv"], raw / "videos/elsewhere/d.mkv")
+    return rows
+
+
+def something_v1(clips, raw):
+    """Folders of jpg, a line without a class, a folder without frames, a comma in the name of a class."""
+    names = ["Putting something, something and something on the table", "Closing something",
+             *(f"Doing {k} with something" for k in range(172))]
+    text(raw / "something-something-v1-labels.csv", *names)
+    text(raw / "something-something-v1-train.csv", f"100218;{names[0]}", f"48032;{names[173]}", end="\r\n")
+    text(raw / "something-something-v1-validation.csv", f"7;{names[1]}", f"8;{names[1]}", "9;", end="\r\n")
+    text(raw / "something-something-v1-test.csv", "10")
+    for name, count in (("100218", 6), ("48032", 5), ("7", 4)):
+        images(raw / f"20bn-something-something-v1/{name}", "{:05}.jpg", count)
+    (raw / "20bn-something-something-v1/8").mkdir()
+    return names
+
+
+def moments_in_time(clips, raw):
+    """Classes in no order, a plus in the name of one, a video that is gone."""
+    names = ["clapping", "adult+female+speaking", *(f"verb{k:03d}ing" for k in reversed(range(337)))]
+    text(raw / "moments_categories.txt", *(f"{name},{k}" for k, name in enumerate(names)))
+    text(raw / "trainingSet.csv", "clapping/yt-5of6ffo6-Bw_205.mp4,clapping,3,0",
+         "adult+female+speaking/flickr-1-2.mp4,adult+female+speaking,4,1", "clapping/gone.mp4,clapping,3,1")
+    text(raw / "validationSet.csv", "verb000ing/getty-karate_4.mp4,verb000ing,3,1")
+    put(clips["mp4"], raw / "training/clapping/yt-5of6ffo6-Bw_205.mp4",
+        raw / "training/adult+female+speaking/flickr-1-2.mp4",
+        raw / "validation/verb000ing/getty-karate_4.mp4")
+    return names
+
+
+def ade20k(clips, raw):
+    """Images and masks of the 150 classes; one mask is broken."""
+    from tests.made_scenes import sceneparse
+
+    root = sceneparse(raw, train=3, val=2)
+    (root / "annotations/training/ADE_train_00000002.png").write_bytes(b"broken")
+
+
+def jhmdb(clips, raw):
     """The 21 classes, two videos each; of the last one the mask is gone, names have brackets and signs."""
     for name in JHMDB:
         videos = ["#20_[x]_(a)_1!", "b_2"]
@@ -168,3 +220,8 @@ def jhmdb(raw):
             mask[10:20, 30:40] = 1
             savemat(raw / f"puppet_mask/{name}/{video}/puppet_mask.mat", {"part_mask": mask})
     (raw / "puppet_mask/wave/b_2/puppet_mask.mat").unlink()
+
+
+LAYOUTS = {"activitynet": activitynet, "ade20k": ade20k, "fcvid": fcvid, "hmdb51": hmdb51, "jhmdb": jhmdb,
+           "kinetics400": kinetics, "mini_kinetics200": mini_kinetics, "moments_in_time": moments_in_time,
+           "something_v1": something_v1, "something_v2": something_v2, "ucf101": ucf101}

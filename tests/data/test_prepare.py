@@ -15,33 +15,23 @@ from data_pipelines import BoxTargets, DataError, PixelClasses, open_split
 from data_pipelines.prepare import __main__ as prepare
 from data_pipelines.prepare import facts as prepare_facts
 from data_pipelines.prepare import shared
-from tests.data.clip_files import data_config, numbered_frames, write_video
+from tests.data.clip_files import data_config
 from tests.data.official import (
     JHMDB,
     UCF101,
     activitynet,
+    ade20k,
+    fcvid,
     hmdb51,
-    images,
     jhmdb,
     kinetics,
     mini_kinetics,
-    put,
+    moments_in_time,
+    something_v1,
     something_v2,
     text,
     ucf101,
 )
-from tests.made_scenes import sceneparse
-
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory):
-    """A video of each container that the data sets come in, by ending."""
-    folder = tmp_path_factory.mktemp("clips")
-    frames = numbered_frames(12)
-    return {"mp4": write_video(folder / "a.mp4", frames),
-            "avi": write_video(folder / "a.avi", frames, codec="mpeg4"),
-            "webm": write_video(folder / "a.webm", frames, codec="libvpx"),
-            "mkv": write_video(folder / "a.mkv", frames)}
 
 
 @pytest.fixture(autouse=True)
@@ -199,13 +189,7 @@ def test_activitynet_by_the_split_files_of_ar_net(clips, tmp_path):
 
 def test_fcvid(clips, tmp_path):
     raw = tmp_path / "raw"
-    text(raw / "materials/FCVID_VideoName_TrainTestSplit.txt", "cats/a b.mp4\ttrain", "dogs/c.mp4 test",
-         "dogs/gone.mp4 train", "cats/d.mp4 train", "cats/unlabelled.mp4 test")
-    rows = np.zeros((5, 239), int)
-    rows[0, [0, 238]] = rows[1, 4] = rows[2, 5] = rows[3, 6] = 1
-    text(raw / "materials/FCVID_Label.txt", *(" ".join(map(str, row)) for row in rows), end="\r\n")
-    put(clips["mp4"], raw / "videos/cats/a b.mp4", raw / "videos/dogs/c.mp4")
-    put(clips["mkv"], raw / "videos/elsewhere/d.mkv")
+    rows = fcvid(clips, raw)
     assert prepare.main(["fcvid", "--raw=raw", "--fps=25", "--height=32"]) == 0
     assert lines_of("data/fcvid/fcvid_png_img_train_split.txt") == ["cats/a b 12 0 238", "cats/d 12 6"]
     assert opens(config_of("fcvid"), 2, 1).entry(0).labels == (4,)
@@ -214,17 +198,8 @@ def test_fcvid(clips, tmp_path):
         prepare.main(["fcvid", "--raw=raw"])
 
 
-def test_something_v1(tmp_path, capsys):
-    raw = tmp_path / "raw"
-    names = ["Putting something, something and something on the table", "Closing something",
-             *(f"Doing {k} with something" for k in range(172))]
-    text(raw / "something-something-v1-labels.csv", *names)
-    text(raw / "something-something-v1-train.csv", f"100218;{names[0]}", f"48032;{names[173]}", end="\r\n")
-    text(raw / "something-something-v1-validation.csv", f"7;{names[1]}", f"8;{names[1]}", "9;", end="\r\n")
-    text(raw / "something-something-v1-test.csv", "10")
-    for name, count in (("100218", 6), ("48032", 5), ("7", 4)):
-        images(raw / f"20bn-something-something-v1/{name}", "{:05}.jpg", count)
-    (raw / "20bn-something-something-v1/8").mkdir()
+def test_something_v1(clips, tmp_path, capsys):
+    names = something_v1(clips, tmp_path / "raw")
     assert prepare.main(["something_v1", "--raw=raw", "--link"]) == 0
     assert "1 lines without a class" in capsys.readouterr().out
     assert lines_of("data/sthv1/sthv1_train_list_rawframes.txt") == ["100218 6 0", "48032 5 173"]
@@ -251,15 +226,7 @@ def test_something_v2(clips, tmp_path):
 
 
 def test_moments_in_time(clips, tmp_path):
-    raw = tmp_path / "raw"
-    names = ["clapping", "adult+female+speaking", *(f"verb{k:03d}ing" for k in reversed(range(337)))]
-    text(raw / "moments_categories.txt", *(f"{name},{k}" for k, name in enumerate(names)))
-    text(raw / "trainingSet.csv", "clapping/yt-5of6ffo6-Bw_205.mp4,clapping,3,0",
-         "adult+female+speaking/flickr-1-2.mp4,adult+female+speaking,4,1", "clapping/gone.mp4,clapping,3,1")
-    text(raw / "validationSet.csv", "verb000ing/getty-karate_4.mp4,verb000ing,3,1")
-    put(clips["mp4"], raw / "training/clapping/yt-5of6ffo6-Bw_205.mp4",
-        raw / "training/adult+female+speaking/flickr-1-2.mp4",
-        raw / "validation/verb000ing/getty-karate_4.mp4")
+    names = moments_in_time(clips, tmp_path / "raw")
     assert prepare.main(["moments_in_time", "--raw=raw", "--link"]) == 0
     assert lines_of("data/mit/mit_train_list_videos.txt")[1] == (
         "training/adult+female+speaking/flickr-1-2.mp4 1")
@@ -267,8 +234,8 @@ def test_moments_in_time(clips, tmp_path):
     assert found.class_names == names and found.entry(0).labels == (338,)
 
 
-def test_jhmdb(tmp_path, capsys):
-    jhmdb(tmp_path / "raw")
+def test_jhmdb(clips, tmp_path, capsys):
+    jhmdb(clips, tmp_path / "raw")
     assert prepare.main(["jhmdb", "--raw=raw"]) == 0
     printed = capsys.readouterr().out
     assert "--config.data.root=raw" in printed and "classes: 21, names and order as released" in printed
@@ -285,9 +252,8 @@ def test_jhmdb(tmp_path, capsys):
     assert split.class_names == JHMDB and len(split) == 42
 
 
-def test_ade20k(tmp_path, capsys):
-    root = sceneparse(tmp_path / "raw", train=3, val=2)
-    (root / "annotations/training/ADE_train_00000002.png").write_bytes(b"broken")
+def test_ade20k(clips, tmp_path, capsys):
+    ade20k(clips, tmp_path / "raw")
     assert prepare.main(["ade20k", "--raw=raw"]) == 0
     printed = capsys.readouterr().out
     assert "classes: 150" in printed and "20,210" in printed and "ADE_train_00000002.jpg: " in printed
@@ -321,6 +287,7 @@ def test_what_is_written_is_what_the_recipes_read(name):
     fields = base.DATASETS[IN_THE_RECIPES[name]]
     assert facts.root == fields["root"] and facts.classes == fields["num_classes"]
     assert facts.list_format == fields.get("list_format", "video")
+    assert facts.multi_label == fields.get("multi_label", False)
     for key, file in facts.lists.items():
         split, _, number = key.partition("_")
         assert f"{facts.folder}/{file}" == fields[f"{split}_list"].format(number)
@@ -441,24 +408,3 @@ def test_the_document_has_a_row_for_it(name):
     for words in (f"`{facts.folder}/`", f"`{facts.config}`", f"| {facts.classes} |",
                  *(f"{count:,}" for count in facts.counts.values())):
         assert words in row
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name, metric", [("ucf101", "val/top1"), ("actnet", "val/map")])
-def test_an_epoch_of_training(clips, tmp_path, name, metric):
-    """What a command wrote is trained on by a small network of a recipe, and evaluated."""
-    from configs import supervised_actnet, supervised_minik
-    from effvid_jax import cli
-
-    if name == "ucf101":
-        ucf101(clips, tmp_path / "raw")
-        prepare.main(["ucf101", "--raw=raw", "--link"])
-    else:
-        activitynet(clips, tmp_path / "raw")
-        prepare.main(["activitynet", "--raw=raw", "--fps=25", "--height=64"])
-    config = (supervised_actnet if name == "actnet" else supervised_minik).get_config("tiny")
-    config.data.update({key: value for key, value in config_of(name).items() if key in base.DATASETS[name]})
-    config.data.update(source="list", num_frames=4, batch_size=2, eval_batch_size=2)
-    config.train.update(num_steps=0, num_epochs=1.0)
-    metrics = cli.train(config, str(tmp_path / "run"))
-    assert metrics["step"] == 1 and 0 <= metrics[metric] <= 100 and metrics["val/examples"] == 1
