@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import conv_forms, versus_torch
+from benchmarks import conv_forms, decoders, storage, versus_torch, videos
 from effvid_jax.reports import results
 
 
@@ -47,6 +47,35 @@ def test_every_geometry_is_found_once_and_measured(tmp_path, capsys):
     conv_forms.main(["--out", str(tmp_path), "--rows", "none", "--results", str(results_file(tmp_path))])
     assert "kernel larger than map" in capsys.readouterr().out
     assert any("XLA's ÷ ours" in r["what"] for r in results.read_rows(str(results_file(tmp_path))))
+
+
+def test_decoders_and_forms_of_storage(tmp_path, capsys):
+    """Both tables of a few frames: rows, exact frames, what is written for the documents."""
+    flags = [f"--out={tmp_path}", "--clips=1", "--frames=18", "--size=160x96", "--repeats=1", "--cores=1",
+             f"--results={results_file(tmp_path)}", "--note=a test"]
+    decoders.main(flags)
+    rows = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
+    assert {row["kind"] for row in rows} == set(videos.KINDS)
+    ours = [row for row in rows if row["library"] == decoders.OURS]
+    assert len(ours) == 4 and all(row["ratio"] == 1 and row["wrong"] == 0 == row["difference"]
+                                  for row in ours)
+    storage.main(flags)
+    rows = {row["form"]: row for row in json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]}
+    assert set(rows) == {storage.ORIGINAL, *storage.COPIES, *storage.SHARDS}
+    assert rows["original video in ArrayRecord"]["difference"] == 0
+    for name in ("copy, key frames only", "32 JPEG frames in ArrayRecord"):
+        assert 0 < rows[name]["difference"] < 12 and rows[name]["psnr"] > 25
+    written = results.read_rows(str(results_file(tmp_path)))
+    text = results.fill("<!-- results: decoders -->\n<!-- /results -->\n<!-- results: storage -->\n"
+                        "<!-- /results -->\n", written)
+    assert "| PyAV, as used" in text and "grey levels lost (PSNR)" in text
+
+
+def test_a_decoder_that_gives_other_frames_is_caught(tmp_path):
+    path, = videos.make_videos(tmp_path, "mp4, 12 apart", 1, 18, (160, 96))
+    late = lambda path, indices: videos.every_frame(path)[[i + (i > 9) for i in indices]]  # noqa: E731
+    assert decoders.exactness(late, [path]) == (4, 8, 0)
+    assert decoders.exactness(lambda path, indices: 1 // 0, [path])[:2] == (8, 8)
 
 
 def results_file(tmp_path):
