@@ -10,13 +10,17 @@
     videos     1,000 damaged, cut, forged videos, playlists and addresses through the reader of clips
     checks     the same files through `python -m data_pipelines.check_videos`, a hundred at a time
     training   the same files, twenty at a time among sound ones, in batches of training and of evaluation
+    run        all of them among a hundred sound ones in one run of `main.py`: an epoch and an evaluation
+    leaks      all of them three times through two readers: files, threads and memory that stay; and through
+               a single `check_videos`
     weights    200 files through the import of weights: pickles that would run something, lies about sizes
 
 A fault is a traceback, an error that is none of this program's, a message of several lines about a config, a
-process that crashes or takes longer than --limit seconds, memory of more than --memory GiB for one case, a
-connection to the local server that playlists and addresses name, or the file that a pickle would make if it
-ran. Cases are drawn from --seed and their number; each is a line of `hostile.jsonl` in --workdir, and the
-same command goes on where it was stopped. What is at fault stays in `kept`.
+process that crashes or takes longer than --limit seconds, memory of more than --memory GiB for one case (of
+the programs that cases start, the most so far), a connection to the local server that playlists and addresses
+name, the file that a pickle would make if it ran, or open files, threads or memory that stay. Cases are drawn
+from --seed and their number; each is a line of `hostile.jsonl` in --workdir, and the same command goes on
+where it was stopped. What is at fault stays in `kept`.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ import json
 import multiprocessing
 import os
 import re
+import resource
 import shutil
 import socket
 import subprocess
@@ -45,11 +50,13 @@ import tabulate
 from benchmarks import hostile_configs, hostile_videos, hostile_weights
 
 FILE = "hostile.jsonl"
-PARTS = {"configs": 5000, "commands": 100, "videos": 1000, "checks": 10, "training": 50, "weights": 200}
-SLOW = {"commands": 5.0, "checks": 5.0}  # times the limit of a case
-FAULTS = ("traceback", "message", "crash", "hang", "memory", "connection", "execution")
+PARTS = {"configs": 5000, "commands": 100, "videos": 1000, "checks": 10, "training": 50, "weights": 200,
+         "run": 1, "leaks": 1}
+SLOW = {"commands": 5.0, "checks": 5.0, "run": 30.0, "leaks": 30.0}  # times the limit of a case
+FAULTS = ("traceback", "message", "crash", "hang", "memory", "connection", "execution", "leak")
 _RENEWED = 200  # cases after which a process is replaced by a new one
-_AT_ONCE = {"checks": 100, "training": 20}  # videos of a case
+_AT_ONCE = {"checks": 100, "training": 20, "run": 1000, "leaks": 1000}  # videos of a case
+_LEAK = 48  # MiB that a pass over the videos may add: allocators keep some
 
 
 class Accepted(Exception):
@@ -76,7 +83,7 @@ class Cases:
         self._scratch = os.path.join(folder, f"scratch_{os.getpid()}")
         os.makedirs(self._scratch, exist_ok=True)
         self.canary = os.path.join(self._scratch, "canary")
-        if part in ("videos", "checks", "training"):
+        if part == "videos" or part in _AT_ONCE:
             bases = os.path.join(folder, "bases")
             self._bases = sorted(os.path.join(bases, name) for name in os.listdir(bases))
         getattr(self, f"_begin_{part}", lambda: None)()
@@ -194,7 +201,9 @@ class Cases:
         return ("read", kind) if good else ("message", f"{kind}: {views.dtype} {views.shape}")
 
     def _checks(self, number):
-        folder = self._some_videos("checks", number, os.path.join(self._scratch, "videos"))
+        return self._checked(self._some_videos("checks", number, os.path.join(self._scratch, "videos")))
+
+    def _checked(self, folder):
         done = subprocess.run([sys.executable, "-m", "data_pipelines.check_videos", folder, "--out",
                                os.path.join(self._scratch, "broken.txt")], cwd=ROOT, capture_output=True,
                               text=True, errors="replace", check=False)
@@ -220,6 +229,33 @@ class Cases:
                 for _, batch in zip(range(steps), batches):
                     clips += int(batch["mask"].sum())
         return "read", f"{clips} clips"
+
+    def _run(self, number):
+        folder = self._some_videos("run", number, os.path.join(self._scratch, "videos", "hostile"))
+        for k in range(10):  # a hundred sound ones
+            os.makedirs(sound := os.path.join(self._scratch, "videos", "sound", str(k)))
+            for base in self._bases:
+                shutil.copy(base, sound)
+        done = subprocess.run(
+            [sys.executable, "main.py", "--config=configs/supervised_minik.py:tiny", "--workdir",
+             os.path.join(self._scratch, "run"), "--config.data.source=folder", "--config.data.root",
+             os.path.dirname(folder), "--config.data.max_broken_share=1.0", "--config.train.num_steps=0",
+             "--config.train.num_epochs=1.0"], cwd=ROOT, capture_output=True, text=True, errors="replace",
+            check=False)
+        if done.returncode or "Traceback" in done.stderr:
+            return "traceback", f"{done.returncode}: {done.stderr[-500:]}"
+        metrics = json.loads(done.stdout.strip().splitlines()[-1])
+        return "ran", f"{metrics['step']} steps, {metrics['val/examples']} videos evaluated"
+
+    def _leaks(self, number):
+        self._begin_videos()
+        folder = self._some_videos("leaks", number, os.path.join(self._scratch, "videos"))
+        paths = sorted(os.path.join(folder, name) for name in os.listdir(folder))
+        found = hostile_videos.left_behind(paths, [reader.views for reader in self._readers])
+        outcome, text = self._checked(folder)
+        if found[0] > 0 or found[1] > 0 or found[2] > _LEAK:
+            outcome = "leak"
+        return outcome, "{} open files, {} threads, {:.0f} MiB more; ".format(*found) + text
 
     def _some_videos(self, part, number, folder):
         os.makedirs(folder)
@@ -255,7 +291,8 @@ def serve(pipe, part: str, seed: int, folder: str, port: int) -> None:
     while (number := pipe.recv()) is not None:
         before = _reset_peak()
         outcome, text = cases.run(number)
-        pipe.send((outcome, text, max(0.0, _memory("VmHWM") - before)))
+        children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+        pipe.send((outcome, text, max(0.0, children, _memory("VmHWM") - before)))
 
 
 def _memory(name: str) -> float:
@@ -459,7 +496,8 @@ def main(argv=None) -> int:
                                  command=f"python benchmarks/hostile.py --seed {args.seed}",
                                  seeds=[args.seed])
                 for line in lines for column, value in zip(COLUMNS, line[1:])]
-        results.replace_rows(args.results, made, lambda row: row["what"].startswith("hostile: "))
+        done = tuple(f"hostile: {line[0]}: " for line in lines)
+        results.replace_rows(args.results, made, lambda row: row["what"].startswith(done))
     return int(any(row["outcome"] in FAULTS for row in rows))
 
 

@@ -5,6 +5,8 @@ import collections
 import pytest
 
 from benchmarks import hostile, hostile_configs, hostile_videos
+from data_pipelines import ClipReader
+from tests.data.clip_files import data_config
 
 
 @pytest.mark.parametrize(("part", "count"), [("videos", 60), ("training", 1), ("weights", 30)])
@@ -28,7 +30,20 @@ def test_what_runs_and_who_connects_would_be_found_out(tmp_path):
     assert outcome == "traceback" and "ZeroDivisionError" in text
     rows = [{"part": "weights", "outcome": name, "gib": 0.1, "seconds": 1.0} for name in ("refused",
                                                                                           *hostile.FAULTS)]
-    assert hostile.table(rows) == [["weights", 8, 0, 1, 0, *[1] * 7, "0.10", "1.0"]]
+    assert hostile.table(rows) == [["weights", 9, 0, 1, 0, *[1] * 8, "0.10", "1.0"]]
+
+
+def test_what_reading_leaves_behind_is_found(tmp_path):
+    """Of 15 damaged files, nothing; a reader that closes nothing, all."""
+    bases = hostile_videos.write_bases(str(tmp_path / "bases"))
+    paths = [hostile_videos.write(7, k, bases, str(tmp_path))[0] for k in range(15)]
+    files, threads, memory = hostile_videos.left_behind(paths, [ClipReader(data_config()).views])
+    print(f"{files} files, {threads} threads, {memory:.1f} MiB")
+    assert files == threads == 0 and memory < 20
+    kept = []
+    assert hostile_videos.left_behind(paths[:5], [lambda path: kept.append(open(path, "rb"))])[0] == 5
+    for file in kept:
+        file.close()
 
 
 def test_cases_are_functions_of_their_number():
