@@ -244,7 +244,7 @@ def _changed(config, **changes):
 
 
 # --------------------------------------------------------------------------------- reading ahead
-@pytest.mark.parametrize("threads, prefetch", [(16, 8), (4, 8), (6, 1)])
+@pytest.mark.parametrize("threads, prefetch", [(4, 8), (6, 1)])
 def test_the_first_batch_is_built_by_all_threads_and_by_nobody_else(clips, threads, prefetch):
     """So it takes what decoding it alone with all threads takes; then batches follow one by one."""
     config = data_config(root=clips, batch_size=8, num_threads=threads, prefetch=prefetch)

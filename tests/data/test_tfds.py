@@ -31,7 +31,12 @@ def in_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("name", sorted(LAYOUTS))
+# A data set of each kind: videos, frames, several labels a video, several splits, images with masks.
+QUICK = ("kinetics400", "something_v1", "fcvid", "ucf101", "ade20k")
+
+
+@pytest.mark.parametrize("name", [
+    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in sorted(LAYOUTS)])
 def test_what_was_prepared_is_built_and_read(clips, name):
     LAYOUTS[name](clips, Path("raw"))
     assert prepare.main([name, "--raw=raw", *FLAGS.get(name, ())]) == 0
