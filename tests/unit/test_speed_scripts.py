@@ -57,7 +57,7 @@ def test_decoders_and_forms_of_storage(tmp_path, capsys):
     rows = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
     assert {row["kind"] for row in rows} == set(videos.KINDS)
     ours = [row for row in rows if row["library"] == decoders.OURS]
-    assert len(ours) == 4 and all(row["ratio"] == 1 and row["wrong"] == 0 == row["difference"]
+    assert len(ours) == len(videos.KINDS) and all(row["ratio"] == 1 and row["wrong"] == 0 == row["difference"]
                                   for row in ours)
     storage.main(flags)
     rows = {row["form"]: row for row in json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]}
