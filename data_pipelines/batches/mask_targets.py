@@ -56,7 +56,7 @@ class PixelClasses(PlacedTargets):
         rounding = 0.02 * height * columns + columns + rows
         if abs(height * columns - width * rows) > rounding:
             raise VideoError(name, f"a mask of {columns} x {rows} pixels does not fit its image "
-                                         f"{entry.name}, whose sides are as {width} to {height}")
+                                   f"{entry.name}, whose sides are as {width} to {height}")
         return {"classes": place.mask(classes, self.UNLABELLED)}
 
     def check(self, split):
