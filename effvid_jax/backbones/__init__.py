@@ -14,6 +14,7 @@ from functools import partial
 import flax.linen as nn
 
 from effvid_jax.backbones import (
+    bninception,
     corrnet,
     dilated_resnet,
     efficientnet_lite,
@@ -60,6 +61,8 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "msdnet_38": msdnet.msdnet,
     "msdnet_b4_s4": partial(msdnet.msdnet, base=4, step=4),
     "dilated_resnet18": dilated_resnet.dilated_resnet18,
+    "bninception": bninception.BNInception,
+    "trn_bninception": bninception.TRN,
 }
 
 

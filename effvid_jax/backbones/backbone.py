@@ -58,3 +58,12 @@ class FrameBackbone(Backbone):
         else:
             logits = self.fc(self.drop(pooled_BTC, deterministic=not train)).mean(axis=1)
         return logits, pooled_BTC
+
+
+def mean_of_positions(logits):
+    """Logits (B, T', h', w', K) of a head's positions -> (B, K), as PySlowFast's heads answer.
+
+    One position's logits as they are, of several the logarithm of their mean probabilities.
+    """
+    logits_BPK = logits.reshape(len(logits), -1, logits.shape[-1])
+    return logits_BPK[:, 0] if logits_BPK.shape[1] == 1 else blocks.log_mean_softmax(logits_BPK, axis=1)

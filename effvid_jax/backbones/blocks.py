@@ -342,6 +342,11 @@ def max_pool(x, window: Sequence[int], strides: Sequence[int], padding: Sequence
     return y
 
 
+def ceil_pool(x):
+    """Max-pool 3x3 of stride 2 without padding, whose last window may reach over the edge, as in Caffe."""
+    return max_pool(x, (3, 3), (2, 2), [(0, 1 - n % 2) for n in x.shape[-3:-1]])
+
+
 def avg_pool(x, window: Sequence[int], strides: Sequence[int], padding: Sequence[int]):
     """Mean over windows of the last `len(window)` axes before the channels; padded zeros count."""
     lead = ((0, 0),) * (x.ndim - 1 - len(window))

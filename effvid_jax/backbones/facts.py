@@ -21,6 +21,7 @@ class Pixels(NamedTuple):
 
 
 IMAGENET = Pixels((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))  # mmaction2's img_norm_cfg
+_BN_INCEPTION_PIXELS = Pixels((128.0, 117.0, 104.0), (1.0, 1.0, 1.0))  # of its Caffe weights, which read BGR
 
 
 class Facts(NamedTuple):
@@ -85,6 +86,8 @@ def _lite(number: int, shift: str = "") -> Facts:
 # Five exits, a layer each (two for the first), on two scales.
 _MSDNET = dict(base=2, step=1, channels=16, growth=8, scale_factors=(1, 2), bottleneck_factors=(1, 2))
 
+_BN_INCEPTION = dict(width_mult=0.25, classifier_std=0.1)
+
 # Crops follow from the costs in VA-RED2's paper; the interval is the usual one of each network.
 FACTS: dict[str, Facts] = {
     "r2plus1d_18_vared": Facts(_SPATIAL_HALVES, 112, 2, ("r2plus1d_18_vared", _R2PLUS1D)),
@@ -127,6 +130,9 @@ FACTS: dict[str, Facts] = {
         width=16, stage_sizes=(1, 1, 1, 1), stem_pool=1))),
     "msdnet_38": Facts(small=("msdnet_38", _MSDNET)),
     "msdnet_b4_s4": Facts(small=("msdnet_b4_s4", _MSDNET)),
+    "bninception": Facts(small=("bninception", _BN_INCEPTION), pixels=_BN_INCEPTION_PIXELS),
+    "trn_bninception": Facts(small=("trn_bninception", _BN_INCEPTION | dict(frame_features=64)),
+                             pixels=_BN_INCEPTION_PIXELS),
 }
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import flax.linen as nn
 
 from effvid_jax.backbones import blocks
-from effvid_jax.backbones.backbone import Backbone
+from effvid_jax.backbones.backbone import Backbone, mean_of_positions
 from effvid_jax.backbones.mobilenet_v2 import round_channels
 from effvid_jax.errors import UserError
 
@@ -158,11 +158,7 @@ class X3D(Backbone):
         if self.head_pool is None:
             frames_BTC, clip_BC = blocks.clip_avg_pool(features_BTHWC)
             return self._classify(clip_BC, train), frames_BTC
-        logits_BPK = self.position_logits(features_BTHWC, train).reshape(
-            len(features_BTHWC), -1, self.num_classes)
-        logits = logits_BPK[:, 0]
-        if logits_BPK.shape[1] > 1:
-            logits = blocks.log_mean_softmax(logits_BPK, axis=1)
+        logits = mean_of_positions(self.position_logits(features_BTHWC, train))
         return logits, features_BTHWC.mean(axis=(2, 3))
 
     def position_logits(self, features_BTHWC, train: bool = False):

@@ -45,7 +45,7 @@ from effvid_jax.backbones import make_backbone
 from effvid_jax.backbones.swin3d import inflate_position_table
 from effvid_jax.errors import UserError
 from effvid_jax.start.bounds import FIELDS
-from effvid_jax.torch_import.loading import State, load_with_notes
+from effvid_jax.torch_import.loading import State, load_with_notes, to_rgb
 from effvid_jax.torch_import.naming import CLASSIFIER, DROPPED, NAMING, PARTS, best_naming, select_part
 
 
@@ -284,6 +284,7 @@ def main(argv: Sequence[str] | None = None) -> int:
              "(default: what wrappers put before names is recognised, and reported)")
     add("--part", choices=sorted(PARTS), help="which network of a ResKD student file")
     add("--inflate", action="store_true", help="repeat 2-D kernels along time for 3-D networks")
+    add("--bgr", action="store_true", help="the file's network reads BGR, as Caffe's do: make it read RGB")
     add("--dtype", choices=FIELDS["model.dtype"].choices, default="float32",
         help="what the network computes in, also where it is the teacher of another one and "
              "config.method.teacher_dtype does not say it")
@@ -312,6 +313,9 @@ def _run(args) -> str:
         raise UserError(f"--options {args.options}: expected fields by name, such as '{{\"width\": 32}}'.")
     path = published.locate(args.checkpoint, args.backbone)
     state, notes = load_with_notes(path, args.weights, args.strip_prefix)
+    if args.bgr:
+        state, note = to_rgb(state)
+        notes.append(note)
     classes = args.classes or count_classes(select_part(state, args.part)[0])
     if classes is None:
         raise UserError(f"{args.checkpoint} has no classifier that is known: pass --classes K.")

@@ -224,6 +224,19 @@ def _known(state: Mapping[str, Any]) -> int:
     return len(best_naming(select_part(state)[0])[1])
 
 
+def to_rgb(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], str]:
+    """The state of a network that reads BGR as one that reads RGB, and a sentence for the report.
+
+    Raises:
+        TorchFileError: no convolution reads three colours.
+    """
+    first = [key for key, value in state.items() if value.ndim >= 4 and value.shape[1] == 3]
+    if not first:
+        raise TorchFileError("--bgr: no convolution of the file reads three colours.")
+    turned = {key: value[:, ::-1] if key in first else value for key, value in state.items()}
+    return turned, f"what reads colours was turned from BGR to RGB: {', '.join(first)}"
+
+
 def _stripped(state: dict[str, np.ndarray], prefix: str) -> tuple[dict[str, np.ndarray], list[str]]:
     """What begins with a prefix, without it."""
     if not prefix:

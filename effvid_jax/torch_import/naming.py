@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from effvid_jax.errors import UserError
+from effvid_jax.torch_import.naming_tables import TABLES
 
 Rules = list[tuple[str, str]]  # (pattern of the file's module name, our module path)
 
@@ -260,6 +261,7 @@ NAMING: dict[str, Rules] = {
           for n, ours in ((0, "conv1"), (1, "bn1"), (3, "conv2"), (4, "bn2"))],
         (r"classifier\.(\d+)\.linear", r"classifier_\1/fc"),
     ],
+    **TABLES,
 }
 
 

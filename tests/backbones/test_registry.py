@@ -54,11 +54,16 @@ FACTS = {
     "msdnet_38": [((1, 224, 224), 1000, 62_314_472, 3_246_180_864),
                   ((1, 224, 224), 400, 60_314_672, 3_244_184_064)],
     "msdnet_b4_s4": [((1, 224, 224), 1000, 23_958_440, 1_355_606_016)],
+    "bninception": [((2, 224, 224), 400, 10_680_240, 4_063_971_328),
+                    ((3, 224, 224), 101, 10_373_765, 6_095_038_464)],
+    "trn_bninception": [((3, 224, 224), 400, 11_066_432, 6_096_514_048),
+                        ((5, 224, 224), 174, 11_630_040, 10_161_733_632)],
     # The figures of these are put together in docs/cost.md; only that they can be counted is tested.
 }
 # Deeper forms of others: their gradients are traced with the slow tests.
 DEEP = {"resnet101", "resnet152", "tsm_resnet101", "r2plus1d_34", "x3d_m", "x3d_l", "corrnet_50", "swin3d_s",
-        "swin3d_b", "msdnet_38", "efficientnet_lite1", "efficientnet_lite2"}
+        "swin3d_b", "msdnet_38", "efficientnet_lite1", "efficientnet_lite2",
+        "bninception"}
 RUN = ["resnet18", "tsm_mobilenet_v2"]  # narrow, for tests that compute
 
 

@@ -21,7 +21,7 @@ from effvid_jax import cost
 from effvid_jax.backbones import make_backbone, shifts
 from effvid_jax.methods import base
 from effvid_jax.torch_import import convert_with_report
-from tests.parity import families3d, families_other, golden
+from tests.parity import families3d, families_other, families_tables, golden
 from tests.parity.reference import Reference, expect, options_of
 
 # ------------------------------------------------------------------------------- mmaction2 (mmcv 1.4)
@@ -132,6 +132,8 @@ def build(case: dict[str, Any]) -> Reference:
         golden.Unsupported: an architecture that the tables do not know.
     """
     arch = case["arch"]
+    if (reference := families_tables.build(arch)) is not None:
+        return reference
     if "nBlocks" in arch:
         return families_other.msdnet(arch)
     if "corr_block_locs" in arch:

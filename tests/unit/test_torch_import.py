@@ -383,6 +383,22 @@ def test_imported_weights_are_evaluated(tmp_path, backbone, file, options, argum
         cli.eval(None, out)
 
 
+def test_command_turns_what_reads_bgr(tmp_path, capsys):
+    state = small_state("torchvision_stream.pth")
+    turned, note = loading.to_rgb(state)
+    np.testing.assert_array_equal(turned["conv1.weight"][:, 0], state["conv1.weight"][:, 2])
+    assert all(turned[key] is value for key, value in state.items() if key != "conv1.weight")
+    assert "BGR to RGB: conv1.weight" in note
+    with pytest.raises(TorchFileError, match="no convolution of the file reads three colours"):
+        loading.to_rgb({"fc.weight": np.zeros((4, 3))})
+    arguments = ["--backbone", "resnet50", "--checkpoint", str(FIXTURES / "torchvision_stream.pth"), *OPTIONS]
+    assert torch_import.main([*arguments, "--bgr", "--out", str(tmp_path / "run")]) == 0
+    assert note in capsys.readouterr().out
+    _, variables = checkpoint.load_variables(str(tmp_path / "run"))
+    np.testing.assert_array_equal(variables["params"]["conv1"]["kernel"],
+                                  np.moveaxis(turned["conv1.weight"], (0, 1), (3, 2)))
+
+
 def test_command_starts_a_new_classifier(tmp_path, capsys):
     out = str(tmp_path / "run")
     code = torch_import.main(["--backbone", "resnet50", "--checkpoint",

@@ -1,0 +1,19 @@
+"""Names of the other networks of the papers' tables, in the form of `naming.py`, which takes them in."""
+
+from __future__ import annotations
+
+Rules = list[tuple[str, str]]  # (pattern of the file's module name, our module path)
+
+_BN_INCEPTION: Rules = [  # Caffe's layers one by one, as in all ports
+    (rf"base_model\.{theirs}{bn}", f"{ours}/{leaf}")
+    for theirs, ours in ((r"(conv\w+?)", r"\1"), (r"(inception_\w\w)_(\w+?)", r"\1/b\2"))
+    for bn, leaf in (("_bn", "bn"), ("", "conv"))]
+
+TABLES: dict[str, Rules] = {
+    "TSM repository BN-Inception": [(r"new_fc", "fc"), *_BN_INCEPTION],
+    "TRN-pytorch": [
+        (r"new_fc", "frame_fc"), *_BN_INCEPTION,
+        (r"consensus\.fc_fusion_scales\.(\d+)\.1", r"scales/scale_\1/hidden_fc"),
+        (r"consensus\.fc_fusion_scales\.(\d+)\.3", r"scales/scale_\1/fc"),
+    ],
+}

@@ -1,0 +1,89 @@
+"""What is special about the other networks of the papers' tables: relations, two pathways and so on."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from effvid_jax.backbones import bninception, make_backbone
+from effvid_jax.errors import UserError
+
+
+def shapes(name, clip, **options):
+    """Named maps of a network for a clip (T, H, W), without computing anything."""
+    model = make_backbone(name, num_classes=3, **options)
+    return jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x)[0][1],
+                          jax.ShapeDtypeStruct((1, *clip, 3), jnp.float32))
+
+
+# ------------------------------------------------------------------------------------ BN-Inception
+@pytest.mark.parametrize("side", [112, 240])
+def test_bn_inception_says_which_sides_it_takes(side):
+    with pytest.raises(UserError, match="multiples of 32, such as 224x224"):
+        shapes("bninception", (1, side, 224), width_mult=0.125)
+
+
+@pytest.mark.parametrize("side", [64, 223])
+def test_bn_inception_halves_its_maps(side):
+    found = shapes("bninception", (1, side, side), width_mult=0.125)
+    assert found["features"].shape[2] == -(-side // 32)
+
+
+def test_the_fixed_relations_are_spread_over_all_and_the_same_in_every_call():
+    found = bninception.tuples_of(4)
+    assert found == {4: ((0, 1, 2, 3),), 3: ((0, 1, 2), (0, 2, 3), (1, 2, 3)), 2: ((0, 2), (1, 2), (2, 3))}
+    assert found == bninception.tuples_of(4)
+    for scale, tuples in bninception.tuples_of(8).items():
+        assert len(set(tuples)) == len(tuples) == (1 if scale == 8 else 3)
+        assert set(tuples) <= set(itertools.combinations(range(8), scale))
+    assert bninception.tuples_of(2) == {2: ((0, 1),)}
+
+
+def relations(**options):
+    """Weights of relations of five frames, a clip's features, and what scores them."""
+    rng = np.random.default_rng(0)
+    params = {f"scale_{5 - scale}": {
+        name: {"kernel": rng.standard_normal(shape), "bias": rng.standard_normal(shape[1])}
+        for name, shape in (("hidden_fc", (4 * scale, 8)), ("fc", (8, 3)))} for scale in (5, 4, 3, 2)}
+    model, x = bninception.Relations(3, 8, **options), rng.standard_normal((2, 5, 4))
+    apply = jax.jit(model.apply, static_argnums=2)
+
+    def scores(train=False, seed=0):
+        return np.asarray(apply({"params": params}, x, train, rngs={"dropout": jax.random.key(seed)}))
+
+    return params, x, scores
+
+
+def test_relations_add_up_what_every_tuple_says():
+    tuples = ((0, 1, 2, 3), (1, 4), (0, 2), (1, 2, 4))
+    params, x, scores = relations(relations=tuples)
+    expected = 0
+    for frames in ((0, 1, 2, 3, 4), *tuples):
+        hidden, last = (params[f"scale_{5 - len(frames)}"][name] for name in ("hidden_fc", "fc"))
+        y = np.maximum(np.concatenate([x[:, t] for t in frames], axis=-1), 0)
+        y = np.maximum(y @ hidden["kernel"] + hidden["bias"], 0)
+        expected += y @ last["kernel"] + last["bias"]
+    np.testing.assert_allclose(scores(), expected, rtol=1e-4)
+
+
+def test_relations_are_drawn_in_training_only_and_if_asked_for():
+    _, _, fixed = relations()
+    _, _, drawn = relations(drawn=True)
+    np.testing.assert_array_equal(fixed(train=True, seed=1), fixed())
+    np.testing.assert_array_equal(drawn(), fixed())
+    assert len({drawn(train=True, seed=seed).tobytes() for seed in range(4)}) > 1
+
+
+def test_relations_belong_to_one_length_of_clips():
+    params, x, _ = relations()
+    with pytest.raises(UserError, match="made for clips of 5 frames, the clip has 4"):
+        jax.eval_shape(bninception.Relations(3, 8).apply, {"params": params}, x[:, :4])
+    with pytest.raises(UserError, match="2 frames or more"):
+        bninception.tuples_of(1)
+    for wrong in (((0, 1), (0, 4, 2)), ((0, 1), (0, 1, 5)), ((0, 1, 2, 3, 4),), ((0, 1),)):
+        with pytest.raises(UserError, match="relations=.*every length from 2 to 4"):
+            bninception.tuples_of(5, wrong)
+    with pytest.raises(UserError, match="no classifier of a frame"):
+        jax.eval_shape(lambda: make_backbone("trn_bninception", 3).bind({}).classify(jnp.zeros((1, 1024))))

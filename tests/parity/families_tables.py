@@ -1,0 +1,83 @@
+"""The other networks of the papers' tables for `forward.py`: a case's network here, and its features.
+
+A builder takes the architecture of a case and returns a `Reference`; `build` finds the builder.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from effvid_jax.backbones import blocks, make_backbone
+from tests.parity import golden
+from tests.parity.reference import Reference, expect
+
+Features = dict[str, np.ndarray]
+
+
+def _merged(x):
+    """Frames merged into the batch, as 2-D references have them."""
+    return None if x is None else x.reshape(-1, *x.shape[2:])
+
+
+# ------------------------------------------------------------------------------------ BN-Inception
+_BN_INCEPTION_CAPTURE = r"inception_(3a|5b)/b1x1|inception_5a|frame_fc"
+
+
+def _tap_bn_inception(features: Features, name: str):
+    name = name.removeprefix("base_model.")
+    if name == "global_pool":
+        return _merged(features["pooled"])[:, None, None]
+    if name == "new_fc":
+        return _merged(features["frame_fc"]) if "frame_fc" in features else None
+    if pool := re.fullmatch(r"inception_(3c|4e)_pool", name):  # the last channels, without a projection
+        before, after = {"3c": (320, "stage2"), "4e": (608, "stage3")}[pool[1]]
+        return _merged(features[after][..., -before:])
+    if name == "inception_5b_pool":
+        return _merged(blocks.max_pool(features["inception_5a"], (3, 3), (1, 1), (1, 1)))
+    if unit := re.fullmatch(r"(inception_\d\w)_relu_(\w+)", name):
+        return _merged(features.get(f"{unit[1]}/b{unit[2]}"))
+    return _merged(features.get({"pool1_3x3_s2": "stem", "pool2_3x3_s2": "stage1"}.get(name, "")))
+
+
+def tsn_bn_inception(arch: dict[str, Any]) -> Reference:
+    """Class `TSN` of the TSM repository and of TRN-pytorch, on BN-Inception."""
+    named = {"type": "TSN", "is_shift": False, "img_feature_dim": 256, **arch}
+    expect(named, modality="RGB", is_shift=False)
+    options: dict[str, Any] = {}
+    name = "bninception"
+    if arch["consensus_type"] == "TRNmultiscale":
+        name = "trn_bninception"
+        options = {"frame_features": named["img_feature_dim"], "relations": tuple(
+            tuple(frames) for tuples in arch["relations"].values() for frames in tuples)}
+    else:
+        expect(named, consensus_type="avg")
+    return Reference(name, make_backbone(name, arch["num_class"], **options), tap=_tap_bn_inception,
+                     capture=_BN_INCEPTION_CAPTURE)
+
+
+# -------------------------------------------------------------------------------------------- table
+def _is_tsn(base_model: str) -> Callable[[dict[str, Any]], bool]:
+    return lambda arch: arch.get("repository_class") == "TSN" and arch.get("base_model") == base_model
+
+
+_BUILDERS: list[tuple[Callable[[dict[str, Any]], bool], Callable[[dict[str, Any]], Reference]]] = [
+    (_is_tsn("BNInception"), tsn_bn_inception),
+]
+
+
+def build(arch: dict[str, Any]) -> Reference | None:
+    """Our counterpart of a case's architecture; None if none of these networks is meant.
+
+    Raises:
+        golden.Unsupported: one of them, with options that we do not have.
+    """
+    for means, builder in _BUILDERS:
+        if means(arch):
+            return builder(arch)
+    if "repository_class" in arch:
+        raise golden.Unsupported(f"{arch['repository_class']} on {arch.get('base_model')}")
+    return None
