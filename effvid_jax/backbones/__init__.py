@@ -19,6 +19,7 @@ from effvid_jax.backbones import (
     dilated_resnet,
     efficientnet_lite,
     i3d,
+    mfnet,
     mobilenet_v2,
     msdnet,
     mvit,
@@ -63,6 +64,7 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "dilated_resnet18": dilated_resnet.dilated_resnet18,
     "bninception": bninception.BNInception,
     "trn_bninception": bninception.TRN,
+    "mfnet_3d": mfnet.MFNet,
 }
 
 

@@ -21,6 +21,7 @@ class Pixels(NamedTuple):
 
 
 IMAGENET = Pixels((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))  # mmaction2's img_norm_cfg
+_MFNET_PIXELS = Pixels((124.0, 117.0, 104.0), (1 / 0.0167,) * 3)
 _BN_INCEPTION_PIXELS = Pixels((128.0, 117.0, 104.0), (1.0, 1.0, 1.0))  # of its Caffe weights, which read BGR
 
 
@@ -133,6 +134,8 @@ FACTS: dict[str, Facts] = {
     "bninception": Facts(small=("bninception", _BN_INCEPTION), pixels=_BN_INCEPTION_PIXELS),
     "trn_bninception": Facts(small=("trn_bninception", _BN_INCEPTION | dict(frame_features=64)),
                              pixels=_BN_INCEPTION_PIXELS),
+    "mfnet_3d": Facts(small=("mfnet_3d", dict(
+        stage_sizes=(1, 1, 1), widths=(32, 64, 128), classifier_std=0.1)), pixels=_MFNET_PIXELS),
 }
 
 

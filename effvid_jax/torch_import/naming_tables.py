@@ -9,11 +9,17 @@ _BN_INCEPTION: Rules = [  # Caffe's layers one by one, as in all ports
     for theirs, ours in ((r"(conv\w+?)", r"\1"), (r"(inception_\w\w)_(\w+?)", r"\1/b\2"))
     for bn, leaf in (("_bn", "bn"), ("", "conv"))]
 
+
 TABLES: dict[str, Rules] = {
     "TSM repository BN-Inception": [(r"new_fc", "fc"), *_BN_INCEPTION],
     "TRN-pytorch": [
         (r"new_fc", "frame_fc"), *_BN_INCEPTION,
         (r"consensus\.fc_fusion_scales\.(\d+)\.1", r"scales/scale_\1/hidden_fc"),
         (r"consensus\.fc_fusion_scales\.(\d+)\.3", r"scales/scale_\1/fc"),
+    ],
+    "PyTorch-MFNet": [
+        (r"conv1\.(conv|bn)", r"conv1/\1"),
+        (r"(conv\d)\.(B\d+)\.(conv_\w\d)\.(bn|conv)", r"\1_\2/\3/\4"),
+        (r"tail\.bn", "tail/bn"), ("classifier", "fc"),
     ],
 }

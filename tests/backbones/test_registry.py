@@ -58,6 +58,8 @@ FACTS = {
                     ((3, 224, 224), 101, 10_373_765, 6_095_038_464)],
     "trn_bninception": [((3, 224, 224), 400, 11_066_432, 6_096_514_048),
                         ((5, 224, 224), 174, 11_630_040, 10_161_733_632)],
+    "mfnet_3d": [((16, 224, 224), 400, 7_996_368, 11_045_449_728),
+                 ((16, 200, 200), 101, 7_766_437, 9_430_097_664)],
     # The figures of these are put together in docs/cost.md; only that they can be counted is tested.
 }
 # Deeper forms of others: their gradients are traced with the slow tests.

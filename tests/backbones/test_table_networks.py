@@ -87,3 +87,13 @@ def test_relations_belong_to_one_length_of_clips():
             bninception.tuples_of(5, wrong)
     with pytest.raises(UserError, match="no classifier of a frame"):
         jax.eval_shape(lambda: make_backbone("trn_bninception", 3).bind({}).classify(jnp.zeros((1, 1024))))
+
+
+# ------------------------------------------------------------------------------------------ MF-Net
+def test_mf_net_takes_clips_of_any_length_and_only_widths_that_its_fibres_divide():
+    assert shapes("mfnet_3d", (5, 40, 72), stage_sizes=(1, 1), widths=(32, 64))["features"].shape == (
+        1, 3, 5, 9, 64)
+    with pytest.raises(UserError, match=r"not so: \[40\]"):
+        shapes("mfnet_3d", (4, 32, 32), stage_sizes=(1,), widths=(40,))
+    with pytest.raises(UserError, match="widths=.*expected one for each of the 4 stages"):
+        shapes("mfnet_3d", (4, 32, 32), widths=(32,))

@@ -59,13 +59,34 @@ def tsn_bn_inception(arch: dict[str, Any]) -> Reference:
                      capture=_BN_INCEPTION_CAPTURE)
 
 
+# ------------------------------------------------------------------------------------------ MF-Net
+def mfnet(arch: dict[str, Any]) -> Reference:
+    """`MFNET_3D` of PyTorch-MFNet."""
+    model = make_backbone("mfnet_3d", arch["num_classes"])
+    last = f"conv{model.num_stages + 1}_B{model.stage_sizes[-1]:02d}"
+
+    def tap(features: Features, name: str):
+        if name == "globalpool":
+            return features["features"].mean(axis=(1, 2, 3), keepdims=True)
+        names = {"maxpool": "stem", "tail": "features", f"conv{model.num_stages + 1}": last,
+                 **{f"conv{s + 1}": f"stage{s}" for s in range(1, model.num_stages)}}
+        return features.get(names.get(name, name.replace(".", "_")))
+
+    return Reference("mfnet_3d", model, tap=tap, capture=r"conv1|conv\d_B\d+")
+
+
 # -------------------------------------------------------------------------------------------- table
+def _is_constructor(pattern: str) -> Callable[[dict[str, Any]], bool]:
+    return lambda arch: bool(re.fullmatch(pattern, str(arch.get("constructor"))))
+
+
 def _is_tsn(base_model: str) -> Callable[[dict[str, Any]], bool]:
     return lambda arch: arch.get("repository_class") == "TSN" and arch.get("base_model") == base_model
 
 
 _BUILDERS: list[tuple[Callable[[dict[str, Any]], bool], Callable[[dict[str, Any]], Reference]]] = [
     (_is_tsn("BNInception"), tsn_bn_inception),
+    (_is_constructor("MFNET_3D"), mfnet),
 ]
 
 
