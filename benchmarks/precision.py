@@ -29,6 +29,9 @@ from effvid_jax.backbones import BACKBONES, make_backbone
 CLASSES = 16
 BOUND = 0.04  # of both distances, for every backbone; the tests assert it
 CLIPS = {"msdnet_38": (2, 160, 160), "msdnet_b4_s4": (2, 160, 160)}  # others: (8, 64, 64)
+SMALLER = [  # further parameters that training leaves small, with a factor, as in `tests/parity`
+    (r"nonlocal\d_\d/bn/scale", 0.25), (r"nonlocal\d_\d/conv_(theta|phi)/kernel", 0.35),
+]
 HEADER = """# bfloat16 against float32
 
 Written by `python benchmarks/precision.py --write docs/precision.md`; `tests/backbones/test_precision.py`
@@ -57,14 +60,15 @@ def random_variables(model, shape, seed: int = 0):
         jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32)))
 
     def draw(path, leaf):
+        gain = next((factor for pattern, factor in SMALLER if re.fullmatch(pattern, "/".join(path[1:]))), 1.0)
         if path[-1] == "scale":
-            return _branch_gain(path, shapes) * (0.5 + rng.random(leaf.shape))
+            return gain * _branch_gain(path, shapes) * (0.5 + rng.random(leaf.shape))
         if path[-1] == "var":
             return 0.5 + 1.5 * rng.random(leaf.shape)
         noise = rng.standard_normal(leaf.shape)
         if path[-1] != "kernel":
             return 0.1 * noise
-        return np.sqrt((1 if leaf.ndim == 2 else 2) / np.prod(leaf.shape[:-1])) * noise
+        return gain * np.sqrt((1 if leaf.ndim == 2 else 2) / np.prod(leaf.shape[:-1])) * noise
 
     return flax.traverse_util.unflatten_dict(
         {path: jnp.asarray(draw(path, leaf), jnp.float32) for path, leaf in shapes.items()})

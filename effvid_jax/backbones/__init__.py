@@ -23,6 +23,7 @@ from effvid_jax.backbones import (
     mobilenet_v2,
     msdnet,
     mvit,
+    nonlocal_net,
     resnet,
     resnet3d,
     s3d,
@@ -65,6 +66,7 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "bninception": bninception.BNInception,
     "trn_bninception": bninception.TRN,
     "mfnet_3d": mfnet.MFNet,
+    "i3d_nonlocal_resnet50": nonlocal_net.i3d_nonlocal,
 }
 
 

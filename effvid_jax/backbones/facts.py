@@ -21,6 +21,7 @@ class Pixels(NamedTuple):
 
 
 IMAGENET = Pixels((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))  # mmaction2's img_norm_cfg
+_SLOWFAST_PIXELS = Pixels((114.75,) * 3, (57.375,) * 3)
 _MFNET_PIXELS = Pixels((124.0, 117.0, 104.0), (1 / 0.0167,) * 3)
 _BN_INCEPTION_PIXELS = Pixels((128.0, 117.0, 104.0), (1.0, 1.0, 1.0))  # of its Caffe weights, which read BGR
 
@@ -136,6 +137,9 @@ FACTS: dict[str, Facts] = {
                              pixels=_BN_INCEPTION_PIXELS),
     "mfnet_3d": Facts(small=("mfnet_3d", dict(
         stage_sizes=(1, 1, 1), widths=(32, 64, 128), classifier_std=0.1)), pixels=_MFNET_PIXELS),
+    "i3d_nonlocal_resnet50": Facts(small=("i3d_nonlocal_resnet50", _SLOW | dict(
+        stem_kernel=(3, 5, 5), inflate=(1, (1, 0), (0, 1)), pool2=False, nonlocals=((), (0,), ()))),
+        pixels=_SLOWFAST_PIXELS),
 }
 
 

@@ -189,6 +189,11 @@ def _tables_of_dynamic_inference() -> list[Row]:
         Row(DYNAMIC, "MF-Net", 11.1, "mfnet_3d", (16, 224, 224)),
         Row(DYNAMIC, "MF-Net, 50 views", 555, "mfnet_3d", (16, 224, 224), views=50),
         Row(DYNAMIC, "MF-Net, M parameters", 8.0, "mfnet_3d", (16, 224, 224), parameters=True),
+        Row(DYNAMIC, "Non-local I3D, ResNet-50", 145.7, "i3d_nonlocal_resnet50", (8, 224, 224), views=4,
+            convention="macs_attn", remark="as four clips of 8 frames; one of 32 has 182.0, as each position "
+                                           "then sees four times as many"),
+        Row(DYNAMIC, "Non-local I3D, M parameters", 35.33, "i3d_nonlocal_resnet50", (8, 224, 224),
+            parameters=True),
     ]
 
 

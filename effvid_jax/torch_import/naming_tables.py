@@ -10,6 +10,14 @@ _BN_INCEPTION: Rules = [  # Caffe's layers one by one, as in all ports
     for bn, leaf in (("_bn", "bn"), ("", "conv"))]
 
 
+def _slowfast_blocks(pathway: int, prefix: str) -> Rules:
+    """PySlowFast counts the stem as its first stage."""
+    return [(rf"s{s + 1}\.pathway{pathway}_res(\d+)\.{theirs}{bn}", rf"{prefix}layer{s}_\1/{ours}")
+            for s in range(1, 5) for bn, kind in (("", "conv"), ("_bn", "bn"))
+            for theirs, ours in (("branch1", f"downsample_{kind}"), *(
+                (rf"branch2\.{letter}", f"{kind}{n}") for n, letter in enumerate("abc", start=1)))]
+
+
 TABLES: dict[str, Rules] = {
     "TSM repository BN-Inception": [(r"new_fc", "fc"), *_BN_INCEPTION],
     "TRN-pytorch": [
@@ -21,5 +29,11 @@ TABLES: dict[str, Rules] = {
         (r"conv1\.(conv|bn)", r"conv1/\1"),
         (r"(conv\d)\.(B\d+)\.(conv_\w\d)\.(bn|conv)", r"\1_\2/\3/\4"),
         (r"tail\.bn", "tail/bn"), ("classifier", "fc"),
+    ],
+    "PySlowFast ResNet": [  # I3D, Slow and C2D, with non-local blocks or without
+        (r"s1\.pathway0_stem\.conv", "conv1"), (r"s1\.pathway0_stem\.bn", "bn1"),
+        *_slowfast_blocks(0, ""),
+        *((rf"s{s + 1}\.pathway0_nonlocal(\d+)\.(\w+)", rf"nonlocal{s}_\1/\2") for s in range(1, 5)),
+        (r"head\.projection", "fc"),
     ],
 }

@@ -60,12 +60,14 @@ FACTS = {
                         ((5, 224, 224), 174, 11_630_040, 10_161_733_632)],
     "mfnet_3d": [((16, 224, 224), 400, 7_996_368, 11_045_449_728),
                  ((16, 200, 200), 101, 7_766_437, 9_430_097_664)],
+    "i3d_nonlocal_resnet50": [((8, 96, 96), 400, 35_401_936, 6_262_980_608)],
     # The figures of these are put together in docs/cost.md; only that they can be counted is tested.
 }
 # Deeper forms of others: their gradients are traced with the slow tests.
 DEEP = {"resnet101", "resnet152", "tsm_resnet101", "r2plus1d_34", "x3d_m", "x3d_l", "corrnet_50", "swin3d_s",
         "swin3d_b", "msdnet_38", "efficientnet_lite1", "efficientnet_lite2",
-        "bninception"}
+        "bninception",
+        "i3d_nonlocal_resnet50"}
 RUN = ["resnet18", "tsm_mobilenet_v2"]  # narrow, for tests that compute
 
 

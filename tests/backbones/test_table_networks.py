@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from effvid_jax.backbones import bninception, make_backbone
+from effvid_jax.backbones import bninception, make_backbone, nonlocal_net
 from effvid_jax.errors import UserError
 
 
@@ -97,3 +97,30 @@ def test_mf_net_takes_clips_of_any_length_and_only_widths_that_its_fibres_divide
         shapes("mfnet_3d", (4, 32, 32), stage_sizes=(1,), widths=(40,))
     with pytest.raises(UserError, match="widths=.*expected one for each of the 4 stages"):
         shapes("mfnet_3d", (4, 32, 32), widths=(32,))
+
+
+# --------------------------------------------------------------------------------------- non-local
+def test_a_non_local_block_sees_every_position():
+    block = nonlocal_net.NonLocal(4)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1, 2, 4, 4, 4)).astype(np.float32)
+    variables = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape).astype(np.float32) ** 2,
+                             jax.eval_shape(block.init, jax.random.key(0), x))
+    p, stats = variables["params"], variables["batch_stats"]["bn"]
+
+    def conv(name, y):
+        return y @ p[name]["kernel"][0, 0, 0] + p[name]["bias"]
+
+    pooled = x.reshape(1, 2, 2, 2, 2, 2, 4).max(axis=(3, 5))
+    theta, phi, g = conv("conv_theta", x).reshape(-1, 2), *(
+        conv(name, pooled).reshape(-1, 2) for name in ("conv_phi", "conv_g"))
+    scores = np.exp(theta @ phi.T / np.sqrt(2))
+    y = conv("conv_out", scores / scores.sum(axis=1, keepdims=True) @ g)
+    y = (y - stats["mean"]) / np.sqrt(stats["var"] + 1e-5) * p["bn"]["scale"] + p["bn"]["bias"]
+    found = jax.jit(block.apply)(variables, x)
+    np.testing.assert_allclose(found, x + y.reshape(x.shape), rtol=1e-3, atol=1e-4)
+
+
+def test_places_of_non_local_blocks():
+    with pytest.raises(UserError, match="nonlocals=.*numbers of its blocks"):
+        shapes("i3d_nonlocal_resnet50", (4, 32, 32), stage_sizes=(1, 1, 1, 1))

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 
 from effvid_jax.backbones import blocks, make_backbone
@@ -75,9 +76,39 @@ def mfnet(arch: dict[str, Any]) -> Reference:
     return Reference("mfnet_3d", model, tap=tap, capture=r"conv1|conv\d_B\d+")
 
 
+# -------------------------------------------------------------------------------------- PySlowFast
+def _head_outputs(logits, features):
+    return {"logits_map": features["fc"], "probabilities": jax.nn.softmax(logits)}
+
+
+def _slowfast_side(arch: dict[str, Any]) -> int:
+    """Side of the last map at training resolution, which is the head's window."""
+    return arch["TRAIN_CROP_SIZE"] // 32
+
+
+def nonlocal_net(arch: dict[str, Any]) -> Reference:
+    """PySlowFast's I3D-NLN-R50."""
+    side = _slowfast_side(arch)
+    model = make_backbone("i3d_nonlocal_resnet50", arch["NUM_CLASSES"],
+                          head_pool=(arch["NUM_FRAMES"] // 2, side, side))
+
+    def tap(features: Features, name: str):
+        if block := re.fullmatch(r"s(\d)\.pathway0_(res|nonlocal)(\d+)", name):
+            kind = {"res": "layer", "nonlocal": "nonlocal"}[block[2]]
+            return features.get(f"{kind}{int(block[1]) - 1}_{block[3]}")
+        return features["stem"] if name == "s1.pathway0_stem" else None
+
+    return Reference("i3d_nonlocal_resnet50", model, tap=tap, outputs=_head_outputs,
+                     capture=r"(layer|nonlocal)\d_\d+|fc")
+
+
 # -------------------------------------------------------------------------------------------- table
 def _is_constructor(pattern: str) -> Callable[[dict[str, Any]], bool]:
     return lambda arch: bool(re.fullmatch(pattern, str(arch.get("constructor"))))
+
+
+def _is_config(pattern: str) -> Callable[[dict[str, Any]], bool]:
+    return lambda arch: bool(re.fullmatch(pattern, str(arch.get("config"))))
 
 
 def _is_tsn(base_model: str) -> Callable[[dict[str, Any]], bool]:
@@ -87,6 +118,7 @@ def _is_tsn(base_model: str) -> Callable[[dict[str, Any]], bool]:
 _BUILDERS: list[tuple[Callable[[dict[str, Any]], bool], Callable[[dict[str, Any]], Reference]]] = [
     (_is_tsn("BNInception"), tsn_bn_inception),
     (_is_constructor("MFNET_3D"), mfnet),
+    (_is_config(r"configs/Kinetics/c2/I3D_NLN_8x8_R50\.yaml"), nonlocal_net),
 ]
 
 
