@@ -27,6 +27,7 @@ from effvid_jax.backbones import (
     resnet,
     resnet3d,
     s3d,
+    slowfast,
     swin3d,
     tpn,
     x3d,
@@ -67,6 +68,8 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "trn_bninception": bninception.TRN,
     "mfnet_3d": mfnet.MFNet,
     "i3d_nonlocal_resnet50": nonlocal_net.i3d_nonlocal,
+    "slowfast_4x16_resnet50": slowfast.slowfast_4x16,
+    "slowfast_8x8_resnet50": slowfast.slowfast_8x8,
 }
 
 

@@ -89,6 +89,8 @@ def _lite(number: int, shift: str = "") -> Facts:
 _MSDNET = dict(base=2, step=1, channels=16, growth=8, scale_factors=(1, 2), bottleneck_factors=(1, 2))
 
 _BN_INCEPTION = dict(width_mult=0.25, classifier_std=0.1)
+_SLOWFAST = dict(width=16, beta=4, stage_sizes=(1, 1, 1), slow_inflate=(0, 1, 1), space_strides=(1, 2, 2),
+                 classifier_std=0.1)
 
 # Crops follow from the costs in VA-RED2's paper; the interval is the usual one of each network.
 FACTS: dict[str, Facts] = {
@@ -140,6 +142,9 @@ FACTS: dict[str, Facts] = {
     "i3d_nonlocal_resnet50": Facts(small=("i3d_nonlocal_resnet50", _SLOW | dict(
         stem_kernel=(3, 5, 5), inflate=(1, (1, 0), (0, 1)), pool2=False, nonlocals=((), (0,), ()))),
         pixels=_SLOWFAST_PIXELS),
+    **{f"slowfast_{size}_resnet50": Facts(
+        small=(f"slowfast_{size}_resnet50", _SLOWFAST | dict(alpha=alpha)), pixels=_SLOWFAST_PIXELS)
+        for size, alpha in (("4x16", 4), ("8x8", 2))},
 }
 
 

@@ -36,4 +36,11 @@ TABLES: dict[str, Rules] = {
         *((rf"s{s + 1}\.pathway0_nonlocal(\d+)\.(\w+)", rf"nonlocal{s}_\1/\2") for s in range(1, 5)),
         (r"head\.projection", "fc"),
     ],
+    "PySlowFast SlowFast": [
+        *((rf"s1\.pathway{p}_stem\.{leaf}", f"{name}_{leaf}1")
+          for p, name in enumerate(("slow", "fast")) for leaf in ("conv", "bn")),
+        *_slowfast_blocks(0, "slow_"), *_slowfast_blocks(1, "fast_"),
+        (r"s(\d)_fuse\.conv_f2s", r"fuse\1_conv"), (r"s(\d)_fuse\.bn", r"fuse\1_bn"),
+        (r"head\.projection", "fc"),
+    ],
 }

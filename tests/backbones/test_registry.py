@@ -61,13 +61,17 @@ FACTS = {
     "mfnet_3d": [((16, 224, 224), 400, 7_996_368, 11_045_449_728),
                  ((16, 200, 200), 101, 7_766_437, 9_430_097_664)],
     "i3d_nonlocal_resnet50": [((8, 96, 96), 400, 35_401_936, 6_262_980_608)],
+    "slowfast_4x16_resnet50": [((16, 64, 64), 174, 33_959_286, 1_128_472_064)],
+    "slowfast_8x8_resnet50": [((16, 64, 64), 400, 34_566_488, 2_054_295_552),
+                              ((32, 256, 256), 400, 34_566_488, 65.71e9)],
     # The figures of these are put together in docs/cost.md; only that they can be counted is tested.
 }
 # Deeper forms of others: their gradients are traced with the slow tests.
 DEEP = {"resnet101", "resnet152", "tsm_resnet101", "r2plus1d_34", "x3d_m", "x3d_l", "corrnet_50", "swin3d_s",
         "swin3d_b", "msdnet_38", "efficientnet_lite1", "efficientnet_lite2",
         "bninception",
-        "i3d_nonlocal_resnet50"}
+        "i3d_nonlocal_resnet50",
+        "slowfast_8x8_resnet50"}
 RUN = ["resnet18", "tsm_mobilenet_v2"]  # narrow, for tests that compute
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from effvid_jax.backbones import bninception, make_backbone, nonlocal_net
+from effvid_jax.backbones import bninception, make_backbone, nonlocal_net, slowfast
 from effvid_jax.errors import UserError
 
 
@@ -124,3 +124,41 @@ def test_a_non_local_block_sees_every_position():
 def test_places_of_non_local_blocks():
     with pytest.raises(UserError, match="nonlocals=.*numbers of its blocks"):
         shapes("i3d_nonlocal_resnet50", (4, 32, 32), stage_sizes=(1, 1, 1, 1))
+
+
+# ---------------------------------------------------------------------------------------- SlowFast
+SMALL_SLOWFAST = dict(width=16, beta=4, stage_sizes=(1, 1), slow_inflate=(0, 1), space_strides=(1, 2))
+
+
+def test_both_pathways_are_one_map():
+    model = make_backbone("slowfast_8x8_resnet50", 3, alpha=2, **SMALL_SLOWFAST)
+    rng = np.random.default_rng(0)
+    slow, fast = rng.standard_normal((1, 2, 3, 3, 128)), rng.standard_normal((1, 4, 3, 3, 32))
+    joined = model.join(slow, fast)
+    assert joined.shape == (1, 2, 3, 3, 128 + 2 * 32)
+    for ours, theirs in zip(model.part(joined, 2), (slow, fast)):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    params = {"fc": {"kernel": rng.standard_normal((160, 3)), "bias": rng.standard_normal(3)}}
+    pooled = np.concatenate([slow.mean(axis=(1, 2, 3)), fast.mean(axis=(1, 2, 3))], axis=-1)
+    expected = pooled @ params["fc"]["kernel"] + params["fc"]["bias"]
+    logits, frames = model.apply({"params": params}, joined, method="run_head")
+    np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-4)
+    classified = model.apply({"params": params}, frames.mean(axis=1), method="classify")
+    np.testing.assert_allclose(classified, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("frames,slow", [(32, [0, 4, 8, 13, 17, 22, 26, 31]), (16, [0, 5, 10, 15]), (4, [0])])
+def test_the_slow_pathway_sees_frames_from_the_first_to_the_last(frames, slow):
+    assert list(slowfast.slow_frames(frames, 4)) == slow
+
+
+def test_slowfast_says_which_lengths_it_takes():
+    found = shapes("slowfast_4x16_resnet50", (8, 32, 32), **SMALL_SLOWFAST)
+    assert found["stem"].shape == (1, 1, 8, 8, 16 + 8 * 4)
+    assert found["features"].shape[1] == found["pooled"].shape[1] == 1
+    with pytest.raises(UserError, match="multiple of 8 frames, not 12"):
+        shapes("slowfast_4x16_resnet50", (12, 32, 32), **SMALL_SLOWFAST)
+    with pytest.raises(UserError, match="slow_inflate=.*each of the 3 stages"):
+        shapes("slowfast_8x8_resnet50", (8, 32, 32), stage_sizes=(1, 1, 1))
+    with pytest.raises(UserError, match="width=12: expected a multiple of beta=8"):
+        shapes("slowfast_8x8_resnet50", (8, 32, 32), width=12)

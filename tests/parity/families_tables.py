@@ -102,6 +102,23 @@ def nonlocal_net(arch: dict[str, Any]) -> Reference:
                      capture=r"(layer|nonlocal)\d_\d+|fc")
 
 
+def slowfast(arch: dict[str, Any]) -> Reference:
+    """PySlowFast's SlowFast-R50, 4x16 or 8x8."""
+    size = re.search(r"SLOWFAST_(\w+)_R50", arch["config"])[1]
+    name = f"slowfast_{size}_resnet50"
+    model = make_backbone(name, arch["NUM_CLASSES"], head_pool=_slowfast_side(arch))
+
+    def tap(features: Features, name: str):
+        if stem := re.fullmatch(r"s1\.pathway(\d)_stem", name):
+            return model.part(features["stem"], 0)[int(stem[1])]
+        if block := re.fullmatch(r"s(\d)\.pathway(\d)_res(\d+)", name):
+            pathway = ("slow", "fast")[int(block[2])]
+            return features.get(f"{pathway}_layer{int(block[1]) - 1}_{block[3]}")
+        return None
+
+    return Reference(name, model, tap=tap, outputs=_head_outputs, capture=r"(slow|fast)_layer\d_\d+|fc")
+
+
 # -------------------------------------------------------------------------------------------- table
 def _is_constructor(pattern: str) -> Callable[[dict[str, Any]], bool]:
     return lambda arch: bool(re.fullmatch(pattern, str(arch.get("constructor"))))
@@ -119,6 +136,7 @@ _BUILDERS: list[tuple[Callable[[dict[str, Any]], bool], Callable[[dict[str, Any]
     (_is_tsn("BNInception"), tsn_bn_inception),
     (_is_constructor("MFNET_3D"), mfnet),
     (_is_config(r"configs/Kinetics/c2/I3D_NLN_8x8_R50\.yaml"), nonlocal_net),
+    (_is_config(r"configs/Kinetics/SLOWFAST_(4x16|8x8)_R50\.yaml"), slowfast),
 ]
 
 
