@@ -14,6 +14,7 @@ from functools import partial
 import flax.linen as nn
 
 from effvid_jax.backbones import (
+    artnet,
     bninception,
     corrnet,
     dilated_resnet,
@@ -70,6 +71,7 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "i3d_nonlocal_resnet50": nonlocal_net.i3d_nonlocal,
     "slowfast_4x16_resnet50": slowfast.slowfast_4x16,
     "slowfast_8x8_resnet50": slowfast.slowfast_8x8,
+    "artnet_18": artnet.ARTNet,
 }
 
 

@@ -23,6 +23,7 @@ class Pixels(NamedTuple):
 IMAGENET = Pixels((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))  # mmaction2's img_norm_cfg
 _SLOWFAST_PIXELS = Pixels((114.75,) * 3, (57.375,) * 3)
 _MFNET_PIXELS = Pixels((124.0, 117.0, 104.0), (1 / 0.0167,) * 3)
+_ARTNET_PIXELS = Pixels((123.0, 117.0, 104.0), (1.0, 1.0, 1.0))
 _BN_INCEPTION_PIXELS = Pixels((128.0, 117.0, 104.0), (1.0, 1.0, 1.0))  # of its Caffe weights, which read BGR
 
 
@@ -145,6 +146,9 @@ FACTS: dict[str, Facts] = {
     **{f"slowfast_{size}_resnet50": Facts(
         small=(f"slowfast_{size}_resnet50", _SLOWFAST | dict(alpha=alpha)), pixels=_SLOWFAST_PIXELS)
         for size, alpha in (("4x16", 4), ("8x8", 2))},
+    "artnet_18": Facts(crop=112, small=("artnet_18", dict(
+        stage_sizes=(1, 1, 1), widths=(16, 32, 64), smart=(1, 1, 0), biases=(0, 1, 1), classifier_std=0.1)),
+        pixels=_ARTNET_PIXELS),
 }
 
 

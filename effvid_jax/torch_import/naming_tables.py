@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 Rules = list[tuple[str, str]]  # (pattern of the file's module name, our module path)
 
 _BN_INCEPTION: Rules = [  # Caffe's layers one by one, as in all ports
@@ -16,6 +18,22 @@ def _slowfast_blocks(pathway: int, prefix: str) -> Rules:
             for s in range(1, 5) for bn, kind in (("", "conv"), ("_bn", "bn"))
             for theirs, ours in (("branch1", f"downsample_{kind}"), *(
                 (rf"branch2\.{letter}", f"{kind}{n}") for n, letter in enumerate("abc", start=1)))]
+
+
+def _smart(path: str, appearance: str, relation: str, number: int) -> Rules:
+    """A SMART unit of ARTNet; its pair sums and reductions are numbered through the network."""
+    return [(theirs + bn, f"{path}/{ours}{bn}") for bn in ("_bn", "") for theirs, ours in (
+        (appearance, "appearance"), (relation, "relation"), (f"pooling{number}", "pairs"),
+        (f"redu{number}", "reduce"))]
+
+
+def _artnet_block(number: int, stage: int, block: int) -> Rules:
+    """A block of ARTNet-18, the fourth stage's without a SMART unit."""
+    theirs, ours = f"res{stage + 1}{'ab'[block]}", f"layer{stage}_{block}"
+    return [(f"{theirs}_1", f"{ours}/conv1"), (f"{theirs}_1_bn", f"{ours}/bn1"),
+            (f"{theirs}_bn", f"{ours}/bn"), (f"{theirs}_down", f"{ours}/downsample_conv"),
+            *([(f"{theirs}_2", f"{ours}/conv2")] if stage == 4 else
+              _smart(f"{ours}/conv2", f"{theirs}_2", f"{theirs}_2_t", number))]
 
 
 TABLES: dict[str, Rules] = {
@@ -42,5 +60,10 @@ TABLES: dict[str, Rules] = {
         *_slowfast_blocks(0, "slow_"), *_slowfast_blocks(1, "fast_"),
         (r"s(\d)_fuse\.conv_f2s", r"fuse\1_conv"), (r"s(\d)_fuse\.bn", r"fuse\1_bn"),
         (r"head\.projection", "fc"),
+    ],
+    "ARTNet": [
+        (r"redu1_bn", "bn1"), *_smart("conv1", "conv1", "conv1_t", 1), ("fc8", "fc"),
+        *(rule for n, (s, b) in enumerate(itertools.product(range(1, 5), range(2)), start=2)
+          for rule in _artnet_block(n, s, b)),
     ],
 }

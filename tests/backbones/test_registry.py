@@ -64,6 +64,8 @@ FACTS = {
     "slowfast_4x16_resnet50": [((16, 64, 64), 174, 33_959_286, 1_128_472_064)],
     "slowfast_8x8_resnet50": [((16, 64, 64), 400, 34_566_488, 2_054_295_552),
                               ((32, 256, 256), 400, 34_566_488, 65.71e9)],
+    "artnet_18": [((16, 112, 112), 400, 39_676_176, 25_689_714_688),
+                  ((16, 64, 64), 174, 39_560_238, 8_388_500_480)],
     # The figures of these are put together in docs/cost.md; only that they can be counted is tested.
 }
 # Deeper forms of others: their gradients are traced with the slow tests.

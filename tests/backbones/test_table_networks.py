@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from effvid_jax.backbones import bninception, make_backbone, nonlocal_net, slowfast
+from effvid_jax.backbones import artnet, bninception, make_backbone, nonlocal_net, slowfast
 from effvid_jax.errors import UserError
 
 
@@ -162,3 +162,26 @@ def test_slowfast_says_which_lengths_it_takes():
         shapes("slowfast_8x8_resnet50", (8, 32, 32), stage_sizes=(1, 1, 1))
     with pytest.raises(UserError, match="width=12: expected a multiple of beta=8"):
         shapes("slowfast_8x8_resnet50", (8, 32, 32), width=12)
+
+
+# ------------------------------------------------------------------------------------------ ARTNet
+def test_a_smart_unit_adds_squared_pairs():
+    unit = artnet.Smart(2, (1, 1, 1))
+    x = np.random.default_rng(0).standard_normal((1, 1, 1, 3, 2)).astype(np.float32)
+    same = {"kernel": np.eye(2, dtype=np.float32)[None, None, None]}
+    params = {"appearance": same, "relation": same}
+    params |= {f"{name}_bn": {"scale": np.ones(n, np.float32), "bias": np.zeros(n, np.float32)}
+               for name, n in (("appearance", 2), ("relation", 2), ("pairs", 1))}
+    params["pairs"] = {"kernel": np.full((1, 1, 1, 2, 1), 0.5, np.float32)}
+    params["reduce"] = {"kernel": np.asarray([[1, 0], [10, 0], [0, 1]], np.float32)[None, None, None]}
+    stats = {f"{name}_bn": {"mean": np.zeros(n, np.float32), "var": np.full(n, 1 - 1e-5, np.float32)}
+             for name, n in (("appearance", 2), ("relation", 2), ("pairs", 1))}
+    y = jax.jit(unit.apply)({"params": params, "batch_stats": stats}, x)
+    rectified = np.maximum(x, 0)
+    expected = np.stack([rectified[..., 0] + 10 * rectified[..., 1], (x**2).mean(axis=-1)], axis=-1)
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_artnet_has_an_entry_for_every_stage():
+    with pytest.raises(UserError, match="smart=.*each of the 3 stages"):
+        shapes("artnet_18", (4, 32, 32), stage_sizes=(1, 1, 1), widths=(8, 8, 8))

@@ -119,6 +119,20 @@ def slowfast(arch: dict[str, Any]) -> Reference:
     return Reference(name, model, tap=tap, outputs=_head_outputs, capture=r"(slow|fast)_layer\d_\d+|fc")
 
 
+# ------------------------------------------------------------------------------------------ ARTNet
+def artnet(arch: dict[str, Any]) -> Reference:
+    """The Caffe definition of ARTNet-18."""
+    model = make_backbone("artnet_18", arch["num_classes"])
+
+    def tap(features: Features, name: str):  # norms before their ReLU
+        if block := re.fullmatch(r"res(\d)([ab])_bn", name):
+            return features.get(f"layer{int(block[1]) - 1}_{'ab'.index(block[2])}/bn")
+        names = {"conv1_bn": "conv1/appearance_bn", "pooling1": "conv1/pairs", "redu1_bn": "bn1"}
+        return features.get(names.get(name, ""))
+
+    return Reference("artnet_18", model, tap=tap, capture=r"conv1/(appearance_bn|pairs)|bn1|layer\d_\d/bn")
+
+
 # -------------------------------------------------------------------------------------------- table
 def _is_constructor(pattern: str) -> Callable[[dict[str, Any]], bool]:
     return lambda arch: bool(re.fullmatch(pattern, str(arch.get("constructor"))))
@@ -137,6 +151,7 @@ _BUILDERS: list[tuple[Callable[[dict[str, Any]], bool], Callable[[dict[str, Any]
     (_is_constructor("MFNET_3D"), mfnet),
     (_is_config(r"configs/Kinetics/c2/I3D_NLN_8x8_R50\.yaml"), nonlocal_net),
     (_is_config(r"configs/Kinetics/SLOWFAST_(4x16|8x8)_R50\.yaml"), slowfast),
+    (_is_constructor("ARTNet-ResNet-18"), artnet),
 ]
 
 
