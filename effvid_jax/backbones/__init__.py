@@ -18,6 +18,7 @@ from effvid_jax.backbones import (
     bninception,
     corrnet,
     dilated_resnet,
+    eco,
     efficientnet_lite,
     i3d,
     mfnet,
@@ -72,6 +73,7 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "slowfast_4x16_resnet50": slowfast.slowfast_4x16,
     "slowfast_8x8_resnet50": slowfast.slowfast_8x8,
     "artnet_18": artnet.ARTNet,
+    "eco_lite": eco.ECOLite,
 }
 
 

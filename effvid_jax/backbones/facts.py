@@ -149,6 +149,7 @@ FACTS: dict[str, Facts] = {
     "artnet_18": Facts(crop=112, small=("artnet_18", dict(
         stage_sizes=(1, 1, 1), widths=(16, 32, 64), smart=(1, 1, 0), biases=(0, 1, 1), classifier_std=0.1)),
         pixels=_ARTNET_PIXELS),
+    "eco_lite": Facts(small=("eco_lite", _BN_INCEPTION | dict(width_mult=0.2)), pixels=_BN_INCEPTION_PIXELS),
 }
 
 

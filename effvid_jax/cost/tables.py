@@ -199,6 +199,10 @@ def _tables_of_dynamic_inference() -> list[Row]:
                                                    "shortcuts are 3x3x3, has 25.7"),
         Row(DYNAMIC, "ARTNet-18, M parameters", 35.2, "artnet_18", (16, 112, 112), parameters=True,
             options={"shortcut_kernel": 1}, remark="1x1x1 shortcuts; the authors' file has 3x3x3 and 39.7"),
+        Row(DYNAMIC, "ECO", 64, "eco_lite", (16, 224, 224), unresolved=True,
+            remark="ours is ECO-Lite; the figure is the full ECO's, whose 2-D network goes on to its end"),
+        Row(DYNAMIC, "ECO, M parameters", 47.5, "eco_lite", (16, 224, 224), parameters=True, unresolved=True,
+            remark="as above"),
     ]
 
 

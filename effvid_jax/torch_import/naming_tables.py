@@ -66,4 +66,10 @@ TABLES: dict[str, Rules] = {
         *(rule for n, (s, b) in enumerate(itertools.product(range(1, 5), range(2)), start=2)
           for rule in _artnet_block(n, s, b)),
     ],
+    "ECO-pytorch": [
+        *((rf"base_model\.inception_3c_double_3x3_{theirs}{bn}", f"inception_3c{ours}/{leaf}")
+          for theirs, ours in (("reduce", "_reduce"), ("1", ""))
+          for bn, leaf in (("_bn", "bn"), ("", "conv"))),
+        *_BN_INCEPTION, (r"base_model\.(res\d)([ab]\w*)", r"\1/\2"), (r"new_fc", "fc"),
+    ],
 }

@@ -66,6 +66,7 @@ FACTS = {
                               ((32, 256, 256), 400, 34_566_488, 65.71e9)],
     "artnet_18": [((16, 112, 112), 400, 39_676_176, 25_689_714_688),
                   ((16, 64, 64), 174, 39_560_238, 8_388_500_480)],
+    "eco_lite": [((4, 224, 224), 400, 33_518_576, 12_488_810_496)],
     # The figures of these are put together in docs/cost.md; only that they can be counted is tested.
 }
 # Deeper forms of others: their gradients are traced with the slow tests.

@@ -185,3 +185,10 @@ def test_a_smart_unit_adds_squared_pairs():
 def test_artnet_has_an_entry_for_every_stage():
     with pytest.raises(UserError, match="smart=.*each of the 3 stages"):
         shapes("artnet_18", (4, 32, 32), stage_sizes=(1, 1, 1), widths=(8, 8, 8))
+
+
+# --------------------------------------------------------------------------------------------- ECO
+def test_eco_takes_clips_of_any_length_and_side():
+    found = shapes("eco_lite", (6, 112, 72), width_mult=0.125)
+    assert found["stage2"].shape[1:4] == (6, 14, 9)  # per frame
+    assert found["features"].shape[1:4] == (2, 4, 3)

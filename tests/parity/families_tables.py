@@ -133,6 +133,25 @@ def artnet(arch: dict[str, Any]) -> Reference:
     return Reference("artnet_18", model, tap=tap, capture=r"conv1/(appearance_bn|pairs)|bn1|layer\d_\d/bn")
 
 
+# --------------------------------------------------------------------------------------------- ECO
+def eco(arch: dict[str, Any]) -> Reference:
+    """Class `TSN` of ECO-pytorch on its ECO-Lite."""
+    expect({"type": "TSN", "head_pool": None, **arch}, modality="RGB", consensus_type="identity")
+
+    def tap(features: Features, name: str):
+        name = name.removeprefix("base_model.")
+        if name == "res5b_pool":
+            return features["features"].mean(axis=(1, 2, 3), keepdims=True)
+        if residual := re.fullmatch(r"res(\d)b_relu", name):
+            return features[f"stage{residual[1]}"]
+        if name == "inception_3c_relu_double_3x3_1":
+            return _merged(features["stage2"])
+        return _tap_bn_inception(features, name)
+
+    return Reference("eco_lite", make_backbone("eco_lite", arch["num_class"]), tap=tap,
+                     capture=_BN_INCEPTION_CAPTURE)
+
+
 # -------------------------------------------------------------------------------------------- table
 def _is_constructor(pattern: str) -> Callable[[dict[str, Any]], bool]:
     return lambda arch: bool(re.fullmatch(pattern, str(arch.get("constructor"))))
@@ -152,6 +171,7 @@ _BUILDERS: list[tuple[Callable[[dict[str, Any]], bool], Callable[[dict[str, Any]
     (_is_config(r"configs/Kinetics/c2/I3D_NLN_8x8_R50\.yaml"), nonlocal_net),
     (_is_config(r"configs/Kinetics/SLOWFAST_(4x16|8x8)_R50\.yaml"), slowfast),
     (_is_constructor("ARTNet-ResNet-18"), artnet),
+    (_is_tsn("ECO"), eco),
 ]
 
 
