@@ -30,6 +30,7 @@ from effvid_jax.backbones import (
     resnet3d,
     s3d,
     slowfast,
+    stnet,
     swin3d,
     tpn,
     x3d,
@@ -74,6 +75,8 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "slowfast_8x8_resnet50": slowfast.slowfast_8x8,
     "artnet_18": artnet.ARTNet,
     "eco_lite": eco.ECOLite,
+    **{f"stnet_resnet{d}": partial(stnet.stnet_resnet, d) for d in (50, 101)},
+    "stnet_se_resnext50": stnet.StNet,
 }
 
 

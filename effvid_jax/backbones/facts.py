@@ -92,6 +92,7 @@ _MSDNET = dict(base=2, step=1, channels=16, growth=8, scale_factors=(1, 2), bott
 _BN_INCEPTION = dict(width_mult=0.25, classifier_std=0.1)
 _SLOWFAST = dict(width=16, beta=4, stage_sizes=(1, 1, 1), slow_inflate=(0, 1, 1), space_strides=(1, 2, 2),
                  classifier_std=0.1)
+_STNET = dict(width=16, stage_sizes=(1, 1, 1), frames_per_image=2, head_width=128, classifier_std=0.1)
 
 # Crops follow from the costs in VA-RED2's paper; the interval is the usual one of each network.
 FACTS: dict[str, Facts] = {
@@ -150,6 +151,8 @@ FACTS: dict[str, Facts] = {
         stage_sizes=(1, 1, 1), widths=(16, 32, 64), smart=(1, 1, 0), biases=(0, 1, 1), classifier_std=0.1)),
         pixels=_ARTNET_PIXELS),
     "eco_lite": Facts(small=("eco_lite", _BN_INCEPTION | dict(width_mult=0.2)), pixels=_BN_INCEPTION_PIXELS),
+    **{f"stnet_resnet{depth}": Facts(small=("stnet_resnet50", _STNET)) for depth in (50, 101)},
+    "stnet_se_resnext50": Facts(small=("stnet_se_resnext50", _STNET | dict(groups=8))),
 }
 
 

@@ -203,6 +203,14 @@ def _tables_of_dynamic_inference() -> list[Row]:
             remark="ours is ECO-Lite; the figure is the full ECO's, whose 2-D network goes on to its end"),
         Row(DYNAMIC, "ECO, M parameters", 47.5, "eco_lite", (16, 224, 224), parameters=True, unresolved=True,
             remark="as above"),
+        *(Row(DYNAMIC, f"StNet, ResNet-{depth}", figure, f"stnet_resnet{depth}", (125, 256, 256),
+              remark="free choice of the Xception's width, 1024; the public port, on SE-ResNeXt-50, has 194.1"
+              if depth == 50 else "") for depth, figure in ((50, 189.29), (101, 310.50))),
+        *(Row(DYNAMIC, f"StNet, ResNet-{depth}, M parameters", figure, f"stnet_resnet{depth}", (5, 256, 256),
+              parameters=True, remark="the port has 42.91" if depth == 50 else "")
+          for depth, figure in ((50, 33.16), (101, 52.15))),
+        Row(DYNAMIC, "StNet, ResNet-50, in the table of UCF-101", 53, "stnet_resnet50", (35, 256, 256), 101,
+            remark="7 images of 5 frames"),
     ]
 
 

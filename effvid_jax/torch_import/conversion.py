@@ -177,6 +177,8 @@ def _to_our_layout(array: np.ndarray, path: str, shape: Sequence[int], inflate: 
         return np.broadcast_to(array.astype(np.float64) / shape[0], (shape[0], *array.shape))
     if 2 in (array.ndim, len(shape)) and {*array.shape[:-2], *shape[:-2]} == {1}:
         return array.reshape(*shape[:-2], *array.shape[-2:])  # a linear layer is a 1x1 convolution
+    if array.ndim == 3 and tuple(shape[1:-2]) == (1, 1):
+        return array.reshape(array.shape[0], 1, 1, *array.shape[1:])  # 1-D, over time
     return array
 
 

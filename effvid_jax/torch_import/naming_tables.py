@@ -72,4 +72,13 @@ TABLES: dict[str, Rules] = {
           for bn, leaf in (("_bn", "bn"), ("", "conv"))),
         *_BN_INCEPTION, (r"base_model\.(res\d)([ab]\w*)", r"\1/\2"), (r"new_fc", "fc"),
     ],
+    "Pytorch-StNet": [
+        (r"layer0\.(conv|bn)1", r"\g<1>1"), ("last_linear", "fc"),
+        (r"layer(\d)\.(\d+)\.((?:conv|bn)\d)", r"layer\1_\2/\3"),
+        (r"layer(\d)\.(\d+)\.se_module\.(fc\d)", r"layer\1_\2/se_module/\3"),
+        (r"layer(\d)\.(\d+)\.downsample\.0", r"layer\1_\2/downsample_conv"),
+        (r"layer(\d)\.(\d+)\.downsample\.1", r"layer\1_\2/downsample_bn"),
+        (r"(temp\d)\.(conv|bn)1", r"\1_\g<2>1"), (r"xception\.conv", "xception/shortcut"),
+        (r"xception\.(bn\d)", r"xception/\1"), (r"xception\.(sepconv\d)\.(\w+)", r"xception/\1_\2"),
+    ],
 }

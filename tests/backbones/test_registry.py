@@ -67,6 +67,7 @@ FACTS = {
     "artnet_18": [((16, 112, 112), 400, 39_676_176, 25_689_714_688),
                   ((16, 64, 64), 174, 39_560_238, 8_388_500_480)],
     "eco_lite": [((4, 224, 224), 400, 33_518_576, 12_488_810_496)],
+    "stnet_se_resnext50": [((35, 96, 96), 400, 42_912_896, 7_735_521_280)],
     # The figures of these are put together in docs/cost.md; only that they can be counted is tested.
 }
 # Deeper forms of others: their gradients are traced with the slow tests.
@@ -74,7 +75,9 @@ DEEP = {"resnet101", "resnet152", "tsm_resnet101", "r2plus1d_34", "x3d_m", "x3d_
         "swin3d_b", "msdnet_38", "efficientnet_lite1", "efficientnet_lite2",
         "bninception",
         "i3d_nonlocal_resnet50",
-        "slowfast_8x8_resnet50"}
+        "slowfast_8x8_resnet50",
+        "stnet_resnet50", "stnet_resnet101", "stnet_se_resnext50"}
+FRAMES = {name: 10 for name in ("stnet_resnet50", "stnet_resnet101", "stnet_se_resnext50")}  # others: 8
 RUN = ["resnet18", "tsm_mobilenet_v2"]  # narrow, for tests that compute
 
 
@@ -110,7 +113,7 @@ def random_clip(shape, seed=1):
 def test_shapes_and_feature_names(name):
     model = make_backbone(name, num_classes=7)
     assert hash(model) == hash(make_backbone(name, num_classes=7))  # or jit would compile it twice
-    clip = jax.ShapeDtypeStruct((2, 8, 224, 224, 3), jnp.float32)
+    clip = jax.ShapeDtypeStruct((2, FRAMES.get(name, 8), 224, 224, 3), jnp.float32)
     with cost.parameters_without_values():
         (logits, features), variables = jax.eval_shape(
             lambda x: model.init_with_output(jax.random.key(0), x), clip)
@@ -128,7 +131,7 @@ def test_shapes_and_feature_names(name):
 def test_parameters_and_cost_are_the_published_ones(name):
     facts = FACTS.get(name)
     if facts is None:  # no figure of the reference's authors: only that it can be counted
-        assert cost.gmacs(make_backbone(name, num_classes=400), (16, 224, 224, 3)) > 0
+        assert cost.gmacs(make_backbone(name, num_classes=400), (2 * FRAMES.get(name, 8), 224, 224, 3)) > 0
         return
     for clip, classes, params, macs in facts:
         found = cost.count(make_backbone(name, num_classes=classes), (*clip, 3), "macs_attn")
@@ -160,7 +163,7 @@ def test_every_parameter_reaches_the_loss(name):
     """In the traced gradient at full size: what is not reached gets a constant 0, without compiling."""
     whole = functools.partial(blocks.Conv, plain=True)  # one operation to trace in place of dozens
     model = make_backbone(name, num_classes=5, conv=whole)
-    x = jax.ShapeDtypeStruct((2, 8, 224, 224, 3), jnp.float32)
+    x = jax.ShapeDtypeStruct((2, FRAMES.get(name, 8), 224, 224, 3), jnp.float32)
     with cost.parameters_without_values():
         variables = jax.eval_shape(model.init, jax.random.key(0), x)
         traced, gradient = jax.make_jaxpr(jax.grad(training_loss(model, x)), return_shape=True)(

@@ -192,3 +192,25 @@ def test_eco_takes_clips_of_any_length_and_side():
     found = shapes("eco_lite", (6, 112, 72), width_mult=0.125)
     assert found["stage2"].shape[1:4] == (6, 14, 9)  # per frame
     assert found["features"].shape[1:4] == (2, 4, 3)
+
+
+# ------------------------------------------------------------------------------------------- StNet
+SMALL_STNET = dict(width=8, stage_sizes=(1, 1, 1), frames_per_image=2)
+
+
+def test_stnet_sees_neighbouring_frames_as_one_image():
+    found = shapes("stnet_resnet50", (8, 32, 32), **SMALL_STNET)
+    assert found["stem"].shape == (1, 4, 8, 8, 8)
+    assert found["pooled"].shape == (1, 4, 128)
+    with pytest.raises(UserError, match="multiple of 5 frames, not 8"):
+        shapes("stnet_se_resnext50", (8, 32, 32))
+
+
+def test_stnet_classifies_a_position_as_a_clip_of_one_image():
+    model = make_backbone("stnet_se_resnext50", 3, **(SMALL_STNET | dict(groups=4)))
+    rng = np.random.default_rng(0)
+    shapes_of = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 4, 32, 32, 3)))
+    variables = jax.tree.map(lambda leaf: rng.random(leaf.shape, np.float32), shapes_of)
+    maps = rng.standard_normal((2, 1, 1, 1, 128)).astype(np.float32)
+    logits, pooled = model.apply(variables, maps, method="run_head")
+    np.testing.assert_allclose(model.apply(variables, pooled, method="classify")[:, 0], logits, rtol=1e-4)

@@ -152,6 +152,24 @@ def eco(arch: dict[str, Any]) -> Reference:
                      capture=_BN_INCEPTION_CAPTURE)
 
 
+# ------------------------------------------------------------------------------------------- StNet
+def stnet(arch: dict[str, Any]) -> Reference:
+    """`StNet` of Pytorch-StNet."""
+    if (arch["block"], arch["groups"]) not in (("SEResNeXtBottleneck", 32), ("SEResNetBottleneck", 1)):
+        raise golden.Unsupported(f"StNet of {arch['block']} with groups={arch['groups']}")
+    expect({"type": "StNet", **arch}, inplanes=64)
+    name = "stnet_se_resnext50"
+    model = make_backbone(name, arch["num_classes"], stage_sizes=tuple(arch["layers"]), groups=arch["groups"],
+                          reduction=arch["reduction"], frames_per_image=arch["N"])
+
+    def tap(features: Features, name: str):
+        if temporal := re.fullmatch(r"temp(\d)", name):
+            return jax.nn.relu(features[f"temp{temporal[1]}_bn1"])
+        return _merged(features.get({"layer0": "stem"}.get(name, name.replace("layer", "stage"))))
+
+    return Reference(name, model, tap=tap, capture=r"temp\d_bn1")
+
+
 # -------------------------------------------------------------------------------------------- table
 def _is_constructor(pattern: str) -> Callable[[dict[str, Any]], bool]:
     return lambda arch: bool(re.fullmatch(pattern, str(arch.get("constructor"))))
@@ -172,6 +190,7 @@ _BUILDERS: list[tuple[Callable[[dict[str, Any]], bool], Callable[[dict[str, Any]
     (_is_config(r"configs/Kinetics/SLOWFAST_(4x16|8x8)_R50\.yaml"), slowfast),
     (_is_constructor("ARTNet-ResNet-18"), artnet),
     (_is_tsn("ECO"), eco),
+    (_is_constructor("StNet"), stnet),
 ]
 
 

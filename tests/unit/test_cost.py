@@ -102,10 +102,11 @@ def test_nothing_is_compiled_and_every_layer_traced_once(name, events):
     model = make_backbone(name, num_classes=400)
     counting._cached_trace.cache_clear()
     events.clear()
-    found = cost.count(model, (16, 224, 224, 3))
+    clip = (20 if name.startswith("stnet") else 16, 224, 224, 3)
+    found = cost.count(model, clip)
     traces, compilations = (sum(key in event for event in events)
                             for key in ("jaxpr_trace", "backend_compile"))
-    again = cost.count(model, (16, 224, 224, 3))
+    again = cost.count(model, clip)
     print(f"{name}: {found.gmacs:.2f} gmacs, {found.params:,} parameters, {len(found.layers)} layers, "
           f"{traces} traces")
     assert 0 < found.gmacs < 2000 and again.gmacs == found.gmacs
