@@ -33,6 +33,7 @@ CLIPS = {**dict.fromkeys(("msdnet_38", "msdnet_b4_s4"), (2, 160, 160)),  # other
 SMALLER = [  # further parameters that training leaves small, with a factor, as in `tests/parity`
     (r"nonlocal\d_\d/bn/scale", 0.25), (r"nonlocal\d_\d/conv_(theta|phi)/kernel", 0.35),
     (r".*relation_bn/scale", 0.15), (r".*reduce/kernel", 0.5),
+    (r".*ghost2/\w+/bn/scale", 0.5),
 ]
 HEADER = """# bfloat16 against float32
 

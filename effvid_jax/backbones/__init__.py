@@ -20,6 +20,7 @@ from effvid_jax.backbones import (
     dilated_resnet,
     eco,
     efficientnet_lite,
+    ghostnet,
     i3d,
     mfnet,
     mobilenet_v2,
@@ -77,6 +78,7 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "eco_lite": eco.ECOLite,
     **{f"stnet_resnet{d}": partial(stnet.stnet_resnet, d) for d in (50, 101)},
     "stnet_se_resnext50": stnet.StNet,
+    "ghostnet": ghostnet.GhostNet,
 }
 
 

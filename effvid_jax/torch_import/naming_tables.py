@@ -81,4 +81,15 @@ TABLES: dict[str, Rules] = {
         (r"(temp\d)\.(conv|bn)1", r"\1_\g<2>1"), (r"xception\.conv", "xception/shortcut"),
         (r"xception\.(bn\d)", r"xception/\1"), (r"xception\.(sepconv\d)\.(\w+)", r"xception/\1_\2"),
     ],
+    "timm GhostNet": [
+        ("conv_stem", "conv_stem/conv"), ("bn1", "conv_stem/bn"), ("conv_head", "conv_head"),
+        ("classifier", "fc"),
+        (r"blocks\.9\.0\.conv", "conv_last/conv"), (r"blocks\.9\.0\.bn1", "conv_last/bn"),
+        *((rf"blocks\.(\d)\.(\d)\.{theirs}", rf"blocks\1_\2/{ours}") for theirs, ours in (
+            *((rf"(ghost\d)\.{path}\.{n}", rf"\3/{ours}/{leaf}") for n, leaf in enumerate(("conv", "bn"))
+              for path, ours in (("primary_conv", "primary"), ("cheap_operation", "cheap"))),
+            ("(conv|bn)_dw", r"dw/\3"), (r"se\.(conv_\w+)", r"se/\3"),
+            *((rf"shortcut\.{n}", ours) for n, ours in enumerate(
+                ("shortcut_dw/conv", "shortcut_dw/bn", "shortcut/conv", "shortcut/bn"))))),
+    ],
 }

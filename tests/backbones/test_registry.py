@@ -68,6 +68,7 @@ FACTS = {
                   ((16, 64, 64), 174, 39_560_238, 8_388_500_480)],
     "eco_lite": [((4, 224, 224), 400, 33_518_576, 12_488_810_496)],
     "stnet_se_resnext50": [((35, 96, 96), 400, 42_912_896, 7_735_521_280)],
+    "ghostnet": [((1, 160, 160), 1000, 5_182_508, 73_978_544)],
     # The figures of these are put together in docs/cost.md; only that they can be counted is tested.
 }
 # Deeper forms of others: their gradients are traced with the slow tests.
@@ -76,7 +77,8 @@ DEEP = {"resnet101", "resnet152", "tsm_resnet101", "r2plus1d_34", "x3d_m", "x3d_
         "bninception",
         "i3d_nonlocal_resnet50",
         "slowfast_8x8_resnet50",
-        "stnet_resnet50", "stnet_resnet101", "stnet_se_resnext50"}
+        "stnet_resnet50", "stnet_resnet101", "stnet_se_resnext50",
+        "ghostnet"}
 FRAMES = {name: 10 for name in ("stnet_resnet50", "stnet_resnet101", "stnet_se_resnext50")}  # others: 8
 RUN = ["resnet18", "tsm_mobilenet_v2"]  # narrow, for tests that compute
 

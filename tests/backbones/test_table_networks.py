@@ -1,5 +1,6 @@
 """What is special about the other networks of the papers' tables: relations, two pathways and so on."""
 
+import functools
 import itertools
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from effvid_jax.backbones import artnet, bninception, make_backbone, nonlocal_net, slowfast
+from effvid_jax.backbones import artnet, blocks, bninception, ghostnet, make_backbone, nonlocal_net, slowfast
 from effvid_jax.errors import UserError
 
 
@@ -214,3 +215,19 @@ def test_stnet_classifies_a_position_as_a_clip_of_one_image():
     maps = rng.standard_normal((2, 1, 1, 1, 128)).astype(np.float32)
     logits, pooled = model.apply(variables, maps, method="run_head")
     np.testing.assert_allclose(model.apply(variables, pooled, method="classify")[:, 0], logits, rtol=1e-4)
+
+
+# ---------------------------------------------------------------------------------------- GhostNet
+def test_half_of_a_ghost_module_is_made_of_the_other_half():
+    module = ghostnet.Ghost(3, False, functools.partial(blocks.ConvBN, norm=blocks.BatchNorm))
+    x = np.random.default_rng(0).standard_normal((1, 1, 5, 5, 4)).astype(np.float32)
+    params = jax.eval_shape(module.init, jax.random.key(0), x)["params"]
+    assert params["primary"]["conv"]["kernel"].shape == (1, 1, 4, 2)
+    assert params["cheap"]["conv"]["kernel"].shape == (3, 3, 1, 2)
+    assert jax.eval_shape(lambda: module.init_with_output(jax.random.key(0), x)[0]).shape == (1, 1, 5, 5, 3)
+
+
+@pytest.mark.parametrize("field", ["stem", "consensus"])
+def test_ghostnet_refuses_unknown_words(field):
+    with pytest.raises(UserError, match=f"{field}='typo'"):
+        shapes("ghostnet", (1, 32, 32), **{field: "typo"})

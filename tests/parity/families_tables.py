@@ -170,6 +170,25 @@ def stnet(arch: dict[str, Any]) -> Reference:
     return Reference(name, model, tap=tap, capture=r"temp\d_bn1")
 
 
+# ---------------------------------------------------------------------------------- timm's GhostNet
+def ghostnet(arch: dict[str, Any]) -> Reference:
+    """timm's `ghostnet_050`, `ghostnet_100` and `ghostnet_130`."""
+    kwargs = dict(arch.get("kwargs", {}))
+    width = int(arch["constructor"].removeprefix("ghostnet_")) / 100
+    model = make_backbone("ghostnet", kwargs.pop("num_classes", 1000), width_mult=kwargs.pop("width", width))
+    if kwargs:
+        raise golden.Unsupported(f"{arch['constructor']} with options {sorted(kwargs)}")
+
+    def tap(features: Features, name: str):
+        if stage := re.fullmatch(r"blocks\.(\d)", name):
+            return _merged(features.get(f"stage{int(stage[1]) + 1}"))
+        if name == "conv_stem":
+            return _merged(features["conv_stem/conv"])
+        return _merged(features["conv_head"]) if name == "conv_head" else None
+
+    return Reference("ghostnet", model, tap=tap, capture=r"conv_head|conv_stem/conv")
+
+
 # -------------------------------------------------------------------------------------------- table
 def _is_constructor(pattern: str) -> Callable[[dict[str, Any]], bool]:
     return lambda arch: bool(re.fullmatch(pattern, str(arch.get("constructor"))))
@@ -191,6 +210,7 @@ _BUILDERS: list[tuple[Callable[[dict[str, Any]], bool], Callable[[dict[str, Any]
     (_is_constructor("ARTNet-ResNet-18"), artnet),
     (_is_tsn("ECO"), eco),
     (_is_constructor("StNet"), stnet),
+    (_is_constructor(r"ghostnet_\d+"), ghostnet),
 ]
 
 
