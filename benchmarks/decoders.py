@@ -45,7 +45,7 @@ Decoder = Callable[[str, Sequence[int]], np.ndarray]  # path and frames, in orde
 def ours(paths: Sequence[str], folder: Path) -> Decoder:
     """The reader of data_pipelines, for these videos; frames are the 8 that it samples in evaluation."""
     listed = folder / "listed.txt"
-    listed.write_text("".join(f"{os.path.abspath(path)} 0\n" for path in paths))
+    writers.write_text(str(listed), "".join(f"{os.path.abspath(path)} 0\n" for path in paths))
     split = data_pipelines.open_split(data_config(source="list", train_list=str(listed), num_classes=2,
                                                   num_frames=8), "train")
     numbers = {path: number for number, path in enumerate(paths)}

@@ -8,7 +8,8 @@ from effvid_jax import lookup
 from effvid_jax.methods.base import Adaptive, Method, MethodSettings, Prediction, Runner, Variables
 from effvid_jax.tasks import Task, make_task
 
-SHARED = ("base", "building", "clips", "gated", "settings", "sides")  # files here that are no method
+# Files here that are no method.
+SHARED = ("base", "building", "clips", "gated", "settings", "sides", "streaming")
 
 
 def find_method(name: str) -> type[Method]:
