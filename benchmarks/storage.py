@@ -76,7 +76,8 @@ def forms(folder: Path, clips: int, frames: int, size) -> dict[str, tuple[Split,
 def _listed(folder: Path, name: str, paths: Sequence[str]) -> tuple[Split, int]:
     """(clips, bytes) of some videos."""
     path = folder / f"{name}.txt"
-    writers.write_text(str(path), "".join(f"{os.path.basename(video)} {i % 2}\n" for i, video in enumerate(paths)))
+    writers.write_text(str(path), "".join(
+        f"{os.path.basename(video)} {i % 2}\n" for i, video in enumerate(paths)))
     config = data_config(source="list", root=str(folder), train_list=str(path), num_classes=2,
                          num_frames=FRAMES)
     return open_split(config, "train"), sum(os.path.getsize(video) for video in paths)
