@@ -8,7 +8,7 @@
     model.json        class names, how to prepare clips, shapes, cost, versions
     load.py           a copy of `exported.py`: reads all this, and prepares clips, with jax and numpy alone
     segment<k>.jaxexport  of a network with early exits, its k-th part
-    saved_model/, model.tflite  for TensorFlow, with `config.export.format`: see `export_tensorflow.py`
+    saved_model/      for TensorFlow, with `config.export.format=savedmodel`: see `export_tensorflow.py`
 
 The weights lie beside the program, not inside: measured for a ResNet-50 on a CPU, a program with its
 weights inside takes 96 MB instead of 0.1 MB, 4 s instead of 0.6 s to write and 8 s instead of 3 s to
@@ -146,8 +146,8 @@ def export(config, workdir: str, folder: str) -> dict:
             np.savez(f, **weights)
         with open(described, "w", encoding="utf-8", errors="surrogateescape") as f:
             f.write(json.dumps(info, indent=2))
-    more = {} if form not in export_tensorflow.FORMATS else {
-        f"{form}_difference": export_tensorflow.write(form, folder, program, weights, clip, PLATFORMS)}
+    more = {} if form != export_tensorflow.FORMAT else {
+        f"{form}_difference": export_tensorflow.write(folder, program, weights, clip, PLATFORMS)}
     return {"export": folder, "step": saved.step, "gmacs": info["gmacs_per_clip"],
             "params": info["params"], "platforms": info["platforms"], **more,
             "megabytes": {name: round(os.path.getsize(os.path.join(folder, name)) / 1e6, 2)

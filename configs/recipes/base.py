@@ -127,7 +127,7 @@ def defaults() -> ml_collections.ConfigDict:
         resolutions=(),  # of inference, in pixels; (): 224, 144, 112, 96, 72, 56, scaled to data.crop
     ))
     config.export = ml_collections.ConfigDict(dict(
-        format="jax",  # of the program: jax | savedmodel, tflite (TensorFlow's, beside it)
+        format="jax",  # of the program: jax | savedmodel (TensorFlow's, beside it)
     ))
     # Stages of one run: 'teacher,baseline,student' trains them in this order, each in its own folder of
     # the workdir. A stage is this config with the fields of `stages.<name>` changed; 'student' is the

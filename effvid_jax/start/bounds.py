@@ -67,7 +67,7 @@ FIELDS: dict[str, Field] = {
     "train.validation.eval_batch_size": Field.integer(0, 2**20),
     "init.checkpoint": Field.text(), "init.skip": Field.pattern(), "init.step": _STEPS,
     "init.probe": Field.flag(),
-    "export": Field.group(), "export.format": Field.choice("jax", "savedmodel", "tflite"),
+    "export": Field.group(), "export.format": Field.choice("jax", "savedmodel"),
     "bench.seconds": Field.number(above=0, most=1e6), "bench.batch_size": Field.integer(0, 2**20),
     "bench.threads": Field.many(Field.integer(1, 1024)), "bench.workers": Field.many(Field.integer(0, 1024)),
     "bench.resolutions": Field.many(Field.integer(1, 2**14)),
