@@ -48,7 +48,12 @@ from effvid_jax.torch_import.naming import LEAVES, NAMING, our_paths
 # Backbones -> code bases that have them, the one that is written first. Others: all that name every array.
 LAYOUTS = {
     r"(tsm_)?resnet\d+": ("mmaction2 ResNet", "torchvision ResNet", "TSM repository ResNet"),
-    r"slowonly_.*|i3d_resnet50|r2plus1d_34|tpn_.*": ("mmaction2 ResNet",),
+    r"slowonly_.*|i3d_resnet50": ("mmaction2 ResNet", "PySlowFast ResNet"),
+    r"r2plus1d_34|tpn_.*": ("mmaction2 ResNet",),
+    r"i3d_nonlocal_resnet50": ("PySlowFast ResNet",), r"slowfast_.*": ("PySlowFast SlowFast",),
+    r"bninception": ("TSM repository BN-Inception",), r"trn_bninception": ("TRN-pytorch",),
+    r"mfnet_3d": ("PyTorch-MFNet",), r"artnet_18": ("ARTNet",), r"eco_lite": ("ECO-pytorch",),
+    r"stnet_.*": ("Pytorch-StNet",), r"ghostnet": ("timm GhostNet",),
     r"(tsm_)?mobilenet_v2": ("mmaction2 MobileNetV2", "torchvision MobileNetV2",
                              "TSM repository MobileNetV2"),
     r"(tsm_)?efficientnet_lite0": ("EfficientNet-Lite-PyTorch, lite0",),
@@ -59,9 +64,9 @@ LAYOUTS = {
     r"swin3d_\w": ("Video Swin", "torchvision Video Swin"), r"mvit_.*": ("torchvision MViT",),
     r"msdnet_.*": ("MSDNet-PyTorch",), r"dilated_resnet18": ("torchvision ResNet",),
 }
-# Linear layers of ours that are convolutions there: axes of their weights.
-_CONVOLUTIONS = {"pytorch-i3d": {"fc": 5}, "torchvision S3D": {"fc": 5},
-                 "PySlowFast X3D": {"fc1": 5}}
+# Layers of ours that are convolutions of another rank there: pattern of the module -> axes of its weights.
+_CONVOLUTIONS = {"pytorch-i3d": ("fc", 5), "torchvision S3D": ("fc", 5), "PySlowFast X3D": ("fc1", 5),
+                 "Pytorch-StNet": ("xception/.*", 3)}
 # Leaf here -> leaf in the file; others, such as a gate's, are nobody else's.
 _THEIRS = {**{ours: theirs for theirs, leaves in LEAVES.items() for ours in leaves},
            **{name: name for name in ("class_token", "rel_pos_t", "rel_pos_h", "rel_pos_w", "filter_weight",
@@ -154,6 +159,7 @@ def _inside(path: str) -> str:
 
 # --------------------------------------------------------------------------------------------- names
 _GROUP = re.compile(r"\((?!\?)((?:[^()]|\(\?:[^()]*\))*)\)")  # of a pattern, that its replacement names
+_NAMED = re.compile(r"\\(\d)|\\g<(\d)>")  # in a replacement
 _SAME = r"\g<0>"  # the replacement of modules that are called alike
 
 
@@ -189,8 +195,8 @@ def _inverse(layout: str) -> list[tuple[re.Pattern, list[str]]]:
             rules.append((re.compile(pattern), [""]))
             continue
         groups, number = _GROUP.findall(pattern), itertools.count()
-        ours = re.sub(r"\\(\d)", lambda m, groups=groups: f"({groups[int(m[1]) - 1]})", replacement)
-        place = [int(n) - 1 for n in re.findall(r"\\(\d)", replacement)]  # group -> its place in ours
+        ours = _NAMED.sub(lambda m, groups=groups: f"({groups[int(m[1] or m[2]) - 1]})", replacement)
+        place = [int(a or b) - 1 for a, b in _NAMED.findall(replacement)]  # group -> its place in ours
         theirs = _GROUP.sub(lambda m, n=number, place=place: f"{{{place.index(next(n))}}}", pattern)
         theirs = theirs.replace(r"(?:\.net)?", "{net}").replace(r"(?:backbone\.)?", r"backbone\.")
         rules.append((re.compile(ours), theirs.replace("\\.", ".").split("|")))
@@ -207,8 +213,9 @@ def _to_torch(array: np.ndarray, path: str, layout: str) -> np.ndarray:
     module, _, leaf = path.rpartition("/")
     if leaf == "kernel" and array.ndim > 1:
         array = np.moveaxis(array, (-1, -2), (0, 1))  # (*k, I, O) -> (O, I, *k)
-        axes = _CONVOLUTIONS.get(layout, {}).get(module, array.ndim)
-        array = array.reshape(*array.shape, *(1,) * (axes - array.ndim))
+        pattern, axes = _CONVOLUTIONS.get(layout, ("", 0))
+        if re.fullmatch(pattern, module):
+            array = array.reshape(*array.shape[:axes], *(1,) * (axes - array.ndim))
     return np.ascontiguousarray(array)
 
 

@@ -44,7 +44,7 @@ def test_rules_can_be_turned_around():
     """A group that a replacement leaves out, or names twice, could not be found again."""
     for name, rules in NAMING.items():
         for pattern, replacement in rules:
-            groups = sorted(int(n) for n in re.findall(r"\\(\d)", replacement))
+            groups = sorted(int(a or b) for a, b in torch_export._NAMED.findall(replacement) if b != "0")
             assert groups == list(range(1, re.compile(pattern).groups + 1)), (name, pattern)
             rest = torch_export._GROUP.sub("", pattern).replace(r"(?:\.net)?", "").replace(
                 r"(?:backbone\.)?", "")
@@ -61,12 +61,16 @@ def test_every_backbone_has_a_layout():
 
 CASES = {path.stem: path for path in sorted(run.CASES.glob("*.json"))
          if golden.load_case(path)["kind"] == "forward"}
-SMALL_CASES = ("corrnet26_8x112", "el_lite0_2x90", "el_lite1_240", "i3d_inception_16x224",
+SMALL_CASES = ("artnet_r18_16x64_c174", "corrnet26_8x112", "eco_lite_4x224", "el_lite0_2x90",
+               "el_lite1_240", "i3d_inception_16x224", "mfnet3d_16x200_c101",
                "mm_i3d_r50_32x112", "mm_r2plus1d_r34_8x112", "mm_swin3d_s_8x112",
                "mm_tpn_slowonly_r50_8x112", "mm_tsn_r18_8x112", "mm_x3d_m_16x112",
-               "msdnet_b4_s4_224", "sf_x3d_m_16x112", "tv_mc3_18_16x112",
-               "tv_mvit_v2_s_16x224", "tv_r2plus1d_18_16x112", "tv_resnet50_224",
-               "tv_s3d_16x224", "tv_swin3d_t_16x112")
+               "msdnet_b4_s4_224", "sf_i3d_nln_r50_8x96", "sf_slowfast_r50_4x16_16x64_c174",
+               "sf_x3d_m_16x112", "stnet_se_resnext50_12x128_c174",
+               "timm_ghostnet_050_128_c174", "trn_multiscale_bninception_3x224",
+               "tsmrepo_tsn_bninception_2x224", "tv_mc3_18_16x112", "tv_mvit_v2_s_16x224",
+               "tv_r2plus1d_18_16x112", "tv_resnet50_224", "tv_s3d_16x224",
+               "tv_swin3d_t_16x112")
 
 
 def numbered(case):
@@ -87,8 +91,9 @@ def test_names_of_every_family(name):
     ours = {}
     for path, key in sources.items():
         x = np.moveaxis(state[key], (0, 1), (-1, -2)) if path.endswith("kernel") else state[key]
-        if path.rpartition("/")[0] in torch_export._CONVOLUTIONS.get(layout, ()):
-            x = x.reshape(x.shape[-2:])
+        pattern, axes = torch_export._CONVOLUTIONS.get(layout, ("", 0))
+        if path.endswith("kernel") and re.fullmatch(pattern, path.rpartition("/")[0]):
+            x = x.reshape(x.shape[-2:] if axes == 5 else (len(x), 1, 1, *x.shape[1:]))
         ours["params", *path.split("/")] = x
     got, written = torch_export.torch_state(unflatten_dict(ours), layout=layout)
     assert_same(got, state)
