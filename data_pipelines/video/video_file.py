@@ -214,11 +214,14 @@ class VideoFile(VideoReader):
         target = self._pts[index]
         if self._position == target:
             return self._to_rgb(self._current)
-        key, seek_to = self._keys[max(0, bisect.bisect(self._keys, (target, np.inf)) - 1)]
+        key, indexed = self._keys[max(0, bisect.bisect(self._keys, (target, np.inf)) - 1)]
         if self._position is None or target < self._position or key > self._position:
-            self._decode_from(seek_to, target)
-            if self._position != target:  # nothing or a later frame: the index was misleading
-                self._decode_from(self._keys[0][1], target)
+            # FFmpeg finds the key frame before a time of display; where it lands elsewhere (nothing, or a
+            # later frame: the index was misleading), by the time that the index has for it, then the start.
+            for seek_to in dict.fromkeys((target, indexed, self._keys[0][1])):
+                self._decode_from(seek_to, target)
+                if self._position == target:
+                    break
         else:
             self._decode_to(target)
         if self._current is None:

@@ -53,6 +53,22 @@ def test_frames_are_exact(tmp_path, name):
         np.testing.assert_array_equal(reader.get([count - 1, 0]), everything[[count - 1, 0]])
 
 
+@pytest.mark.parametrize("name, arguments", [
+    ("b_frames.mp4", {}), ("plain.mp4", {"options": {"bf": "0"}}), ("b_frames.mkv", {}),
+    ("variable_rate.mp4", {"times": TIMES})])
+def test_a_seek_begins_at_the_key_frame_before(tmp_path, monkeypatch, name, arguments):
+    """Of 100 frames with a key frame every 12 no more than 12 are decoded for one."""
+    path, decoded, step = write_video(tmp_path / name, numbered_frames(100), **arguments), [], []
+    read = video_file.VideoFile._next_frame
+    monkeypatch.setattr(video_file.VideoFile, "_next_frame", lambda self: decoded.append(1) or read(self))
+    with open_video(path) as reader:
+        for index in (95, 83, 71, 60, 40, 11):
+            decoded.clear()
+            assert read_numbers(reader.get([index])) == [index]
+            step.append(len(decoded))
+    assert step == [12, 12, 12, 1, 5, 12]
+
+
 def test_an_edit_list_hides_frames(tmp_path):
     """Cutting without re-encoding leaves frames in the file that no player shows."""
     for count in (30, 100):  # read sequentially, by time stamps
