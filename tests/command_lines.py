@@ -103,6 +103,7 @@ class Reader:
         names = runs.stage_names(config)
         runs.check_starts(config, names)
         stages = [runs.stage_config(config, name, workdir) for name in names] or [config]
+        self.made |= {os.path.join(workdir, name): stage for name, stage in zip(names, stages)}
         for name, stage in zip(names or [""], stages):
             if stage.data.num_classes == 0 and not stage.data.source.startswith("synthetic"):
                 stage.data.num_classes = 5
