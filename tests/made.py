@@ -3,6 +3,7 @@
 import contextlib
 import resource
 
+import av
 import numpy as np
 
 from configs import supervised_minik
@@ -29,6 +30,12 @@ def full_disk(room: int = 10):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+
+def decoded(video) -> np.ndarray:
+    """All frames of a small video, uint8 RGB (N, H, W, 3)."""
+    with av.open(str(video)) as file:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)])
 
 
 def online_config():

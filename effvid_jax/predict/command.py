@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import json
 import os
 import sys
-import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
-import numpy as np
-
 from data_pipelines import VideoError, is_stream
 from effvid_jax import console, exported
-from effvid_jax.drawn import along, answers
-from effvid_jax.errors import Interrupted, NotFiniteError, UserError
+from effvid_jax.drawn import along
+from effvid_jax.errors import NotFiniteError, UserError
+from effvid_jax.predict import played
 from effvid_jax.predict.exported import Exported
-from effvid_jax.predict.network import Network, short
+from effvid_jax.predict.network import Network
 from effvid_jax.predict.restored import Predictor
 from effvid_jax.predict.rows import Rows, Timeline
 from effvid_jax.predict.settings import Asked
-from effvid_jax.signals import Signals
+from effvid_jax.predict.telling import Teller
 
 
 def is_export(path: str) -> bool:
@@ -81,10 +78,10 @@ def predict(config, workdir: str, video: str | list[str], as_json: bool, asked: 
         timeline = None
         if asked.timeline:
             timeline = stack.enter_context(Timeline(asked.timeline, network.class_names))
-        teller = _Teller(network, as_json, rows, timeline)
+        teller = Teller(network, as_json, rows, timeline)
         if asked.plays:
             _each(((path, None) for path in roots), len(roots), given,
-                  lambda path, _: _play(network, stream, path, asked, teller))
+                  lambda path, _: played.play(network, stream, path, asked, teller))
         else:
             folder = os.path.join(os.path.abspath(workdir), along.FOLDER)
             _answer(network, roots, given, asked, folder, teller)
@@ -103,51 +100,9 @@ def check(network: Network, asked: Asked) -> None:
                         f"table: take a name that ends with .jsonl.")
 
 
-class _Teller:
-    """Tells answers on standard output and in files."""
-
-    def __init__(self, network: Network, as_json: bool, rows: Rows | None, timeline: Timeline | None):
-        self._network, self._as_json, self._rows, self._timeline = network, as_json, rows, timeline
-
-    def video(self, path: str, told: dict, row: bool = True) -> None:
-        """The answer about a video; `row`: it goes into the file as well."""
-        with Signals.held():  # whole lines only
-            show(self._network, path, told, self._as_json)
-            if row and self._rows:
-                self._rows.add({"video": path, **told})
-
-    def part(self, path: str, start: float, end: float, scores, told: dict,
-             shown: bool | None = None) -> None:
-        """The answer about some seconds; `shown`: whether people see it (None: as json lines as well)."""
-        with Signals.held():
-            if not self._as_json and shown is not False:
-                span = f"{start:g} to {end:g} s" if end > start else f"{start:.2f} s"
-                print(f"{path}, {span}: {_words(self._network, told)}", flush=shown is not None)
-            if self._as_json or shown is None:
-                print(json.dumps({"video": path, **told}, allow_nan=False), flush=True)
-            if self._rows:
-                self._rows.add({"video": path, **told})
-            if self._timeline:
-                self._timeline.add(path, start, end, scores)
-
-
-def show(network, path: str, told: dict, as_json: bool) -> None:
-    """Prints the answer about a video."""
-    with Signals.held():  # whole lines only
-        if not as_json:
-            print(f"{path}: {_words(network, told)}")
-        print(json.dumps({"video": path, **told}, allow_nan=False), flush=True)
-
-
-def _words(network, told: dict) -> str:
-    each = f", {told['gmacs_per_clip']:.3g} per clip" if "gmacs_per_clip" in told else ""
-    left = f", exit {told['exit']} of {told['exits']}" if "exit" in told else ""
-    return f"{network.words(told)} ({told['gmacs']:.3g} GMACs{each}{left})"
-
-
 # ----------------------------------------------------------------------------- a video, or many, as a whole
 def _answer(network: Network, roots: dict[str, str], given: list[str], asked: Asked, folder: str,
-            teller: _Teller) -> None:
+            teller: Teller) -> None:
     """Answers about whole videos.
 
     Args:
@@ -184,7 +139,7 @@ def _one(network: Network, path: str, roots: dict[str, str], asked: Asked, folde
         with network.reader.local(path) as stored:
             scores, told = network.scored(stored)
             if asked.annotate:
-                _annotate(network, stored, scores, told, asked)
+                played.annotate(network, stored, scores, told, asked)
             return told
     except VideoError as error:
         if path != "-":
@@ -247,92 +202,3 @@ def _drawn(network: Predictor, path: str, folder: str, root: str) -> dict:
 def _before_magic(pattern: str) -> str:
     """The beginning of a pattern up to the first character that stands for others."""
     return pattern[:min(pattern.find(c) for c in "*?[" if c in pattern)]
-
-
-def _annotate(network: Network, path, scores, told: dict, asked: Asked) -> None:
-    """Draws the answer about a whole video over all of its frames."""
-    with (network.reader.play(path, asked.fps or 0.0) as played,
-          answers.drawing(asked.annotate, played.fps) as drawing):
-        for _ in drawing.seen(played):
-            drawing.say(0.0, float("inf"), _guesses(network, scores), _note(told))
-
-
-def _guesses(network: Network, scores) -> list[tuple[str, float]]:
-    best = np.argsort(-scores, kind="stable")[:answers.SHOWN]
-    return [(network.class_names[k], float(scores[k])) for k in best]
-
-
-def _note(told: dict) -> str:
-    left = f", exit {told['exit']} of {told['exits']}" if "exit" in told else ""
-    return f"{told['gmacs']:.3g} GMACs{left}"
-
-
-# --------------------------------------------------------------------- from the first frame to the last
-def _play(network: Network, stream, path: str, asked: Asked, teller: _Teller) -> None:
-    """Answers while a video is played: about windows, or after every frame of a stream.
-
-    A signal ends it as the end of the video would, and is raised afterwards. So does a video that cannot be
-    read on, of which as a whole nothing is said.
-    """
-    total, number, gmacs, stopped, start = 0.0, 0, 0.0, None, time.monotonic()
-    with contextlib.ExitStack() as stack:
-        played = stack.enter_context(network.reader.play(path, asked.fps or 0.0))
-        if not played.knows_rate and not asked.fps:
-            console.say(f"{path} does not tell how many frames it has a second: {played.fps:g} are assumed "
-                        f"(--fps=N says it)")
-        frames = _until(played, asked.seconds)
-        drawing = None
-        if asked.annotate:
-            drawing = stack.enter_context(answers.drawing(asked.annotate, played.fps))
-            frames = drawing.seen(frames)
-        if stream is not None:
-            parts = _of_stream(stream, frames, asked.every or stream.every)
-        else:
-            windows = played.windows(asked.window, asked.stride or asked.window, frames)
-            parts = _of_windows(network, windows, path)
-        try:
-            for begin, end, scores, told, shown in parts:
-                teller.part(path, begin, end, scores, told, shown)
-                if drawing:
-                    drawing.say(begin, end, _guesses(network, scores), _note(told))
-                total, number, gmacs = total + scores, number + 1, gmacs + told["gmacs"]
-        except (Interrupted, VideoError) as error:
-            stopped = error
-    if number and not isinstance(stopped, VideoError):
-        counted = {"frames": number} if stream is not None else {"windows": number}
-        told = {**network.answer(total / number), **counted, "gmacs": short(gmacs)}
-        if stream is not None:
-            median, slow = stream.latency()
-            told |= {"milliseconds_median": median, "milliseconds_95": slow}
-            console.say(f"{number} frames in {time.monotonic() - start:.1f} s; from a frame to its answer "
-                        f"{median:g} ms (median), {slow:g} ms (95 %)")
-        teller.video(path, told, row=False)
-    if stopped:
-        raise stopped
-
-
-def _until(frames, seconds: float | None):
-    """The frames of the first so many seconds."""
-    for now, frame in frames:
-        if seconds is not None and now >= seconds - 1e-6:
-            return
-        yield now, frame
-
-
-def _of_windows(network: Network, windows, name: str):
-    """(start, end, scores, what is told, shown) of every window."""
-    for window in windows:
-        part = network.part(window, name)
-        yield part.start, part.end, part.scores, {"start": part.start, "end": part.end, **part.told}, None
-
-
-def _of_stream(stream, frames, every: int):
-    """As `_of_windows`, after every frame that the network sees; people see it where the answer changes."""
-    stream.reset()
-    best = None
-    for i, (now, frame) in enumerate(frames):
-        if i % every:
-            continue
-        scores = stream.push(frame)
-        before, best = best, int(scores.argmax())
-        yield now, now, scores, {"frame": i, "second": round(now, 3), **stream.told()}, best != before

@@ -54,6 +54,21 @@ def online_run(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def frames():
+    """35 frames of 48 x 64 pixels that change every half a second, at 10 a second."""
+    pictures = np.random.default_rng(0).integers(0, 256, (7, 6, 8, 3), np.uint8)
+    return pictures.repeat(5, 0).repeat(8, 1).repeat(8, 2)
+
+
+@pytest.fixture(scope="session")
+def video(tmp_path_factory, frames):
+    """Path of a video of these frames."""
+    path = str(tmp_path_factory.mktemp("clips") / "clip.mp4")
+    data_pipelines.write_frames(path, frames, 10.0)
+    return path
+
+
+@pytest.fixture(scope="session")
 def gated_run(tmp_path_factory, benchmark_root):
     """Workdir of a small network of `configs/va_red2_minik.py:tiny` that is not trained: its gates are set.
 

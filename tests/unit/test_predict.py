@@ -16,7 +16,7 @@ from data_pipelines.synthetic import write_video
 from data_pipelines.video.decode import open_video
 from effvid_jax import cli
 from effvid_jax.errors import NotFiniteError
-from effvid_jax.predict import Predictor, command
+from effvid_jax.predict import Predictor, telling
 from effvid_jax.tasks.classification import Classification
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -146,6 +146,6 @@ def test_a_video_without_finite_scores_costs_the_others_nothing(tiny_run, folder
 
 def test_numbers_that_are_no_json_are_never_printed(predictor, some_video):
     with pytest.raises(ValueError, match="JSON"):
-        command.show(predictor, some_video, {"top5": [], "gmacs": float("nan")}, True)
+        telling.show(predictor, some_video, {"top5": [], "gmacs": float("nan")}, True)
     with pytest.raises(NotFiniteError, match=r"^video x: gmacs of the network"):
         predictor._scored("x", np.zeros(16), np.nan)

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import sys
-import types
 
 import av
 import cv2
@@ -15,27 +14,11 @@ import pytest
 
 import effvid_jax
 from data_pipelines import VideoError, write_frames
-from effvid_jax import cli, console
-from effvid_jax.drawn import answers
+from effvid_jax import cli
 from effvid_jax.errors import UserError
 from effvid_jax.predict import Asked, command, streams
 from effvid_jax.predict.rows import Rows, Timeline
-from tests.made import full_disk
-
-
-@pytest.fixture(scope="module")
-def frames():
-    """35 frames of 48 x 64 pixels that change every half a second, at 10 a second."""
-    rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 256, (7, 6, 8, 3), np.uint8)
-    return pictures.repeat(5, 0).repeat(8, 1).repeat(8, 2)
-
-
-@pytest.fixture(scope="module")
-def video(tmp_path_factory, frames):
-    path = str(tmp_path_factory.mktemp("clips") / "clip.mp4")
-    write_frames(path, frames, 10.0)
-    return path
+from tests.made import decoded, full_disk
 
 
 @pytest.fixture(scope="module")
@@ -52,15 +35,10 @@ def told(capsys):
     return [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
 
 
-def stored(video):
-    with av.open(video) as file:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)])
-
-
 # ------------------------------------------------------------------------------------------------- windows
 def test_windows_are_videos_of_their_own(model, online_run, video, tmp_path, capsys):
     """Rows on standard output, in files and in Python are what `predict` says of these frames."""
-    seen = stored(video)
+    seen = decoded(video)
     cli.predict(None, online_run, video, True, window=1.0, stride=0.75, output=str(tmp_path / "rows.jsonl"))
     *rows, summary = told(capsys)
     assert [(row["start"], row["end"]) for row in rows] == [
@@ -203,7 +181,7 @@ def test_a_signal_ends_a_stream_and_its_files_are_whole(online_run, video, tmp_p
     *rows, summary = [json.loads(line) for line in out.splitlines()]
     assert code == 130 and "interrupted: stopped by SIGTERM" in err and "Traceback" not in err
     assert summary["frames"] == len(rows) == 12 == len(list(csv.DictReader(open(tmp_path / "rows.csv"))))
-    assert 12 <= len(stored(str(tmp_path / "out.mp4"))) <= 13
+    assert 12 <= len(decoded(str(tmp_path / "out.mp4"))) <= 13
     assert [row["second"] for row in csv.DictReader(open(tmp_path / "t.csv"))] == ["0", "1"]
     assert sorted(os.listdir(tmp_path)) == ["out.mp4", "rows.csv", "t.csv"]
 
@@ -222,11 +200,11 @@ def test_a_video_that_is_cut_leaves_what_was_told(online_run, frames, tmp_path, 
     content = (tmp_path / "b.mp4").read_bytes()
     path.write_bytes(content[:len(content) * 3 // 5])
     with pytest.raises(VideoError, match="a.mp4: (truncated|reading failed)"):
-        cli.predict(None, online_run, str(path), True, window=1.0, annotate=str(tmp_path / "out.gif"),
+        cli.predict(None, online_run, str(path), True, window=1.0, annotate=str(tmp_path / "out.mp4"),
                     output=str(tmp_path / "rows.csv"))
     rows = told(capsys)
     assert 1 <= len(rows) == len(list(csv.DictReader(open(tmp_path / "rows.csv")))) and "start" in rows[-1]
-    assert len(stored(str(tmp_path / "out.gif"))) >= 10
+    assert len(decoded(str(tmp_path / "out.mp4"))) >= 10
 
 
 # ------------------------------------------------------------------------------------------------ refused
@@ -307,46 +285,3 @@ def test_a_timeline_holds_open_seconds_alone(tmp_path):
     assert [row["second"] for row in rows] == [*map(str, range(1004)), "0"]
     assert [row["a"] for row in rows[:3]] == ["0.000000", "0.000000", "2.000000"]
     assert [row["a"] for row in rows[1000:]] == ["", "", "", "7.000000", "8.000000"]
-
-
-# ---------------------------------------------------------------------------------------------- annotated
-@pytest.mark.parametrize("ending, asked", [
-    ("mp4", {}), ("mp4", {"window": 1.0, "stride": 0.5}), ("mp4", {"stream": True}),
-    ("gif", {"window": 1.0})])
-def test_an_annotated_video_has_every_frame(online_run, video, tmp_path, asked, ending, capsys):
-    path = str(tmp_path / f"out.{ending}")
-    cli.predict(None, online_run, video, True, annotate=path, **asked)
-    found, original = stored(path), stored(video)
-    assert len(found) == 35 and found.shape[1:3] == (240, 320) and os.listdir(tmp_path) == [f"out.{ending}"]
-    upper = np.stack([cv2.resize(frame, (320, 240))[:100] for frame in original]).astype(int)
-    difference = np.abs(found[:, :100] - upper).mean()
-    assert difference < 12, "the pictures themselves are seen"
-    assert np.abs(found[:, 200:] - upper[:, :40]).mean() > 30
-
-
-def test_a_frame_has_the_answer_next_to_it(monkeypatch):
-    """Windows overlap and are told late: few frames wait for the one with the nearest middle."""
-    shown, waited = [], []
-    monkeypatch.setattr(answers, "over", lambda frame, guesses, note: guesses[0][0])
-    writer = types.SimpleNamespace(add=lambda said, seconds: shown.append((round(seconds, 2), said)))
-    drawing = answers.Drawing(writer, 1000)
-    frames = ((i / 10, np.zeros((20, 20, 3), np.uint8)) for i in range(60))
-    number = 0
-    for seconds, _ in drawing.seen(frames):
-        waited.append(len(drawing._waiting))
-        while seconds >= number + 2:  # windows [n, n + 2)
-            drawing.say(number, number + 2, [(number, 1.0)])
-            number += 1
-    drawing.say(4, 6, [(4, 1.0)])
-    drawing.finish()
-    assert [seconds for seconds, _ in shown] == [i / 10 for i in range(60)]
-    assert all(said == min(range(5), key=lambda n: (abs(n + 1 - seconds), n)) for seconds, said in shown)
-    assert max(waited) <= 21
-
-
-def test_words_on_a_frame_stay_within_it():
-    frame = np.full((64, 64, 3), 90, np.uint8)
-    long = "ein sehr langer Name einer Klasse, größer als das Bild"
-    drawn = answers.over(frame, [(long, 1.0), ("b", 0.0)], "note")
-    assert drawn.shape == frame.shape and (frame == 90).all() and drawn.max() == 255
-    assert console.one_line("a\nb") == "a b"

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -206,11 +207,14 @@ def long_video(tmp_path_factory):
 
 def test_a_pipe_and_a_file_are_played_as_a_stream(online_run, long_video, monkeypatch, capsys):
     """300 frames each: a row a frame, as pushing them says, in memory and time that do not grow."""
-    path, memory, push = str(long_video / "a.ts"), [], streams.Stream.push
+    path, memory, took, push = str(long_video / "a.ts"), [], [], streams.Stream.push
 
     def watched(self, frame):
         memory.append(resident())
-        return push(self, frame)
+        start = time.process_time()
+        scores = push(self, frame)
+        took.append(time.process_time() - start)
+        return scores
 
     monkeypatch.setattr(streams.Stream, "push", watched)
     cli.predict(None, online_run, path, True, stream=True, output=str(long_video / "rows.jsonl"))
@@ -224,9 +228,8 @@ def test_a_pipe_and_a_file_are_played_as_a_stream(online_run, long_video, monkey
     rows = [json.loads(line) for line in (long_video / "rows.jsonl").read_text().splitlines()]
     assert rows == lines[:-1]
 
-    milliseconds = [line["milliseconds"] for line in lines[:-1]]
     assert memory[299] - memory[100] < 10 * 2**20, "a program that is compiled anew would show, too"
-    assert np.median(milliseconds[-100:]) < 3 * np.median(milliseconds[50:150]) + 5, "the machine may be busy"
+    assert np.median(took[200:300]) < 1.5 * np.median(took[50:150]) + 1e-3, "of the processor"
 
     read, write = os.pipe()
     feeder = threading.Thread(target=_feed, args=(write, (long_video / "a.ts").read_bytes()))
@@ -281,10 +284,8 @@ def test_ten_thousand_frames_in_bounded_memory_and_time(online_run, long_video, 
     """Through `main.py`, as a user would.
 
     Resident memory at the end is at most 15 MB above that after 1,000 frames: frames of 32 pixels that were
-        kept
-    would be 28 MB, and what is seen is 0 to 1. The median latency of the last 1,000 frames is at most 1.5
-    times
-    that of frames 1,000 to 2,000, and 1 ms: a share for whatever else the machine does meanwhile.
+    kept would be 28 MB, and what is seen is 0 to 1. The latency of the last 1,000 frames is at most 1.5 times
+    that of frames 1,000 to 2,000, and 1 ms: the 10th percentile of it, as machines may be busy.
     """
     times = 34
     program = [sys.executable, "-c", WATCHED, ROOT, f"--workdir={online_run}", "--mode=predict", "--stream",
@@ -304,9 +305,9 @@ def test_ten_thousand_frames_in_bounded_memory_and_time(online_run, long_video, 
     *rows, last = rows
     assert len(rows) == last["frames"] == 300 * times > 10_000
     milliseconds = np.array([row["milliseconds"] for row in rows])
-    early, late = np.median(milliseconds[1000:2000]), np.median(milliseconds[-1000:])
+    early, late = (np.percentile(part, 10) for part in (milliseconds[1000:2000], milliseconds[-1000:]))
     memory = [int(line.split()[1]) for line in done.stderr.splitlines() if line.startswith("RSS ")]
-    print(f"{source}: median {early:.2f} ms early, {late:.2f} late; {memory[0] / 2**20:.0f} MB after 1,000 "
+    print(f"{source}: {early:.2f} ms early, {late:.2f} late; {memory[0] / 2**20:.0f} MB after 1,000 "
           f"frames, {memory[-1] / 2**20:.0f} at the end")
     assert late <= 1.5 * early + 1
     assert len(memory) == 10 and memory[-1] - memory[0] < 15 * 2**20
