@@ -47,8 +47,11 @@ class FrameBackbone(Backbone):
 
     Subclasses have a field `consensus`: 'features' averages frames before dropout and classifier (TSN
     head, ResKD students); 'logits' classifies every frame and averages the logits (TSM head). They
-    differ in dropout only.
+    differ in dropout only. A subclass whose head does more with frames than their mean says so in
+    `relates_frames`.
     """
+
+    relates_frames = False  # no field: of the class
 
     def run_head(self, features_BTHWC, train: bool = False):
         """Last map -> (logits (B,K), frame features (B,T,C))."""

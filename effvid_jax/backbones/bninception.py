@@ -249,6 +249,8 @@ class TRN(BNInception):
         classifier_std: of the initial weights of the layer that makes frame features.
     """
 
+    relates_frames = True
+
     frame_features: int = 256
     relations: tuple[tuple[int, ...], ...] = ()
     drawn: bool = False

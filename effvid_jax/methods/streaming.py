@@ -21,6 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from effvid_jax.backbones import blocks, shifts, trace
+from effvid_jax.backbones.backbone import FrameBackbone
+from effvid_jax.backbones.msdnet import MSDNet
 from effvid_jax.cost.counting import CONVENTIONS
 from effvid_jax.errors import UserError
 from effvid_jax.exits.network import ExitNet
@@ -108,13 +110,13 @@ def memories(model: nn.Module, frames: int) -> tuple[int, ...]:
     """
     inner = model.backbone if isinstance(model, ExitNet) else model
     name = type(inner).__name__
-    if not hasattr(inner, "shift"):
+    if not isinstance(inner, (FrameBackbone, MSDNet)) or getattr(inner, "relates_frames", False):
         raise UserError(f"config.model.backbone: {name} looks at several frames at once, so it cannot take "
                         f"them one by one. {ADVICE}")
     if getattr(inner.conv, "func", inner.conv) is not blocks.Conv:
         raise UserError(f"config.method: convolutions with gates decide by a whole clip, so {name} cannot "
                         f"take its frames one by one. {ADVICE}")
-    shift = shifts.named(inner.shift)
+    shift = shifts.named(getattr(inner, "shift", None))
     kind = getattr(shift, "func", shift)
     if kind is not None and kind is not shifts.OnlineShift:
         raise UserError(f"the temporal shift of this {name} is two-sided: a frame reads the one after it, "

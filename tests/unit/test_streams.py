@@ -131,6 +131,7 @@ def test_views_of_a_frame_are_averaged(frames):
 @pytest.mark.parametrize("backbone, options, words", [
     ("x3d_m", {}, "X3D looks at several frames at once"), ("swin3d_t", {}, "at several frames at once"),
     ("tpn_tsm_resnet50", {}, "at several frames at once"),
+    ("trn_bninception", {}, "at several frames at once"), ("bninception", {}, ""), ("ghostnet", {}, ""),
     ("tsm_resnet18", {}, "shift of this ResNet is two-sided: a frame reads the one after it"),
     ("tsm_mobilenet_v2", {"shift": "offline"}, "shift of this MobileNetV2 is two-sided"),
     ("tsm_mobilenet_v2", {"shift": "online"}, ""), ("tsm_efficientnet_lite0", {"shift": "online"}, ""),
