@@ -24,6 +24,8 @@ from effvid_jax.backbones import (
     i3d,
     mfnet,
     mobilenet_v2,
+    mobilenet_v3,
+    mobilenet_v4,
     msdnet,
     mvit,
     nonlocal_net,
@@ -43,6 +45,10 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     **{f"tsm_resnet{d}": partial(resnet.resnet, d, shift=True) for d in (18, 50, 101)},
     "mobilenet_v2": mobilenet_v2.mobilenet_v2,
     "tsm_mobilenet_v2": partial(mobilenet_v2.mobilenet_v2, shift=True),
+    **{f"{tsm}mobilenet_v3_{size}": partial(mobilenet_v3.mobilenet_v3, size, shift=bool(tsm))
+       for tsm in ("", "tsm_") for size in mobilenet_v3.STAGES},
+    **{f"{tsm}mobilenet_v4_conv_small": partial(mobilenet_v4.mobilenet_v4_conv, "small", shift=bool(tsm))
+       for tsm in ("", "tsm_")},
     **{f"efficientnet_lite{n}": partial(efficientnet_lite.efficientnet_lite, n)
        for n in efficientnet_lite.SCALES},
     "tsm_efficientnet_lite0": partial(efficientnet_lite.efficientnet_lite, 0, shift=True),

@@ -302,6 +302,18 @@ def swish(x):
     return x if shapes_only() else jax.nn.silu(x)
 
 
+def hard_sigmoid(x):
+    """min(max(x + 3, 0), 6) / 6."""
+    note("act", (), x, x)
+    return x if shapes_only() else jax.nn.hard_sigmoid(x)
+
+
+def hard_swish(x):
+    """x * hard_sigmoid(x)."""
+    note("act", (), x, x)
+    return x if shapes_only() else jax.nn.hard_silu(x)
+
+
 def gelu(x):
     """x times the Gaussian distribution function of x (erf, no tanh approximation)."""
     note("act", (), x, x)

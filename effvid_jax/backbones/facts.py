@@ -120,6 +120,8 @@ FACTS: dict[str, Facts] = {
         for shift, depths in (("", (18, 34, 50, 101, 152)), ("tsm_", (18, 50, 101))) for depth in depths},
     "mobilenet_v2": Facts(small=("mobilenet_v2", _MOBILENET)),
     "tsm_mobilenet_v2": Facts(small=("tsm_mobilenet_v2", _MOBILENET)),
+    **{name: Facts(small=(name, _MOBILENET | dict(head_features=256))) for tsm in ("", "tsm_") for name in (
+        f"{tsm}mobilenet_v3_large", f"{tsm}mobilenet_v3_small", f"{tsm}mobilenet_v4_conv_small")},
     **{f"efficientnet_lite{number}": _lite(number) for number in (0, 1, 2)},
     "tsm_efficientnet_lite0": _lite(0, "tsm_"),
     "x3d_s": Facts(_BLOCK_CONVS, small=("x3d_s", _X3D)),

@@ -44,17 +44,20 @@ class InvertedResidual(nn.Module):
 
     Attributes:
         in_features, features: channels before and after.
-        stride, expansion, kernel: of the block.
+        stride, expansion, kernel: of the block; channels inside are `expansion` times those before, rounded.
         padding: zeros on both sides before the depthwise convolution; None: half the kernel.
         pad: what is done to its input besides.
         drop_path: rate at which training leaves the branch beside the shortcut out, for whole clips.
+        act: after the expansion and after the depthwise convolution.
+        squeeze: None, or a function of the channels inside that makes the module between the depthwise
+            convolution and the projection.
         shift, conv, norm: see `MobileNetV2`.
     """
 
     in_features: int
     features: int
     stride: int = 1
-    expansion: int = 6
+    expansion: float = 6
     shift: Callable | None = None
     conv: blocks.ModuleDef = blocks.Conv
     norm: blocks.ModuleDef = blocks.BatchNorm
@@ -62,9 +65,11 @@ class InvertedResidual(nn.Module):
     padding: int | None = None
     pad: Callable | None = None
     drop_path: float = 0.0
+    act: Callable = blocks.relu6
+    squeeze: Callable[[int], nn.Module] | None = None
 
     def setup(self):
-        hidden = self.in_features * self.expansion
+        hidden = round_channels(self.in_features * self.expansion)
         self.shortcut = self.stride == 1 and self.in_features == self.features
         self.shift_input = shifts.make_shift(self.shift if self.shortcut else None)
         if self.expansion > 1:
@@ -74,6 +79,8 @@ class InvertedResidual(nn.Module):
         self.depthwise_conv = self.conv(hidden, (self.kernel, self.kernel), self.stride, padding,
                                         groups=hidden)
         self.depthwise_bn = self.norm()
+        if self.squeeze is not None:
+            self.se = self.squeeze(hidden)
         self.project_conv = self.conv(self.features, (1, 1))
         self.project_bn = self.norm()
         self.drop_branch = blocks.DropPath(self.drop_path)
@@ -82,9 +89,11 @@ class InvertedResidual(nn.Module):
         y = x
         if self.expansion > 1:
             y = self.shift_input(y)
-            y = blocks.relu6(self.expand_bn(self.expand_conv(y, train), train))
+            y = self.act(self.expand_bn(self.expand_conv(y, train), train))
         y = y if self.pad is None else self.pad(y)
-        y = blocks.relu6(self.depthwise_bn(self.depthwise_conv(y, train), train))
+        y = self.act(self.depthwise_bn(self.depthwise_conv(y, train), train))
+        if self.squeeze is not None:
+            y = self.se(y)
         y = self.project_bn(self.project_conv(y, train), train)
         return x + self.drop_branch(y, train) if self.shortcut else y
 

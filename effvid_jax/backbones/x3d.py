@@ -11,10 +11,12 @@ Module names follow mmaction2.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 
 from effvid_jax.backbones import blocks
 from effvid_jax.backbones.backbone import Backbone, mean_of_positions
@@ -25,18 +27,28 @@ DEPTHS = {"s": (3, 5, 11, 7), "m": (3, 5, 11, 7), "l": (5, 10, 25, 15)}  # block
 
 
 class SqueezeExcite(nn.Module):
-    """Scales channels by a small network of their means over the clip (arXiv 1709.01507)."""
+    """Scales channels by a small network of their means over the clip (arXiv 1709.01507).
+
+    Attributes:
+        hidden: channels of the small network.
+        dtype: computation type.
+        axes: that the means are over; (2, 3): of every frame.
+        act, gate: functions after its two layers.
+    """
 
     hidden: int
     dtype: Any = None
+    axes: tuple[int, ...] = (1, 2, 3)
+    act: Callable = blocks.relu
+    gate: Callable = blocks.sigmoid
 
     @nn.compact
     def __call__(self, x_BTHWC):
         # Convolutions as in the references, so that counters treat their biases alike.
-        conv = partial(blocks.Conv, kernel_size=(1, 1, 1), use_bias=True, dtype=self.dtype)
-        y = blocks.global_avg_pool(x_BTHWC, (1, 2, 3))[:, None, None, None]
-        y = blocks.relu(conv(self.hidden, name="fc1")(y))
-        return x_BTHWC * blocks.sigmoid(conv(x_BTHWC.shape[-1], name="fc2")(y))
+        conv = partial(blocks.Conv, kernel_size=(1,) * len(self.axes), use_bias=True, dtype=self.dtype)
+        y = jnp.expand_dims(blocks.global_avg_pool(x_BTHWC, self.axes), self.axes)
+        y = self.act(conv(self.hidden, name="fc1")(y))
+        return x_BTHWC * self.gate(conv(x_BTHWC.shape[-1], name="fc2")(y))
 
 
 class Block(nn.Module):

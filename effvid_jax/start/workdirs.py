@@ -39,8 +39,8 @@ _RESUME = (*_READING, "run", "stages.*", "data.root", "data.*_root", "data.*_lis
 # Not read by what uses a trained network: the network is the checkpoint's.
 _TRAINING = ("model.*", "optim.*", "train.*", "bench.*", "export.*", "evaluations.*", "seed", "run",
              "stages.*", "init.checkpoint", "init.skip", "init.probe", "data.batch_size", "data.seed",
-             "data.short_side", "data.train_crop", "data.crop", "data.snap_side", "data.short_sides", "data.flip",
-             "data.randaugment", "data.randaugment_magnitude")
+             "data.short_side", "data.train_crop", "data.crop", "data.snap_side", "data.short_sides",
+             "data.flip", "data.randaugment", "data.randaugment_magnitude")
 _ANYWAY = "as --resume_anyway says, with other numbers"
 # Which of the fields that say where videos are a source reads, for a split (S).
 _SOURCES = {

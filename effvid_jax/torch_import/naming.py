@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from effvid_jax.errors import UserError
+from effvid_jax.torch_import import naming_mobile
 from effvid_jax.torch_import.naming_tables import TABLES
 
 Rules = list[tuple[str, str]]  # (pattern of the file's module name, our module path)
@@ -262,6 +263,7 @@ NAMING: dict[str, Rules] = {
         (r"classifier\.(\d+)\.linear", r"classifier_\1/fc"),
     ],
     **TABLES,
+    **naming_mobile.NAMING,
 }
 
 

@@ -29,6 +29,11 @@ FACTS = {
     "tsm_resnet101": [((1, 224, 224), 1000, 44_549_160, 7.80e9)],
     "mobilenet_v2": [((1, 224, 224), 1000, 3_504_872, 0.301e9)],
     "tsm_mobilenet_v2": [((8, 112, 112), 174, 2_446_766, 649_012_224)],
+    "mobilenet_v3_large": [((1, 160, 160), 1000, 5_483_032, 112_472_000),
+                           ((1, 224, 224), 1000, 5_483_032, 0.217e9)],
+    "mobilenet_v3_small": [((1, 128, 128), 174, 1_696_206, 19_002_368)],
+    "tsm_mobilenet_v3_small": [((1, 128, 128), 174, 1_696_206, 19_002_368)],
+    "mobilenet_v4_conv_small": [((1, 160, 160), 1000, 3_774_024, 96_129_600)],
     "efficientnet_lite0": [((1, 224, 224), 1000, 4_652_008, 385_187_552),
                            ((1, 90, 90), 50, 3_435_058, 68_987_728)],
     "efficientnet_lite1": [((1, 240, 240), 50, 4_199_730, 598_969_232)],
@@ -78,7 +83,8 @@ DEEP = {"resnet101", "resnet152", "tsm_resnet101", "r2plus1d_34", "x3d_m", "x3d_
         "i3d_nonlocal_resnet50",
         "slowfast_8x8_resnet50",
         "stnet_resnet50", "stnet_resnet101", "stnet_se_resnext50",
-        "ghostnet"}
+        "ghostnet",
+        "mobilenet_v3_large", "tsm_mobilenet_v3_large", "tsm_mobilenet_v3_small", "mobilenet_v4_conv_small"}
 FRAMES = {name: 10 for name in ("stnet_resnet50", "stnet_resnet101", "stnet_se_resnext50")}  # others: 8
 RUN = ["resnet18", "tsm_mobilenet_v2"]  # narrow, for tests that compute
 

@@ -21,7 +21,7 @@ from effvid_jax import cost
 from effvid_jax.backbones import make_backbone, shifts
 from effvid_jax.methods import base
 from effvid_jax.torch_import import convert_with_report
-from tests.parity import families3d, families_other, families_tables, golden
+from tests.parity import families3d, families_mobile, families_other, families_tables, golden
 from tests.parity.reference import Reference, expect, options_of
 
 # ------------------------------------------------------------------------------- mmaction2 (mmcv 1.4)
@@ -144,6 +144,8 @@ def build(case: dict[str, Any]) -> Reference:
         return families3d.pytorch_i3d(arch)
     if str(arch.get("constructor")).startswith("efficientnet-lite"):
         return families_other.efficientnet_lite(case)
+    if arch.get("library") == "timm" and "mobilenet" in arch["constructor"]:
+        return families_mobile.timm_mobilenet(arch)
     if "constructor" not in arch:
         return build_recognizer(arch)
     if arch["constructor"] not in CONSTRUCTORS:
