@@ -21,6 +21,8 @@ from effvid_jax import course, recovery, stored, writers
 from effvid_jax.errors import UserError
 from effvid_jax.stored import CheckpointError
 
+TRAINING_ONLY = "distillation_projection"  # parameters that are trained beside a network, no part of it
+
 
 class Saved(NamedTuple):
     """What a checkpoint says about itself: see `load_variables`."""
@@ -244,7 +246,8 @@ def load_variables(path: str, step: int | None = None) -> tuple[Saved, dict[str,
     nested = nested.get("averaged", nested)
     config = ml_collections.ConfigDict(meta["config"])
     saved = Saved(config.model, meta["num_classes"], tuple(meta["class_names"]), meta["step"], config)
-    return saved, {"params": nested["params"], "batch_stats": nested.get("stats", {})}
+    params = {name: tree for name, tree in nested["params"].items() if name != TRAINING_ONLY}
+    return saved, {"params": params, "batch_stats": nested.get("stats", {})}
 
 
 def checkpoint_directory(path: str) -> str:

@@ -166,7 +166,8 @@ def _train(config, workdir: str, resume_anyway: bool, signals: Signals) -> dict[
                 state = state.with_stats(evaluations.calibrated(state.evaluated).stats)
                 saver.again(state)
         metrics = {"step": num_steps, **evaluations.final(state.evaluated),
-                   "params": count_parameters(state.params)}
+                   "params": count_parameters({name: tree for name, tree in state.params.items()
+                                                if name != checkpoint.TRAINING_ONLY})}
         if best.at_the_end(num_steps, metrics):
             best.keep()
         if method.calibrates and best.step is not None:
@@ -244,6 +245,8 @@ def init_state(method: Method, tx, config, clip_shape) -> TrainState:
             # A plain network as the backbone of one with exits: what is outside is new.
             loaded = {name: {"backbone": tree} for name, tree in loaded.items()}
             skip = "|".join(filter(None, [skip, "^(?!backbone/)"]))
+        if checkpoint.TRAINING_ONLY in params:  # no file of a network has them
+            skip = "|".join(filter(None, [skip, f"^{checkpoint.TRAINING_ONLY}/"]))
         where = f"config.init.checkpoint={config.init.checkpoint!r}"
         params, stats = (fit.merge(ours, theirs, skip, where) for ours, theirs in (
             (params, loaded["params"]), (stats, loaded["batch_stats"])))

@@ -22,6 +22,10 @@ The defaults are what the released code executes, which is not always what it me
     there, 8 clips, which the recipes say (`teacher_clips`), whatever the number of devices;
   * 'position_kl' divides by positions x classes (torch's reduction='mean'), which is `kl_mean='element'`;
   * the student is classified from f_s, not from f_up, and averages frames before dropout.
+Networks whose maps have other numbers of channels: 'position_kl' compares class scores, 'feature' needs
+`projection`, ours: a linear map of the student's channels to the teacher's, learned beside the student and
+left behind with the teacher. Both, and 'frame_kl', interpolate the student's map along time where the
+teacher's has another length.
 Table 6: "model distillation" is `teacher_resolution` = the student's, "resolution distillation" a
 teacher of the student's own depth.
 """
@@ -36,6 +40,7 @@ import jax.numpy as jnp
 
 from data_pipelines import Field
 from effvid_jax import checkpoint, console, cost
+from effvid_jax.backbones import blocks
 from effvid_jax.errors import UserError
 from effvid_jax.losses import soft_kl, squared_error, weighted_mean
 from effvid_jax.methods import base, building
@@ -43,6 +48,7 @@ from effvid_jax.methods.supervised import Supervised
 from effvid_jax.model_fields import DTYPES
 from effvid_jax.tasks import make_task
 
+PROJECTION = checkpoint.TRAINING_ONLY  # its parameters beside the student's
 LOSSES = ("feature", "position_kl", "frame_kl", "clip_kl")
 
 
@@ -69,7 +75,7 @@ class Reskd(base.Method):
         workdirs: ClassVar = {"teacher": "teacher"}
         training_only: ClassVar = ("teacher", "teacher_resolution", "loss", "weight", "temperature",
                                    "kl_mean", "teacher_bn", "teacher_clips", "teacher_dtype",
-                                   "teacher_drop_path")
+                                   "teacher_drop_path", "projection")
 
         teacher: str = ""  # workdir of the trained or imported teacher
         teacher_resolution: int = 224  # Table 6, "model distillation": the student's
@@ -85,6 +91,8 @@ class Reskd(base.Method):
         teacher_drop_path: float = -1.0  # stochastic depth of a Swin while it teaches (it is in training
         # mode, too); -1: as it was trained. The released Swin-B was trained with 0.2 and teaches with 0.1
 
+        projection: bool = False  # of 'feature': the student's channels pass through a learned linear map
+
         bounds: ClassVar = {
             "teacher_resolution": Field.integer(0, 2**14), "weight": Field.number(0, 1e9),
             "teacher_clips": Field.integer(0, 2**20), "temperature": Field.number(above=0, most=1e6),
@@ -94,6 +102,9 @@ class Reskd(base.Method):
             """Raises UserError for an unknown loss or mode, or a batch that is not of whole groups."""
             self._check_known(loss=LOSSES, teacher_bn=("batch", "running"), kl_mean=("element", "row"),
                               teacher_dtype=("", *DTYPES))
+            if self.projection and self.loss != "feature":
+                raise UserError(f"config.method.projection=True has no meaning with config.method.loss="
+                                f"{self.loss!r}, which compares class scores: only 'feature' compares maps.")
             clips, batch = self.teacher_clips, config.data.batch_size
             if self.teacher_bn == "batch" and clips and batch > clips and batch % clips:
                 raise UserError(
@@ -170,13 +181,18 @@ class Reskd(base.Method):
         low = self.resolution or high
         params, stats = building.init_backbone(self.student, rng, (b, t, low, low, c))
         variables = base.Variables(params, stats, {"teacher": self.teacher_variables})
-        self._check_features(variables, (t, high, low, c))
-        return variables
+        width_s, width_t = self._check_features(variables, (t, high, low, c))
+        if not self.settings.projection:
+            return variables
+        layer = projection_to(width_t).init(jax.random.fold_in(rng, 1), jnp.zeros((1, width_s)))["params"]
+        return variables.replace(params={**params, PROJECTION: layer})
 
     def loss(self, params, variables, batch, rng):
         """See `Method.loss`; L of the module docstring."""
         settings = self.settings
         video = batch["video"]
+        projection = params.get(PROJECTION)
+        params = {name: tree for name, tree in params.items() if name != PROJECTION}
         student_rng, teacher_rng = jax.random.split(rng)
         (logits, out_s), updated = self.student.apply(
             {"params": params, "batch_stats": variables.stats}, self.sight(video),
@@ -190,10 +206,13 @@ class Reskd(base.Method):
         def classify(model, weights, features):
             return model.apply(weights, features, method="classify")
 
+        if projection is not None:
+            width = out_t["features"].shape[-1]
+            out_s = {"features": projection_to(width).apply({"params": projection}, out_s["features"])}
         kd_B = distillation_loss(
             settings, out_s, jax.lax.stop_gradient(out_t),
-            lambda f: classify(self.student, {"params": params}, f),
-            lambda f: classify(self.teacher, {"params": frozen["params"]}, f))
+            lambda f: classify(self.student, {"params": params, "batch_stats": variables.stats}, f),
+            lambda f: classify(self.teacher, frozen, f))
         mask = batch["mask"]
         ce = weighted_mean(self.task.loss(logits, batch), mask)
         kd = settings.weight * weighted_mean(kd_B, mask)
@@ -215,8 +234,8 @@ class Reskd(base.Method):
         """See `Method.references`."""
         return {"teacher": self.predict_teacher}
 
-    def _check_features(self, variables, sizes) -> None:
-        """Shapes of both feature maps must agree where they are subtracted; found without computing."""
+    def _check_features(self, variables, sizes) -> tuple[int, int]:
+        """Channels of both feature maps; where these are subtracted they agree. Found without computing."""
         t, high, low, c = sizes
         high = self.settings.teacher_resolution or high
 
@@ -227,12 +246,27 @@ class Reskd(base.Method):
         cost.check_resolution(self.teacher, (t, high, high, c))
         f_s = features(self.student, variables.network, low)
         f_t = features(self.teacher, variables.frozen["teacher"], high)
-        if self.settings.loss == "feature" and (f_s[-1] != f_t[-1] or f_s[1] != f_t[1]):
+        as_they_are = self.settings.loss == "feature" and not self.settings.projection
+        if as_they_are and (f_s[-1] != f_t[-1] or f_s[1] != f_t[1]):
             raise UserError(
                 f"config.method.loss='feature' subtracts maps, but the student's is "
                 f"{f_s[1]} frames x {f_s[-1]} channels and the teacher's {f_t[1]} x {f_t[-1]}: choose "
                 f"backbones of equal width, or config.method.loss='position_kl', which compares class "
-                f"scores.")
+                f"scores, or config.method.projection=True, which learns a linear map between the two.")
+        return f_s[-1], f_t[-1]
+
+
+def projection_to(channels: int) -> blocks.Dense:
+    """The linear map of `settings.projection`, (..., C) -> (..., channels)."""
+    return blocks.Dense(channels)
+
+
+def like_teachers(f_s, f_t):
+    """The student's map (B, T, h, w, C) in the size and, if it differs, the length of the teacher's."""
+    f_s = base.resize(f_s, f_t.shape[-2])
+    if f_s.shape[1] == f_t.shape[1]:
+        return f_s
+    return jax.image.resize(f_s, (len(f_s), f_t.shape[1], *f_s.shape[2:]), "linear", antialias=False)
 
 
 def distillation_loss(settings, out_s, out_t, classify_s, classify_t):
@@ -245,14 +279,17 @@ def distillation_loss(settings, out_s, out_t, classify_s, classify_t):
     """
     if settings.loss == "feature":
         f_t = out_t["features"]
-        return squared_error(base.resize(out_s["features"], f_t.shape[-2]), f_t)
+        return squared_error(like_teachers(out_s["features"], f_t), f_t)
     if settings.loss == "position_kl":
         f_t = out_t["features"]
-        scores_s = classify_s(base.resize(out_s["features"], f_t.shape[-2]))
+        scores_s = classify_s(like_teachers(out_s["features"], f_t))
         scores_t = classify_t(f_t)
     elif settings.loss == "frame_kl":
-        scores_s = classify_s(out_s["features"].mean(axis=(-3, -2)))  # (B, T, K), without dropout
-        scores_t = classify_t(out_t["features"].mean(axis=(-3, -2)))
+        f_s, f_t = out_s["features"], out_t["features"]
+        if f_s.shape[1] != f_t.shape[1]:
+            f_s = like_teachers(f_s, f_t)
+        scores_s = classify_s(f_s.mean(axis=(-3, -2)))  # (B, T, K), without dropout
+        scores_t = classify_t(f_t.mean(axis=(-3, -2)))
     else:
         scores_s = classify_s(out_s["features"].mean(axis=(1, -3, -2)))
         scores_t = classify_t(out_t["features"].mean(axis=(1, -3, -2)))

@@ -9,7 +9,7 @@ import pytest
 
 from configs import reskd_actnet, reskd_fcvid, reskd_folder, reskd_minik, reskd_sthv2
 from configs.recipes.base import defaults
-from effvid_jax import losses, torch_import
+from effvid_jax import checkpoint, losses, torch_import
 from effvid_jax.backbones import make_backbone
 from effvid_jax.errors import UserError
 from effvid_jax.methods import base, reskd
@@ -70,6 +70,56 @@ def test_feature_loss_is_the_mean_over_all_elements(networks):
     wanted = 100 * np.mean((f_s - np.asarray(out_t["features"], np.float64)) ** 2)
     (_, (_, scalars)), _ = value_and_gradient(networks, settings(), b)
     np.testing.assert_allclose(scalars["loss_kd"], wanted, rtol=1e-5)
+
+
+def of_other_shape(**changes):
+    """ResKD from a teacher with twice the channels and a half of the frames, and its abstract variables."""
+    student = make_backbone("resnet18", num_classes=5, **SMALL)
+    teacher = make_backbone("slowonly_resnet50", num_classes=5, bottleneck=False, width=16, dropout=0.0,
+                            stage_sizes=(1, 1), inflate=(0, 0), time_strides=(2, 1), space_strides=(1, 2))
+    clip = jax.ShapeDtypeStruct((1, 2, 16, 16, 3), jnp.float32)
+    config = defaults()
+    config.method, config.model.resolution = settings(**changes).to_config(), 8
+    method = reskd.Reskd(config, make_task(config, list("abcde")), (
+        student, teacher, jax.eval_shape(teacher.init, jax.random.key(0), clip)))
+    shape = (4, *clip.shape[1:])
+    return method, lambda: jax.eval_shape(lambda key: method.init(key, shape), jax.random.key(0))
+
+
+def test_a_projection_lets_maps_of_other_widths_and_lengths_be_subtracted():
+    method, init = of_other_shape(projection=True)
+    variables = init()
+    assert variables.params[reskd.PROJECTION]["kernel"].shape == (16, 32)
+    gradient = jax.eval_shape(jax.grad(method.loss, has_aux=True), variables.params, variables, batch(),
+                              jax.random.key(0))[0]
+    assert jax.tree.structure(gradient) == jax.tree.structure(variables.params)
+
+
+@pytest.mark.parametrize("loss", ["position_kl", "frame_kl", "clip_kl"])
+def test_class_scores_of_other_widths_and_lengths_are_compared(loss):
+    method, init = of_other_shape(loss=loss)
+    variables = init()
+    assert reskd.PROJECTION not in variables.params
+    assert jax.eval_shape(method.loss, variables.params, variables, batch(), jax.random.key(0))[0].shape == ()
+
+
+def test_without_a_projection_other_widths_are_refused():
+    with pytest.raises(UserError, match=r"2 frames x 16 channels .* 1 x 32: .*config.method.projection=True"):
+        of_other_shape()[1]()
+    with pytest.raises(UserError, match="projection=True has no meaning with config.method.loss='clip_kl'"):
+        of_other_shape(projection=True, loss="clip_kl")
+
+
+def test_a_longer_map_is_averaged_to_the_teachers_length():
+    f_s, f_t = np.random.default_rng(0).standard_normal((2, 8, 2, 2, 3)), np.zeros((2, 4, 2, 2, 7))
+    found = reskd.like_teachers(jnp.asarray(f_s, jnp.float32), f_t)
+    np.testing.assert_allclose(found, f_s.reshape(2, 4, 2, 2, 2, 3).mean(axis=2), rtol=1e-5, atol=1e-6)
+
+
+def test_evaluation_leaves_the_projection_behind(tmp_path):
+    tree = {"fc": {"bias": np.zeros(2, np.float32)}, reskd.PROJECTION: {"kernel": np.ones(3, np.float32)}}
+    checkpoint.save_imported(str(tmp_path), {"params": tree, "batch_stats": {}}, defaults(), ["a", "b"])
+    assert set(checkpoint.load_variables(str(tmp_path))[1]["params"]) == {"fc"}
 
 
 def test_teacher_mode_changes_the_features(networks):

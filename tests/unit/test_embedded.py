@@ -1,18 +1,25 @@
 """Comparisons on the embedded benchmark: rows of results, and what is not finished yet."""
 
+import ast
+import functools
 import json
 import os
 import sys
 
+import jax
 import numpy as np
 import pytest
 
 from benchmarks import embedded
+from configs import reskd_minik, supervised_minik
+from effvid_jax.methods import building, reskd
 from effvid_jax.reports import results
+from effvid_jax.tasks import make_task
 
 sys.path.insert(0, os.path.dirname(embedded.__file__))  # as a script finds its neighbours
 import gate_inputs
 import reskd_embedded
+import reskd_pairs
 import va_red2_embedded
 
 
@@ -107,6 +114,47 @@ def test_reskd_tables_share_runs_and_their_teacher(tmp_path, monkeypatch, capsys
     assert {run for _, run in started} == set(reskd_embedded.RUNS)
     with pytest.raises(SystemExit, match="no table '7'; there are 6 and 5"):
         run("--tables=6,7")
+
+
+def parsed(value: str):
+    """What the command line makes of a flag."""
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return value
+
+
+def test_reskd_pairs_fit_together(tmp_path, monkeypatch, capsys):
+    """Every flag is a field, and students can be told what the small form of their teacher says."""
+    started = []
+    monkeypatch.setattr(reskd_pairs.embedded, "train", lambda workdir, seed, *run: started.append(run))
+    monkeypatch.setattr(sys, "argv", ["b.py", f"--workdir={tmp_path}", "--seeds=0"])
+    reskd_pairs.main()
+    assert capsys.readouterr().out.count("not finished") == len(started) == 2 + 2 + 3 * 2
+    assert [run for run, *_ in started[:2]] == ["teacher_uniformer_s", "plain_movinet_a0"]
+    for run, path, flags in started:
+        module, _, arg = path.partition(".py:")
+        config = {"supervised_minik": supervised_minik, "reskd_minik": reskd_minik}[module].get_config(arg)
+        for flag in flags:
+            field, _, value = flag.removeprefix("--config.").partition("=")
+            config.update_from_flattened_dict({field: parsed(value)})
+        if run not in ("uniformer_s_tsm_mobilenet_v4_conv_small_position_kl",
+                       "videomae_s_movinet_a0_feature"):
+            continue  # others trace the same, or are no students
+        task = make_task(config, list("abcde"))
+        student = building.build_network(config.model, task)
+        teacher = building.build_network(
+            supervised_minik.get_config(f"demo,backbone={arg.partition('teacher=')[2]}").model, task)
+        clip = (4, 8, config.data.crop, config.data.crop, 3)
+        one = jax.ShapeDtypeStruct((1, *clip[1:]), "float32")
+        taught = jax.eval_shape(teacher.init, jax.random.key(0), one)
+        method = reskd.Reskd(config, task, (student, teacher, taught))
+        variables = jax.eval_shape(functools.partial(method.init, clip_shape=clip), jax.random.key(0))
+        batch = {"video": jax.ShapeDtypeStruct(clip, "uint8"), "label": jax.ShapeDtypeStruct((4,), "int32"),
+                 "mask": jax.ShapeDtypeStruct((4,), "float32")}
+        loss, _ = jax.eval_shape(method.loss, variables.params, variables, batch, jax.random.key(0))
+        assert loss.shape == ()
+        assert (reskd.PROJECTION in variables.params) == run.endswith("feature")
 
 
 def test_flags_after_ours_go_to_main(monkeypatch):
