@@ -17,6 +17,7 @@ from effvid_jax.backbones import (
     artnet,
     bninception,
     corrnet,
+    csn,
     dilated_resnet,
     eco,
     efficientnet_lite,
@@ -26,6 +27,7 @@ from effvid_jax.backbones import (
     mobilenet_v2,
     mobilenet_v3,
     mobilenet_v4,
+    movinet,
     msdnet,
     mvit,
     nonlocal_net,
@@ -36,6 +38,9 @@ from effvid_jax.backbones import (
     stnet,
     swin3d,
     tpn,
+    uniformer,
+    videomae,
+    vjepa2,
     x3d,
 )
 from effvid_jax.errors import UserError
@@ -52,6 +57,8 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     **{f"efficientnet_lite{n}": partial(efficientnet_lite.efficientnet_lite, n)
        for n in efficientnet_lite.SCALES},
     "tsm_efficientnet_lite0": partial(efficientnet_lite.efficientnet_lite, 0, shift=True),
+    **{f"movinet_{size}{kind}": partial(movinet.movinet, size, stream=bool(kind))
+       for kind in ("", "_stream") for size in ("a0", "a1", "a2")},
     "slowonly_resnet50": resnet3d.slowonly,
     "i3d_resnet50": resnet3d.i3d_resnet,
     "r2plus1d_18": resnet3d.r2plus1d_18,
@@ -69,8 +76,13 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "corrnet_26": partial(corrnet.corrnet, 26),
     "corrnet_50": partial(corrnet.corrnet, 50),
     "corrnet_r2plus1d_18": corrnet.corrnet_r2plus1d_18,
+    **{f"{kind}_csn_{depth}": partial(csn.csn, kind, depth)
+       for kind, depth in (("ir", 50), ("ir", 152), ("ip", 50), ("ip", 152))},
     **{f"swin3d_{v}": partial(swin3d.swin3d, v) for v in swin3d.VARIANTS},
     "mvit_v2_s": mvit.mvit_v2_s,
+    "uniformer_s": partial(uniformer.uniformer, "s"),
+    **{f"videomae_{size}": partial(videomae.videomae, size) for size in videomae.SIZES},
+    "vjepa2_l": partial(vjepa2.vjepa2, "l"),
     "msdnet_38": msdnet.msdnet,
     "msdnet_b4_s4": partial(msdnet.msdnet, base=4, step=4),
     "dilated_resnet18": dilated_resnet.dilated_resnet18,

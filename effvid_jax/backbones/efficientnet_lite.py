@@ -36,14 +36,14 @@ STAGES = (  # expansion, channels, blocks, kernel, stride of the first block
 SCALES = {0: (1.0, 1.0, 0.2), 1: (1.0, 1.1, 0.2), 2: (1.1, 1.2, 0.3)}  # width, depth, dropout
 
 
-def _both_sides(kernel: int, stride: int) -> int:
+def both_sides(kernel: int, stride: int) -> int:
     """Zeros that SAME adds on both sides of an axis, whatever the input's size."""
     return (kernel - stride) // 2
 
 
-def _pad_rest(x, kernel: int, stride: int):
-    """(B, T, H, W, C) with the zeros that SAME adds beyond `_both_sides`: they depend on the input's size."""
-    inner = _both_sides(kernel, stride)
+def pad_rest(x, kernel: int, stride: int):
+    """(B, T, H, W, C) with the zeros that SAME adds beyond `both_sides`: they depend on the input's size."""
+    inner = both_sides(kernel, stride)
     pads = [blocks.same_padding(n, kernel, stride) for n in x.shape[2:4]]
     pads = [(before - inner, after - inner, 0) for before, after in pads]
     if not any(map(any, pads)):
@@ -101,7 +101,7 @@ class EfficientNetLite(FrameBackbone):
         norm = partial(self.norm, groups=self.bn_groups, dtype=self.dtype, eps=self.norm_eps,
                        momentum=self.norm_momentum)
         self.stem_stride = 2 if self.stem == "imagenet" else 1
-        self.conv1 = conv(32, (3, 3), self.stem_stride, _both_sides(3, self.stem_stride))
+        self.conv1 = conv(32, (3, 3), self.stem_stride, both_sides(3, self.stem_stride))
         frozen = partial(norm, frozen=True)
         self.bn1 = frozen() if self.frozen_bn else norm()
         norm = frozen if self.partial_bn or self.frozen_bn else norm
@@ -114,7 +114,7 @@ class EfficientNetLite(FrameBackbone):
                 step = stride if b == 0 else 1
                 blocks_of_stage.append(InvertedResidual(
                     channels, features, step, expansion, self.shift, conv, norm, kernel,
-                    _both_sides(kernel, step), partial(_pad_rest, kernel=kernel, stride=step),
+                    both_sides(kernel, step), partial(pad_rest, kernel=kernel, stride=step),
                     self.drop_path * index / sum(sizes)))
                 channels, index = features, index + 1
             setattr(self, f"layer{s + 1}", blocks_of_stage)
@@ -131,7 +131,7 @@ class EfficientNetLite(FrameBackbone):
 
     def run_stem(self, x_BTHWC, train: bool = False):
         """Clip -> map after the stem, at 1/2 ('imagenet') or all ('small') of the resolution."""
-        x = self.conv1(_pad_rest(x_BTHWC, 3, self.stem_stride), train)
+        x = self.conv1(pad_rest(x_BTHWC, 3, self.stem_stride), train)
         return blocks.relu6(self.bn1(x, train))
 
     def run_stage(self, stage: int, x, train: bool = False):

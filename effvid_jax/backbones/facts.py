@@ -68,6 +68,15 @@ _LITE = dict(width_mult=0.25, stem="small", drop_path=0.0, norm_momentum=0.9)
 _X3D = dict(stage_sizes=(1, 1, 1), widths=(16, 32, 64))
 
 
+_MOVINET = dict(width_mult=0.5, stage_sizes=(1, 1, 1, 1, 1), hidden=128, stem="small")
+_CSN = dict(width=16, stem_kernel=(3, 5, 5), stage_sizes=(1, 1, 1), inflate=(1, 1, 1),
+            time_strides=(1, 1, 2), space_strides=(1, 2, 2), classifier_std=0.1)
+_VIT = dict(width=48, heads=3, stages=(1, 1), patch=(2, 8, 8))
+_UNIT_PIXELS = Pixels((0.0,) * 3, (255.0,) * 3)  # 0 to 1
+_SLOWFAST_PIXELS = Pixels((0.45 * 255,) * 3, (0.225 * 255,) * 3)  # PySlowFast's, which UniFormer has
+_CSN_PIXELS = Pixels((110.2008, 100.63983, 95.99475), (58.14765, 56.46975, 55.332195))  # mmaction2's of IG65M
+
+
 def _resnet(blocks: int) -> dict[str, Any]:
     """A ResNet of three stages and width 16 with some blocks a stage, to be trained from scratch."""
     return dict(width=16, stem="small", stage_sizes=(blocks,) * 3, stage_strides=(2, 2, 2),
@@ -124,6 +133,8 @@ FACTS: dict[str, Facts] = {
         f"{tsm}mobilenet_v3_large", f"{tsm}mobilenet_v3_small", f"{tsm}mobilenet_v4_conv_small")},
     **{f"efficientnet_lite{number}": _lite(number) for number in (0, 1, 2)},
     "tsm_efficientnet_lite0": _lite(0, "tsm_"),
+    **{f"movinet_{size}{kind}": Facts("", crop, 5, (f"movinet_{size}{kind}", _MOVINET), _UNIT_PIXELS)
+       for size, crop in (("a0", 172), ("a1", 172), ("a2", 224)) for kind in ("", "_stream")},
     "x3d_s": Facts(_BLOCK_CONVS, small=("x3d_s", _X3D)),
     "x3d_m": Facts(_BLOCK_CONVS, 224, 5, ("x3d_m", _X3D)),
     "x3d_l": Facts(_BLOCK_CONVS, small=("x3d_l", _X3D)),
@@ -132,6 +143,12 @@ FACTS: dict[str, Facts] = {
     "s3d": Facts(small=("s3d", dict(width_mult=0.25, stem_strides=(1, 2, 2)))),
     **{f"swin3d_{size}": Facts(small=(f"swin3d_{size}", dict(
         embed_dim=24, depths=(1, 1), num_heads=(2, 4), window_size=(4, 4, 4)))) for size in "tsb"},
+    **{f"{kind}_csn_{depth}": Facts("", 224, 2, (f"{kind}_csn_{depth}", _CSN), _CSN_PIXELS)
+       for kind in ("ir", "ip") for depth in (50, 152)},
+    "uniformer_s": Facts("", 224, 4, ("uniformer_s", dict(
+        depths=(1, 1, 1, 1), widths=(16, 32, 64, 64), head_width=16, drop_path=0.0)), _SLOWFAST_PIXELS),
+    **{f"videomae_{size}": Facts("", 224, 4, (f"videomae_{size}", _VIT)) for size in "sb"},
+    "vjepa2_l": Facts("", 256, 4, ("vjepa2_l", _VIT | dict(pooler_blocks=1))),
     # All block convolutions: with their channels halved (S=2) the encoder costs 6.1 GMACs at 224 pixels,
     # which is below the paper's least, 7.3.
     "dilated_resnet18": Facts(_BLOCK_CONVS, 224, 0, ("dilated_resnet18", dict(

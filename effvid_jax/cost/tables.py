@@ -28,7 +28,8 @@ from effvid_jax.signals import told
 TOLERANCE = 0.01  # of a figure that counts as met
 
 RESKD, DYNAMIC, VARED = "ResKD", "Dynamic Inference", "VA-RED2"
-MOBILENET3, MOBILENET4 = "MobileNetV3", "MobileNetV4"
+MOBILENET3, MOBILENET4, MOVINET = "MobileNetV3", "MobileNetV4", "MoViNet"
+CSN, UNIFORMER, VIDEOMAE = "CSN", "UniFormer", "VideoMAE"
 
 
 # --------------------------------------------------------------------------- networks beyond backbones
@@ -227,8 +228,26 @@ def _mobile() -> list[Row]:
     ]
 
 
+def _movinet() -> list[Row]:
+    remark = "the port's network: the figures are of TensorFlow's, which were not run here"
+    return [Row(MOVINET, f"Table 1, {size.upper()}", figure, f"movinet_{size}", (50, side, side), 600,
+                unresolved=True, remark=remark)
+            for size, side, figure in (("a0", 172, 2.71), ("a1", 172, 6.02), ("a2", 224, 10.3))]
+
+
+def _teachers() -> list[Row]:
+    return [
+        *(Row(CSN, f"{kind}-CSN-{depth}, mmaction2's model zoo", figure, f"{kind}_csn_{depth}",
+              (32, 256, 256), 400, "mmcv") for kind, depth, figure in (
+                  ("ir", 50, 55.9), ("ir", 152, 97.63), ("ip", 152, 109.9))),
+        Row(UNIFORMER, "UniFormer-S, 16 frames", 167, "uniformer_s", (16, 224, 224), 400, "macs_attn", 4),
+        Row(VIDEOMAE, "Table 6, ViT-S", 57, "videomae_s", (16, 224, 224), 400, "macs_attn"),
+        Row(VIDEOMAE, "Table 6, ViT-B", 180, "videomae_b", (16, 224, 224), 400, "macs_attn"),
+    ]
+
+
 ROWS: Sequence[Row] = (*_reskd(), *_dynamic_inference(), *_tables_of_dynamic_inference(), *_va_red2(),
-                       *_mobile())
+                       *_mobile(), *_movinet(), *_teachers())
 
 
 # ------------------------------------------------------------------------------------------------ page
@@ -242,7 +261,9 @@ marks what no reading of ours meets within 1 %.
 """
 PAPERS = {RESKD: "ResKD (arXiv 2209.12797)", DYNAMIC: "Dynamic Inference (arXiv 2002.03342)",
           VARED: "VA-RED2 (arXiv 2102.07887)", MOBILENET3: "MobileNetV3 (arXiv 1905.02244)",
-          MOBILENET4: "MobileNetV4 (arXiv 2404.10518)"}
+          MOBILENET4: "MobileNetV4 (arXiv 2404.10518)", MOVINET: "MoViNet (arXiv 2103.11511)",
+          CSN: "CSN (arXiv 1904.02811)", UNIFORMER: "UniFormer (arXiv 2201.04676)",
+          VIDEOMAE: "VideoMAE (arXiv 2203.12602)"}
 COLUMNS = ("paper", "row", "backbone", "input", "convention", "paper's", "ours", "difference", "remark")
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from effvid_jax.errors import UserError
-from effvid_jax.torch_import import naming_mobile
+from effvid_jax.torch_import import naming_mobile, naming_transformers
 from effvid_jax.torch_import.naming_tables import TABLES
 
 Rules = list[tuple[str, str]]  # (pattern of the file's module name, our module path)
@@ -22,12 +22,13 @@ CONTAINERS = ("state_dict", "model_state", "model_state_dict", "model")  # of we
 CLASSIFIER = "fc"  # every backbone of ours names its last linear layer so
 
 # Leaf in the file -> leaf here; the one that the model has at that place is taken. Leaves that are
-# not listed (position tables, class tokens) keep their name and layout.
+# not listed (position tables, class tokens) keep their name and layout. Published VideoMAE files have the
+# biases of queries and values beside the layers that they belong to.
 LEAVES = {"weight": ("kernel", "scale"), "bias": ("bias",), "running_mean": ("mean",),
-          "running_var": ("var",)}
+          "running_var": ("var",), "q_bias": ("query/bias",), "v_bias": ("value/bias",)}
 
-# Buffers without a counterpart: counters, and index tables that the model computes.
-DROPPED = r"(?:.*\.)?(?:num_batches_tracked|relative_position_index|attn_mask)"
+# Without a counterpart: counters, index tables that the model computes, what only a pretraining runs.
+DROPPED = (r"(?:.*\.)?(?:num_batches_tracked|relative_position_index|attn_mask)|vjepa2\.predictor\..*")
 
 # ResKD students carry their teacher along: part -> (its backbone, its classifier). The teacher's
 # classifier is there in the Swin pair only.
@@ -70,6 +71,7 @@ _MMACTION_BLOCKS: Rules = [  # residual blocks, with the halves of R(2+1)D's con
     (r"(?:backbone\.)?layer(\d)\.(\d+)\.conv(\d)\.conv(?:\.net)?", r"layer\1_\2/conv\3"),
     (r"(?:backbone\.)?layer(\d)\.(\d+)\.conv(\d)\.bn", r"layer\1_\2/bn\3"),
     (r"(?:backbone\.)?layer(\d)\.(\d+)\.downsample\.(conv|bn)", r"layer\1_\2/downsample_\3"),
+    (r"(?:backbone\.)?layer(\d)\.(\d+)\.conv2\.(\d)\.(conv|bn)", r"layer\1_\2/\g<4>2_\3"),  # CSN
     (r"(?:backbone\.)?layer(\d)\.(\d+)\.conv(\d)\.conv\.((?:conv|bn)_[st])", r"layer\1_\2/conv\3/\4"),
     (r"(?:backbone\.)?layer(\d)\.(\d+)\.downsample\.conv\.((?:conv|bn)_[st])",
      r"layer\1_\2/downsample_conv/\3"),
@@ -264,6 +266,7 @@ NAMING: dict[str, Rules] = {
     ],
     **TABLES,
     **naming_mobile.NAMING,
+    **naming_transformers.NAMING,
 }
 
 

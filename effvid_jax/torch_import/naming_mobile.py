@@ -1,4 +1,4 @@
-"""Tables of `naming.py` for mobile networks: MobileNetV3 and MobileNetV4 of timm."""
+"""Tables of `naming.py` for mobile networks: MobileNetV3 and MobileNetV4 of timm, MoViNet."""
 
 from __future__ import annotations
 
@@ -19,6 +19,12 @@ def _mobilenet_v3(stages: int) -> list[tuple[str, str]]:
                              {**(_INVERTED if s else _SEPARABLE), **_SQUEEZE}).items())]
 
 
+def _movinet_unit(theirs: str, ours: str) -> list[tuple[str, str]]:
+    """A convolution with its norm; the second one of a stream network is over time."""
+    return [(rf"{theirs}\.conv_1\.conv[23]d", f"{ours}/conv"), (rf"{theirs}\.conv_1\.norm", f"{ours}/bn"),
+            (rf"{theirs}\.conv_2\.conv2d", f"{ours}/conv_t"), (rf"{theirs}\.conv_2\.norm", f"{ours}/bn_t")]
+
+
 NAMING = {
     "timm MobileNetV3-Large": _mobilenet_v3(7),
     "timm MobileNetV3-Small": _mobilenet_v3(6),
@@ -27,4 +33,12 @@ NAMING = {
             (rf"blocks\.{s}\.(\d+)\.(conv|bn1|conv_exp|conv_pwl|bn2)", rf"layer{s + 1}_\1/\2"),
             (rf"blocks\.{s}\.(\d+)\.(dw_start|pw_exp|dw_mid|pw_proj)\.(conv|bn)",
              rf"layer{s + 1}_\1/\2/\3")))],
+    "MoViNet-pytorch": [
+        *_movinet_unit("(conv1|conv7)", r"\1"),
+        (r"classifier\.0\.conv_1\.conv[23]d", "fc1"), (r"classifier\.3\.conv_1\.conv[23]d", "fc"),
+        *(rule for s in range(5) for block in [rf"blocks\.b{s}_l(\d+)"] for rule in (
+            (block, rf"layer{s + 1}_\1"),
+            (rf"{block}\.se\.(fc\d)\.conv_1\.conv[23]d", rf"layer{s + 1}_\1/se/\2"),
+            *_movinet_unit(rf"{block}\.(expand|deep|project)", rf"layer{s + 1}_\1/\2"),
+            *_movinet_unit(rf"{block}\.res\.\d", rf"layer{s + 1}_\1/shortcut")))],
 }

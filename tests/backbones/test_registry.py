@@ -39,6 +39,12 @@ FACTS = {
     "efficientnet_lite1": [((1, 240, 240), 50, 4_199_730, 598_969_232)],
     "efficientnet_lite2": [((1, 260, 260), 50, 4_875_122, 858_520_272)],
     "tsm_efficientnet_lite0": [((4, 64, 64), 50, 3_435_058, 125_613_568)],
+    "movinet_a0": [((8, 112, 112), 600, 3_111_799, 177_402_112)],
+    "movinet_a0_stream": [((8, 112, 112), 600, 3_748_031, 168_527_104)],
+    "movinet_a1": [((50, 172, 172), 600, 4_690_296, 5.87e9)],
+    "movinet_a1_stream": [((50, 172, 172), 600, 6_447_352, 5.54e9)],
+    "movinet_a2": [((6, 128, 128), 101, 4_227_111, 455_359_232)],
+    "movinet_a2_stream": [((6, 96, 96), 101, 6_304_511, 253_167_360)],
     "slowonly_resnet50": [((8, 112, 112), 400, 32_454_096, 10_994_188_288)],
     "i3d_resnet50": [((32, 112, 112), 400, 28_043_472, 8_530_395_136)],
     "r2plus1d_18": [((16, 112, 112), 400, 31_505_325, 40_519_080_960)],
@@ -50,12 +56,20 @@ FACTS = {
     "x3d_m": [((16, 112, 112), 400, 3_794_322, 1_260_192_128)],
     "tpn_slowonly_resnet50": [((8, 112, 112), 400, 91_498_336, 13_781_303_296)],
     "corrnet_26": [((8, 112, 112), 400, 30_583_280, 10_681_335_808)],
+    "ir_csn_50": [((8, 64, 64), 400, 13_131_152, 864_241_664), ((32, 224, 224), 400, 13_131_152, 42.3e9)],
+    "ir_csn_152": [((32, 224, 224), 400, 29_703_568, 74.0e9)],
+    "ip_csn_50": [((8, 48, 48), 174, 13_933_102, 561_208_320)],
+    "ip_csn_152": [((32, 224, 224), 400, 33_016_592, 83.3e9)],
     "swin3d_t": [((16, 112, 112), 400, 28_158_070, 11_363_168_256),
                  ((32, 64, 64), 400, 28_158_070, 8_704_978_944)],
     "swin3d_s": [((8, 112, 112), 400, 49_816_678, 9_653_932_032),
                  ((4, 224, 224), 400, 49_816_678, 17_966_727_168)],
     "swin3d_b": [((8, 112, 112), 400, 88_048_984, 16_750_592_000)],
     "mvit_v2_s": [((16, 224, 224), 400, 34_537_744, 64_223_815_872)],
+    "uniformer_s": [((8, 64, 64), 400, 21_400_400, 1_189_396_480),
+                    ((16, 32, 32), 174, 21_284_462, 589_245_440)],
+    "videomae_s": [((8, 64, 64), 174, 21_946_926, 1_434_518_784)],
+    "videomae_b": [((4, 64, 64), 400, 86_534_800, 2_774_839_296)],
     "msdnet_38": [((1, 224, 224), 1000, 62_314_472, 3_246_180_864),
                   ((1, 224, 224), 400, 60_314_672, 3_244_184_064)],
     "msdnet_b4_s4": [((1, 224, 224), 1000, 23_958_440, 1_355_606_016)],
@@ -76,15 +90,20 @@ FACTS = {
     "ghostnet": [((1, 160, 160), 1000, 5_182_508, 73_978_544)],
     # The figures of these are put together in docs/cost.md; only that they can be counted is tested.
 }
+# Larger members of families whose smallest is always tested.
+LARGE = {"movinet_a1", "movinet_a2", "movinet_a1_stream", "movinet_a2_stream", "ir_csn_152", "ip_csn_152",
+         "videomae_b", "vjepa2_l"}
+SIZES = [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in BACKBONES]
 # Deeper forms of others: their gradients are traced with the slow tests.
-DEEP = {"resnet101", "resnet152", "tsm_resnet101", "r2plus1d_34", "x3d_m", "x3d_l", "corrnet_50", "swin3d_s",
-        "swin3d_b", "msdnet_38", "efficientnet_lite1", "efficientnet_lite2",
+DEEP = {*LARGE, "resnet101", "resnet152", "tsm_resnet101", "r2plus1d_34", "x3d_m", "x3d_l", "corrnet_50",
+        "swin3d_s", "swin3d_b", "msdnet_38", "efficientnet_lite1", "efficientnet_lite2",
         "bninception",
         "i3d_nonlocal_resnet50",
         "slowfast_8x8_resnet50",
         "stnet_resnet50", "stnet_resnet101", "stnet_se_resnext50",
         "ghostnet",
-        "mobilenet_v3_large", "tsm_mobilenet_v3_large", "tsm_mobilenet_v3_small", "mobilenet_v4_conv_small"}
+        "mobilenet_v3_large", "tsm_mobilenet_v3_large", "tsm_mobilenet_v3_small", "mobilenet_v4_conv_small",
+        "movinet_a0_stream", "ip_csn_50"}
 FRAMES = {name: 10 for name in ("stnet_resnet50", "stnet_resnet101", "stnet_se_resnext50")}  # others: 8
 RUN = ["resnet18", "tsm_mobilenet_v2"]  # narrow, for tests that compute
 
@@ -117,7 +136,7 @@ def random_clip(shape, seed=1):
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", SIZES)
 def test_shapes_and_feature_names(name):
     model = make_backbone(name, num_classes=7)
     assert hash(model) == hash(make_backbone(name, num_classes=7))  # or jit would compile it twice
@@ -135,7 +154,7 @@ def test_shapes_and_feature_names(name):
     print(name, {key: value.shape for key, value in features.items()})
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", SIZES)
 def test_parameters_and_cost_are_the_published_ones(name):
     facts = FACTS.get(name)
     if facts is None:  # no figure of the reference's authors: only that it can be counted

@@ -63,6 +63,18 @@ def resnet2plus1d(config):
     return name, {**options, "factoring": "mmaction"}, frames
 
 
+def csn(config):
+    """`ResNet3dCSN`: `inflate_style` 3x3x3, batch norms with an eps of 1e-3 unless the case says another."""
+    separation = config.get("bottleneck_mode", "ir")
+    config = {"norm_cfg": {"eps": 1e-3}, **{k: v for k, v in config.items()
+                                            if k not in ("bottleneck_mode", "bn_frozen")}}
+    _, options, frames = resnet3d(config, temporal_strides=(1, 2, 2, 2), inflate_style="3x3x3")
+    if not options.pop("bottleneck") or options.pop("inflate_style") != "3x3x3" or set(
+            options.pop("inflate")) != {1}:
+        raise golden.Unsupported(f"ResNet3dCSN {config}")
+    return "ir_csn_50", {**options, "separation": separation}, frames
+
+
 def x3d(config):
     """`X3D`."""
     options = options_of(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
-from effvid_jax.backbones import mobilenet_v3, mobilenet_v4
+from effvid_jax.backbones import mobilenet_v3, mobilenet_v4, movinet
 from tests.parity import golden
 from tests.parity.reference import Reference
 
@@ -44,3 +45,33 @@ def tap_timm(features: dict[str, np.ndarray], name: str):
     stage = re.fullmatch(r"blocks\.(\d+)", name)
     x = features.get(f"stage{int(stage[1]) + 1}" if stage else name)
     return None if x is None else x.reshape(-1, *x.shape[2:])
+
+
+# ------------------------------------------------------------------------------------ MoViNet-pytorch
+def movinet_port(arch: dict[str, Any]) -> Reference:
+    """`MoViNet(cfg, causal, conv_type=..., tf_like=True)`; `chunks` are the calls of `logits_stream`.
+
+    Raises:
+        golden.Unsupported: factored kernels that are not causal or the other way round, other padding.
+    """
+    stream, size = arch["causal"], arch["config"].lower()
+    known = arch["tf_like"] and arch["conv_type"] == ("2plus1d" if stream else "3d")
+    if not known or size not in movinet.SIZES:
+        raise golden.Unsupported(f"MoViNet {arch}")
+    model = movinet.movinet(size, stream=stream, num_classes=arch["num_classes"])
+
+    def in_calls(variables, x):
+        """(N, calls, K): a clip in calls of some frames each, the memory kept between them."""
+        state, first, found = movinet.init_state(model, len(x), x.shape[2]), 0, []
+        for frames in arch["chunks"]:
+            state, logits = movinet.step(model, variables, state, x[:, first:first + frames])
+            first, found = first + frames, [*found, logits]
+        return {"logits_stream": jnp.stack(found, axis=1)}
+
+    def tap(features, name):
+        block = re.fullmatch(r"blocks\.b(\d)_l(\d+)", name)
+        return features.get(f"layer{int(block[1]) + 1}_{block[2]}" if block else
+                            {"conv1": "stem", "conv7": "features"}.get(name, ""))
+
+    return Reference(f"movinet_{size}{'_stream' * stream}", model, tap=tap, capture=r"layer\d_\d+",
+                     more=in_calls if "chunks" in arch else None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import re
 from functools import partial
 from typing import Any
@@ -21,7 +22,14 @@ from effvid_jax import cost
 from effvid_jax.backbones import make_backbone, shifts
 from effvid_jax.methods import base
 from effvid_jax.torch_import import convert_with_report
-from tests.parity import families3d, families_mobile, families_other, families_tables, golden
+from tests.parity import (
+    families3d,
+    families_mobile,
+    families_other,
+    families_tables,
+    families_transformers,
+    golden,
+)
 from tests.parity.reference import Reference, expect, options_of
 
 # ------------------------------------------------------------------------------- mmaction2 (mmcv 1.4)
@@ -63,7 +71,7 @@ FAMILIES = {  # backbone type -> (its config) -> (our name, our options, frames 
     "MobileNetV2": _mobilenet, "MobileNetV2TSM": _mobilenet_tsm,
     "SwinTransformer3D": families_other.swin3d,
     "ResNet3d": families3d.resnet3d, "ResNet3dSlowOnly": families3d.slowonly,
-    "ResNet2Plus1d": families3d.resnet2plus1d, "X3D": families3d.x3d,
+    "ResNet2Plus1d": families3d.resnet2plus1d, "ResNet3dCSN": families3d.csn, "X3D": families3d.x3d,
 }
 _HEADS = {  # head type -> (recognizer type, our options)
     "TSNHead": ("Recognizer2D", {"consensus": "features"}),
@@ -144,6 +152,14 @@ def build(case: dict[str, Any]) -> Reference:
         return families3d.pytorch_i3d(arch)
     if str(arch.get("constructor")).startswith("efficientnet-lite"):
         return families_other.efficientnet_lite(case)
+    if arch.get("constructor") == "VideoMAEForVideoClassification":
+        return families_transformers.video_mae(case)
+    if arch.get("constructor") == "VJEPA2ForVideoClassification":
+        return families_transformers.v_jepa2(case)
+    if arch.get("constructor") == "Uniformer":
+        return families_transformers.uni_former(arch)
+    if arch.get("constructor") == "MoViNet":
+        return families_mobile.movinet_port(arch)
     if arch.get("library") == "timm" and "mobilenet" in arch["constructor"]:
         return families_mobile.timm_mobilenet(arch)
     if "constructor" not in arch:
@@ -205,7 +221,8 @@ def tap_frames(features: dict[str, np.ndarray], name: str):
 
 TAPS = {  # mmaction2 backbone type -> tap, where not `tap_frames`
     "SwinTransformer3D": families_other.tap_swin3d,
-    **dict.fromkeys(("ResNet3d", "ResNet3dSlowOnly", "ResNet2Plus1d", "X3D"), families3d.tap_mmaction),
+    **dict.fromkeys(("ResNet3d", "ResNet3dSlowOnly", "ResNet2Plus1d", "ResNet3dCSN", "X3D"),
+                    families3d.tap_mmaction),
 }
 
 
@@ -251,6 +268,8 @@ def check(case: dict[str, Any], x64: bool) -> tuple[float, list[str]]:
         outputs = {"logits": logits}
         if reference.outputs:
             outputs = jax.device_get(reference.outputs(logits, features))
+        if reference.more:
+            outputs |= jax.device_get(jax.jit(reference.more)(variables, x))
     if x64 and logits.dtype != np.float64:
         raise golden.CaseError(f"the network computed in {logits.dtype}, not in float64.")
 
@@ -285,6 +304,8 @@ def _check_size(case, reference: Reference, clip, num_clips: int) -> list[str]:
         teacher = cost.count(reference.teacher.model, clip)
         head = sum(layer.params for layer in teacher.layers if layer.block == "fc")
         params, buffers = params + teacher.params - head, buffers + teacher.stats
+    params += sum(math.prod(shape) for key, shape, kind in case["state"]
+                  if kind == "p" and reference.unused and re.fullmatch(reference.unused, key))
     rows = (("multiply-adds", found.macs * num_clips // samples, case["macs"]["per_sample"]),
             ("parameters", params, case["params"]["trainable"]),
             ("running statistics", buffers, case["params"]["state_float_buffers"]))

@@ -26,6 +26,8 @@ class Reference:
         outputs: (logits, our features) -> arrays by the reference's names; only 'logits' if None.
         capture: pattern of the paths of our modules ('layer1_0/conv1') whose results `tap` and `outputs`
             find beside the features, under these paths.
+        unused: pattern of keys of the state that the reference has without running them.
+        more: (variables, input) -> further outputs by the reference's names, where another call makes them.
     """
 
     name: str
@@ -36,6 +38,8 @@ class Reference:
     tap: Callable[[dict[str, np.ndarray], str], np.ndarray | None] | None = None
     outputs: Callable[[np.ndarray, dict[str, np.ndarray]], dict[str, np.ndarray]] | None = None
     capture: str = ""
+    unused: str = ""
+    more: Callable[[Any, Any], dict[str, Any]] | None = None
 
 
 IGNORED = {"type", "pretrained", "norm_eval", "frozen_stages", "partial_bn", "with_cp", "norm_cfg",
