@@ -187,7 +187,7 @@ def _tables_of_dynamic_inference() -> list[Row]:
         Row(DYNAMIC, "TSN, BN-Inception, M parameters", 10.7, "bninception", (1, 224, 224), parameters=True),
         Row(DYNAMIC, "TRN multiscale, BN-Inception", 33, "trn_bninception", (16, 224, 224), 174, "thop",
             remark="16 frames, which the paper does not say; without batch norms and biases 32.5. 8 frames "
-                   "have 16.3, or 32.5 operations"),
+                   "have 16.3, two operations each 32.5"),
         Row(DYNAMIC, "MF-Net", 11.1, "mfnet_3d", (16, 224, 224)),
         Row(DYNAMIC, "MF-Net, 50 views", 555, "mfnet_3d", (16, 224, 224), views=50),
         Row(DYNAMIC, "MF-Net, M parameters", 8.0, "mfnet_3d", (16, 224, 224), parameters=True),
