@@ -94,14 +94,11 @@ FACTS = {
 LARGE = {"movinet_a1", "movinet_a2", "movinet_a1_stream", "movinet_a2_stream", "ir_csn_152", "ip_csn_152",
          "videomae_b", "vjepa2_l"}
 SIZES = [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in BACKBONES]
-# Deeper forms of others: their gradients are traced with the slow tests.
+# Deeper forms of others, and what takes long to trace: their gradients are traced with the slow tests.
 DEEP = {*LARGE, "resnet101", "resnet152", "tsm_resnet101", "r2plus1d_34", "x3d_m", "x3d_l", "corrnet_50",
-        "swin3d_s", "swin3d_b", "msdnet_38", "efficientnet_lite1", "efficientnet_lite2",
-        "bninception",
-        "i3d_nonlocal_resnet50",
-        "slowfast_8x8_resnet50",
-        "stnet_resnet50", "stnet_resnet101", "stnet_se_resnext50",
-        "ghostnet",
+        "swin3d_s", "swin3d_b", "msdnet_38", "efficientnet_lite1", "efficientnet_lite2", "bninception",
+        "i3d_nonlocal_resnet50", "slowfast_8x8_resnet50", "stnet_resnet50", "stnet_resnet101",
+        "stnet_se_resnext50", "ghostnet", "trn_bninception", "slowfast_4x16_resnet50", "mfnet_3d",
         "mobilenet_v3_large", "tsm_mobilenet_v3_large", "tsm_mobilenet_v3_small", "mobilenet_v4_conv_small",
         "movinet_a0_stream", "ip_csn_50"}
 FRAMES = {name: 10 for name in ("stnet_resnet50", "stnet_resnet101", "stnet_se_resnext50")}  # others: 8

@@ -25,7 +25,12 @@ TRACED = {
     "r2plus1d_18": dict(RESNET3D, inflate=(1, 1)),
     "corrnet_r2plus1d_18": dict(RESNET3D, inflate=(1, 1), correlations=((1,), ())),
     "tpn_slowonly_resnet50": dict(RESNET3D, levels=(1, 2), time_scales=(2, 2), width=32),
+    "i3d_nonlocal_resnet50": dict(RESNET3D, nonlocals=((), (0,)), pool2=False),
+    "slowfast_8x8_resnet50": dict(width=8, alpha=2, stage_sizes=(2, 2), slow_inflate=(0, 1),
+                                  space_strides=(1, 2)),
+    "stnet_se_resnext50": dict(width=8, groups=4, stage_sizes=(2, 2), frames_per_image=2),
 }
+MORE = list(TRACED)[4:]  # with the slow tests
 
 
 def training(name, mode, options):
@@ -64,7 +69,8 @@ def test_the_same_in_less_memory(name):
     assert sizes["block"] <= sizes.get("products", sizes["block"]) < 0.95 * sizes["none"]
 
 
-@pytest.mark.parametrize("name", TRACED)
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=pytest.mark.slow) if name in MORE else name for name in TRACED])
 def test_relatives_keep_their_names(name):
     """Traced, not compiled: the same arrays, and every block is computed again."""
     shapes, barriers = {}, {}
