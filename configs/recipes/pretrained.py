@@ -3,8 +3,9 @@
 The recipe is ours, for few clips: the classifier begins as a linear one on what the published weights see
 (`init.probe`), batch norms keep ImageNet's statistics, stem and first three stages stay as they are, and the
 rest is trained with AdamW. The network is EfficientNet-Lite0 with a temporal shift, which costs nothing and
-sees in which direction something moves. A student begins as its teacher and trains whole: it has to see the
-same in fewer pixels. 112 pixels are what a laptop trains in minutes: `resolution=224` is for an accelerator.
+sees in which direction something moves. A student begins as its teacher and trains all layers: it has to see
+the same in fewer pixels. 112 pixels are what a laptop trains in minutes: `resolution=224` is for an
+accelerator.
 """
 
 from __future__ import annotations
@@ -83,7 +84,6 @@ def student(config, args, num_epochs: float) -> ml_collections.ConfigDict:
     start(config, args, num_epochs)
     same = args.teacher == args.backbone
     config.init.update(dict(checkpoint="teacher" if same else "pretrained", probe=not same))
-    # Statistics that follow the clips within an epoch: those of 224 pixels say little about 56.
-    config.model.options.update(dict(frozen_bn=False, norm_momentum=0.9))
-    config.optim.frozen = ""
+    # Its batch norms stay the teacher's: with statistics of the clips its first answers would be nobody's.
+    config.optim.frozen = "bn"
     return config

@@ -123,7 +123,8 @@ def test_recipes_of_ones_own_clips():
         assert ours == theirs, f"the teacher is the network of supervised_folder.py:pretrained, {field}"
     assert (student.model.resolution, student.method.teacher_resolution, student.data.crop) == (56, 112, 112)
     begins = runs.stage_config(student, "student", "somewhere")
-    assert begins.init.checkpoint == begins.method.teacher == "somewhere/teacher" and not begins.optim.frozen
+    assert begins.init.checkpoint == begins.method.teacher == "somewhere/teacher"
+    assert begins.optim.frozen == "bn" and begins.model.options.frozen_bn, "as the teacher's, all else trains"
     student.method.teacher = "elsewhere"
     begins = runs.stage_config(student, "student", "somewhere")
     assert begins.init.checkpoint == begins.method.teacher == "elsewhere", "it stands for the stage"
