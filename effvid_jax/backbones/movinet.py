@@ -329,6 +329,11 @@ class MoViNet(Backbone):
         self.fc = blocks.Dense(self.num_classes, dtype=self.dtype, kernel_init=nn.initializers.normal(0.01))
 
     @property
+    def cumulative(self) -> bool:
+        """Whether frames can come one by one, each answer being that for all frames so far."""
+        return self.stream
+
+    @property
     def num_stages(self) -> int:
         """Number of stages that `run_stage` accepts, 1-based; the last is the 1x1x1 convolution."""
         return len(self.stage_sizes or self.stages) + 1

@@ -5,6 +5,7 @@ shift wants a channel of the frame before, the state has it. What a clip-wise pa
 would say of each of them is said here too, so the answer after n frames of a clip of T is that of a clip of
 these n frames. Later on it is the mean over the last T frames, whose shifts remember all before them.
 
+A stream MoViNet answers itself for all frames since the start, however many; T has no meaning for it.
 Networks without a temporal shift see frames one by one anyway. One with early exits runs every frame through
 all its depths, since the shifts of the next one need them, and answers with its last head; where its shifts
 stay within groups of frames, each group has a memory of its own.
@@ -63,6 +64,7 @@ def streaming(method, variables, frame_shape: tuple[int, ...], frames: int, dtyp
     """
     groups = memories(method.model, frames)
     task, sight, count = method.task, method.sight, max(groups) + 1
+    cumulative = getattr(method.model, "cumulative", False)
 
     def look(variables, memory, frame_CHWC):
         clip = sight(frame_CHWC[:, None])
@@ -84,6 +86,7 @@ def streaming(method, variables, frame_shape: tuple[int, ...], frames: int, dtyp
         kept = state["logits"].at[place].set(logits_CK)
         seen = jnp.minimum(state["count"] + 1, frames)
         answer = jnp.where(jnp.arange(frames)[:, None, None] < seen, kept, 0).sum(axis=0) / seen
+        answer = logits_CK if cumulative else answer
         later = state["count"] + 1
         return {"memory": jax.tree.map(lambda all, new: all.at[group].set(new), state["memory"], memory),
                 "logits": kept,
@@ -110,6 +113,8 @@ def memories(model: nn.Module, frames: int) -> tuple[int, ...]:
     """
     inner = model.backbone if isinstance(model, ExitNet) else model
     name = type(inner).__name__
+    if getattr(model, "cumulative", False):
+        return (0,) * frames
     if not isinstance(inner, (FrameBackbone, MSDNet)) or getattr(inner, "relates_frames", False):
         raise UserError(f"config.model.backbone: {name} looks at several frames at once, so it cannot take "
                         f"them one by one. {ADVICE}")

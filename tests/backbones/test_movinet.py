@@ -1,6 +1,7 @@
 """MoViNet: a stream answers frame by frame what it answers for the clip, and looks back only."""
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,8 @@ import pytest
 
 from effvid_jax.backbones import make_backbone, movinet
 from effvid_jax.errors import UserError
+from effvid_jax.methods.base import Variables
+from effvid_jax.methods.streaming import streaming
 from tests.backbones.test_registry import random_clip, random_variables
 
 NARROW = dict(width_mult=0.25, stage_sizes=(1, 1, 1), hidden=16, stem="small")  # kernels of 1, 3 and 5 frames
@@ -31,6 +34,25 @@ def test_a_stream_answers_frame_by_frame_what_it_answers_for_the_clip():
     assert np.abs(answers[0] - whole).max() > 1e-3  # the past counts
     _, first = step(variables, movinet.init_state(model, 2, 20), x[:, :1])
     np.testing.assert_array_equal(first, answers[0])  # another video starts anew
+
+
+def test_predict_streams_it():
+    """What `Stream` runs: two crops of a video frame by frame, and the mean of their answers."""
+    model = make_backbone("movinet_a0_stream", num_classes=5, **NARROW | dict(stage_sizes=(1, 1)))
+    variables, x = random_variables(model, SHAPE), random_clip(SHAPE)
+    method = types.SimpleNamespace(model=model, sight=lambda clip: clip, task=types.SimpleNamespace(
+        mean_of_views=lambda logits_BVK: logits_BVK.mean(axis=1)))
+    network = Variables(variables["params"], variables["batch_stats"])
+    found = streaming(method, network, x[:, 0].shape, 4, jnp.float32)
+    step, state = jax.jit(lambda state, frame: found.step(network, state, frame)), found.start
+    for t in range(6):  # more than the T of a clip
+        state, answer = step(state, x[:, t])
+    whole = jax.jit(lambda x: model.apply(variables, x)[0])(x)
+    np.testing.assert_allclose(answer, whole.mean(axis=0), rtol=1e-4, atol=1e-5)
+    assert 0 < found.gmacs < 1
+    with pytest.raises(UserError, match="MoViNet looks at several frames at once"):
+        method.model = make_backbone("movinet_a0", num_classes=5, **NARROW)
+        streaming(method, network, x[:, 0].shape, 4)
 
 
 def test_streams_of_a_batch_are_independent():
