@@ -172,7 +172,8 @@ FACTS: dict[str, Facts] = {
     "eco_lite": Facts(small=("eco_lite", _BN_INCEPTION | dict(width_mult=0.2)), pixels=_BN_INCEPTION_PIXELS),
     **{f"stnet_resnet{depth}": Facts(small=("stnet_resnet50", _STNET)) for depth in (50, 101)},
     "stnet_se_resnext50": Facts(small=("stnet_se_resnext50", _STNET | dict(groups=8))),
-    "ghostnet": Facts(small=("ghostnet", dict(width_mult=0.25, stem="small", classifier_std=0.1))),
+    "ghostnet": Facts(small=("ghostnet", dict(
+        width_mult=0.5, stem="small", kept_blocks=(1, 1, 0, 1, 0, 1, 0, 0, 0), classifier_std=0.1))),
 }
 
 

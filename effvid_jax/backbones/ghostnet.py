@@ -121,6 +121,7 @@ class GhostNet(FrameBackbone):
     Attributes:
         num_classes: K.
         width_mult: factor on all channels but the head's (rounded to multiples of 4).
+        kept_blocks: blocks of each stage, the first of those in `STAGES`; 0 leaves a stage out.
         stem: 'imagenet' (3x3 stride 2) or 'small' (3x3 stride 1, for clips of 32 to 64 pixels).
         consensus: 'features' averages frames before dropout and classifier (TSN head); 'logits'
             classifies every frame and averages the logits. They differ in dropout only.
@@ -133,6 +134,7 @@ class GhostNet(FrameBackbone):
 
     num_classes: int
     width_mult: float = 1.0
+    kept_blocks: tuple[int, ...] = tuple(map(len, STAGES))
     stem: str = "imagenet"
     consensus: str = "features"
     dropout: float = 0.2
@@ -148,6 +150,11 @@ class GhostNet(FrameBackbone):
         if self.consensus not in ("features", "logits"):
             raise UserError(f"consensus={self.consensus!r}: expected 'features' or 'logits'.")
 
+        most = tuple(map(len, STAGES))
+        if len(self.kept_blocks) != len(most) or any(not 0 <= n <= m for n, m in zip(self.kept_blocks, most)):
+            raise UserError(f"kept_blocks={self.kept_blocks}: expected {len(most)} numbers of blocks, at "
+                            f"most {most}.")
+
         def wide(channels):
             return round_channels(self.width_mult * channels, 4)
 
@@ -158,7 +165,7 @@ class GhostNet(FrameBackbone):
         self.conv_stem = unit(channels, (3, 3), 2 if self.stem == "imagenet" else 1, 1)
         for s, stage in enumerate(STAGES):
             blocks_of_stage = []
-            for kernel, hidden, features, squeeze, stride in stage:
+            for kernel, hidden, features, squeeze, stride in stage[:self.kept_blocks[s]]:
                 squeezed = round_channels(wide(hidden) / 4, 4) if squeeze else 0
                 blocks_of_stage.append(
                     Block(channels, wide(hidden), wide(features), kernel, stride, squeezed, self.dtype, unit))

@@ -231,3 +231,11 @@ def test_half_of_a_ghost_module_is_made_of_the_other_half():
 def test_ghostnet_refuses_unknown_words(field):
     with pytest.raises(UserError, match=f"{field}='typo'"):
         shapes("ghostnet", (1, 32, 32), **{field: "typo"})
+
+
+def test_ghostnet_without_some_of_its_blocks():
+    found = shapes("ghostnet", (1, 32, 32), stem="small", kept_blocks=(1, 1, 0, 1, 0, 0, 2, 0, 0))
+    assert found["stage3"].shape == found["stage2"].shape == (1, 1, 16, 16, 24)
+    assert found["stage9"].shape == (1, 1, 8, 8, 80) and found["features"].shape[-1] == 960
+    with pytest.raises(UserError, match="kept_blocks=.*9 numbers of blocks"):
+        shapes("ghostnet", (1, 32, 32), kept_blocks=(1, 2, 1, 1, 1, 1, 5, 1, 4))
