@@ -56,6 +56,12 @@ LAYOUTS = {
     r"stnet_.*": ("Pytorch-StNet",), r"ghostnet": ("timm GhostNet",),
     r"(tsm_)?mobilenet_v2": ("mmaction2 MobileNetV2", "torchvision MobileNetV2",
                              "TSM repository MobileNetV2"),
+    r"(tsm_)?mobilenet_v3_large": ("timm MobileNetV3-Large",),
+    r"(tsm_)?mobilenet_v3_small": ("timm MobileNetV3-Small",),
+    r"(tsm_)?mobilenet_v4_conv_small": ("timm MobileNetV4-Conv",),
+    r"movinet_a\d": ("MoViNet-pytorch",), r"movinet_a\d_stream": ("MoViNet-pytorch, stream",),
+    r"i[rp]_csn_\d+": ("mmaction2 ResNet",), r"uniformer_\w": ("UniFormer",),
+    r"videomae_\w": ("transformers VideoMAE",), r"vjepa2_\w": ("transformers V-JEPA2",),
     r"(tsm_)?efficientnet_lite0": ("EfficientNet-Lite-PyTorch, lite0",),
     r"efficientnet_lite[12]": ("EfficientNet-Lite-PyTorch, lite1 and lite2",),
     r"r3d_18|mc3_18": ("torchvision VideoResNet",), r"r2plus1d_18": ("torchvision R(2+1)D",),
@@ -70,7 +76,7 @@ _CONVOLUTIONS = {"pytorch-i3d": ("fc", 5), "torchvision S3D": ("fc", 5), "PySlow
 # Leaf here -> leaf in the file; others, such as a gate's, are nobody else's.
 _THEIRS = {**{ours: theirs for theirs, leaves in LEAVES.items() for ours in leaves},
            **{name: name for name in ("class_token", "rel_pos_t", "rel_pos_h", "rel_pos_w", "filter_weight",
-                                      "relative_position_bias_table")}}
+                                      "relative_position_bias_table", "alpha", "query_tokens")}}
 _WRAPPED = ".net"  # TSM wraps the convolution that reads shifted frames, MSDNet most of its layers
 _READS_SHIFTED = ("conv1", "expand_conv", "expand_bn")
 
@@ -216,7 +222,7 @@ def _to_torch(array: np.ndarray, path: str, layout: str) -> np.ndarray:
         pattern, axes = _CONVOLUTIONS.get(layout, ("", 0))
         if re.fullmatch(pattern, module):
             array = array.reshape(*array.shape[:axes], *(1,) * (axes - array.ndim))
-    return np.ascontiguousarray(array)
+    return np.ascontiguousarray(array).reshape(array.shape)  # numpy makes a vector of a number
 
 
 # ------------------------------------------------------------------------------------------- command

@@ -19,10 +19,23 @@ def _mobilenet_v3(stages: int) -> list[tuple[str, str]]:
                              {**(_INVERTED if s else _SEPARABLE), **_SQUEEZE}).items())]
 
 
-def _movinet_unit(theirs: str, ours: str) -> list[tuple[str, str]]:
-    """A convolution with its norm; the second one of a stream network is over time."""
-    return [(rf"{theirs}\.conv_1\.conv[23]d", f"{ours}/conv"), (rf"{theirs}\.conv_1\.norm", f"{ours}/bn"),
-            (rf"{theirs}\.conv_2\.conv2d", f"{ours}/conv_t"), (rf"{theirs}\.conv_2\.norm", f"{ours}/bn_t")]
+def _movinet(conv: str) -> list[tuple[str, str]]:
+    """MoViNet's rules, with the name that its convolutions have."""
+    def unit(theirs: str, ours: str) -> list[tuple[str, str]]:
+        """A convolution with its norm; the second one of a stream network is over time."""
+        return [(rf"{theirs}\.conv_1\.{conv}", f"{ours}/conv"), (rf"{theirs}\.conv_1\.norm", f"{ours}/bn"),
+                (rf"{theirs}\.conv_2\.{conv}", f"{ours}/conv_t"),
+                (rf"{theirs}\.conv_2\.norm", f"{ours}/bn_t")]
+
+    return [
+        *unit("(conv1|conv7)", r"\1"),
+        (rf"classifier\.0\.conv_1\.{conv}", "fc1"), (rf"classifier\.3\.conv_1\.{conv}", "fc"),
+        *(rule for s in range(5) for block in [rf"blocks\.b{s}_l(\d+)"] for rule in (
+            (block, rf"layer{s + 1}_\1"),
+            (rf"{block}\.se\.(fc\d)\.conv_1\.{conv}", rf"layer{s + 1}_\1/se/\2"),
+            *unit(rf"{block}\.(expand|deep|project)", rf"layer{s + 1}_\1/\2"),
+            *unit(rf"{block}\.res\.1", rf"layer{s + 1}_\1/shortcut"),
+            *unit(rf"{block}\.res\.0", rf"layer{s + 1}_\1/shortcut")))]
 
 
 NAMING = {
@@ -33,12 +46,6 @@ NAMING = {
             (rf"blocks\.{s}\.(\d+)\.(conv|bn1|conv_exp|conv_pwl|bn2)", rf"layer{s + 1}_\1/\2"),
             (rf"blocks\.{s}\.(\d+)\.(dw_start|pw_exp|dw_mid|pw_proj)\.(conv|bn)",
              rf"layer{s + 1}_\1/\2/\3")))],
-    "MoViNet-pytorch": [
-        *_movinet_unit("(conv1|conv7)", r"\1"),
-        (r"classifier\.0\.conv_1\.conv[23]d", "fc1"), (r"classifier\.3\.conv_1\.conv[23]d", "fc"),
-        *(rule for s in range(5) for block in [rf"blocks\.b{s}_l(\d+)"] for rule in (
-            (block, rf"layer{s + 1}_\1"),
-            (rf"{block}\.se\.(fc\d)\.conv_1\.conv[23]d", rf"layer{s + 1}_\1/se/\2"),
-            *_movinet_unit(rf"{block}\.(expand|deep|project)", rf"layer{s + 1}_\1/\2"),
-            *_movinet_unit(rf"{block}\.res\.\d", rf"layer{s + 1}_\1/shortcut")))],
+    "MoViNet-pytorch": _movinet("conv3d"),
+    "MoViNet-pytorch, stream": _movinet("conv2d"),
 }
