@@ -1,4 +1,4 @@
-"""The network that a config describes, and its random variables."""
+"""The network that a config describes, its random variables, and a trained one that teaches it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from effvid_jax import cost
+from effvid_jax import checkpoint, cost
 from effvid_jax.backbones import make_backbone, rematerialised
 from effvid_jax.errors import UserError
 from effvid_jax.exits import network
@@ -76,3 +76,35 @@ def init_backbone(model: nn.Module, rng, clip_shape_BTHWC) -> tuple[Any, Any]:
         f"is 0)")
     variables = jax.jit(lambda key: model.init(key, jnp.zeros(shape)))(rng)
     return variables["params"], variables.get("batch_stats", {})
+
+
+def load_teacher(workdir: str, class_names):
+    """(`checkpoint.Saved`, variables) of a trained network that teaches.
+
+    Args:
+        workdir: `config.method.teacher`.
+        class_names: of the data.
+
+    Raises:
+        UserError: no teacher named, none there, or one with other classes or another order of them.
+    """
+    if not workdir:
+        raise UserError(
+            "config.method.teacher is empty: it names the workdir of a trained teacher. Train one with "
+            "the supervised config of this data set (its docstring has the command), import one with "
+            "python -m effvid_jax.torch_import, or train it in the same run with "
+            "--config.run=teacher,student.")
+    saved, variables = checkpoint.load_variables(workdir)
+    where = f"config.method.teacher={workdir!r}"
+    if saved.num_classes != len(class_names):
+        raise UserError(
+            f"{where} has {saved.num_classes} classes, the data has {len(class_names)}: distillation "
+            f"compares class by class; use a teacher trained on this data.")
+    unnamed = all(name.isdigit() for name in saved.class_names)  # imported weights know only numbers
+    differ = [pair for pair in zip(saved.class_names, class_names) if pair[0] != pair[1]]
+    if differ and not unnamed:
+        raise UserError(
+            f"{where} names {len(differ)} of its classes differently, the first is {differ[0][0]!r} "
+            f"where the data has {differ[0][1]!r}: teacher and data must have the same classes in the "
+            f"same order.")
+    return saved, variables

@@ -127,7 +127,7 @@ class Reskd(base.Method):
             raise UserError(f"config.method.loss={self.settings.loss!r} compares scores of classes, which "
                              f"this task does not have: 'feature' does without.")
         if networks is None:
-            saved, variables = load_teacher(self.settings, task.class_names)
+            saved, variables = building.load_teacher(self.settings.teacher, task.class_names)
             model = self.settings.teaching(saved.model)
             if model.dtype != config.model.dtype:
                 console.say(f"the teacher computes in {model.dtype}, the student in {config.model.dtype}: "
@@ -296,31 +296,3 @@ def distillation_loss(settings, out_s, out_t, classify_s, classify_t):
     kl = soft_kl(scores_s, jax.lax.stop_gradient(scores_t), settings.temperature)
     kl_B = kl.mean(axis=tuple(range(1, kl.ndim)))
     return kl_B / scores_s.shape[-1] if settings.kl_mean == "element" else kl_B
-
-
-def load_teacher(settings, class_names):
-    """(`checkpoint.Saved`, variables) of the teacher.
-
-    Raises:
-        UserError: no teacher named, none there, or one with other classes or another order of them.
-    """
-    if not settings.teacher:
-        raise UserError(
-            "config.method.teacher is empty: it names the workdir of a trained teacher. Train one with "
-            "the supervised config of this data set (its docstring has the command), import one with "
-            "python -m effvid_jax.torch_import, or train it in the same run with "
-            "--config.run=teacher,student.")
-    saved, variables = checkpoint.load_variables(settings.teacher)
-    where = f"config.method.teacher={settings.teacher!r}"
-    if saved.num_classes != len(class_names):
-        raise UserError(
-            f"{where} has {saved.num_classes} classes, the data has {len(class_names)}: distillation "
-            f"compares class by class; use a teacher trained on this data.")
-    unnamed = all(name.isdigit() for name in saved.class_names)  # imported weights know only numbers
-    differ = [pair for pair in zip(saved.class_names, class_names) if pair[0] != pair[1]]
-    if differ and not unnamed:
-        raise UserError(
-            f"{where} names {len(differ)} of its classes differently, the first is {differ[0][0]!r} "
-            f"where the data has {differ[0][1]!r}: teacher and data must have the same classes in the "
-            f"same order.")
-    return saved, variables
