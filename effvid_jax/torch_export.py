@@ -72,7 +72,10 @@ LAYOUTS = {
 }
 # Layers of ours that are convolutions of another rank there: pattern of the module -> axes of its weights.
 _CONVOLUTIONS = {"pytorch-i3d": ("fc", 5), "torchvision S3D": ("fc", 5), "PySlowFast X3D": ("fc1", 5),
-                 "Pytorch-StNet": ("xception/.*", 3)}
+                 "Pytorch-StNet": ("xception/.*", 3), "MoViNet-pytorch": (r"fc1?|.*/se/fc\d", 5),
+                 "MoViNet-pytorch, stream": (r"fc1?|.*/se/fc\d", 4),
+                 **dict.fromkeys(("timm MobileNetV3-Large", "timm MobileNetV3-Small",
+                                  "timm MobileNetV4-Conv"), ("conv_head", 4))}
 # Leaf here -> leaf in the file; others, such as a gate's, are nobody else's.
 _THEIRS = {**{ours: theirs for theirs, leaves in LEAVES.items() for ours in leaves},
            **{name: name for name in ("class_token", "rel_pos_t", "rel_pos_h", "rel_pos_w", "filter_weight",

@@ -96,7 +96,7 @@ def test_names_of_every_family(name):
         x = np.moveaxis(state[key], (0, 1), (-1, -2)) if path.endswith("kernel") else state[key]
         pattern, axes = torch_export._CONVOLUTIONS.get(layout, ("", 0))
         if path.endswith("kernel") and re.fullmatch(pattern, path.rpartition("/")[0]):
-            x = x.reshape(x.shape[-2:] if axes == 5 else (len(x), 1, 1, *x.shape[1:]))
+            x = x.reshape(x.shape[-2:] if axes > 3 else (len(x), 1, 1, *x.shape[1:]))
         ours["params", *path.split("/")] = x
     got, written = torch_export.torch_state(unflatten_dict(ours), layout=layout)
     assert_same(got, state)
