@@ -139,7 +139,8 @@ SMALL = {  # what a miniature is trained with, so that it takes minutes
 def test_the_path_of_the_document(clips, tmp_path):
     """The commands of docs/data.md from UCF-101's files to a student, as they stand there."""
     text = (ROOT / "docs/data.md").read_text(encoding="utf-8")
-    block = text.split("## From UCF-101's files to a distilled student")[1].split("```sh\n")[1].split("```")[0]
+    section = text.split("## From UCF-101's files to a distilled student")[1]
+    block = section.split("```sh\n")[1].split("```")[0]
     commands = [line for line in block.replace("\\\n", " ").splitlines() if line.strip()]
     assert len(commands) == 7
     raw = tmp_path / "big/ucf101"
