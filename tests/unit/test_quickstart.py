@@ -61,4 +61,4 @@ def test_it_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XLA_FLAGS", "")  # compiled as a user's: it trains for minutes
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
-    run([code.replace("train_clips=180", "train_clips=36") for code in cells()], monkeypatch, capsys)
+    run([code.replace("train_clips=180", "train_clips=90") for code in cells()], monkeypatch, capsys)
