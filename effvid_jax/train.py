@@ -7,76 +7,34 @@ alone, so that a killed run continues bit for bit; now and then an evaluation, a
 best state is kept, the run ends) -> the state is saved -> what is chosen on held-out data is, and saved in
 its place -> evaluation.
 
-Who does what: `data_pipelines` makes batches, `sharding.Prefetch` has them on the devices in time, `log.py`
-writes scalars, `saver.py` saves, `evaluate.py` scores, `best.py` compares; each knows when it is its turn,
-the loop only asks.
+Who does what: `data_pipelines` makes batches, `sharding.Prefetch` has them on the devices in time, `state.py`
+has what a step changes and where that begins, `log.py` writes scalars, `saver.py` saves, `evaluate.py`
+scores, `best.py` compares; each knows when it is its turn, the loop only asks.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import data_pipelines
-from effvid_jax import checkpoint, console, fit, mixing, optim, probe, published, sharding, writers
+from effvid_jax import checkpoint, console, mixing, optim, probe, sharding, writers
 from effvid_jax.backbones import remat
 from effvid_jax.best import Best
 from effvid_jax.course import Course
 from effvid_jax.evaluate import Evaluations
 from effvid_jax.log import Log
-from effvid_jax.methods import Method, Variables, make_method
+from effvid_jax.methods import Method, make_method
 from effvid_jax.saver import Saver
 from effvid_jax.signals import Signals
 from effvid_jax.start import workdirs
 from effvid_jax.start.introduction import introduce
+from effvid_jax.state import TrainState, start
 from effvid_jax.tasks import make_task
-from effvid_jax.torch_import import pretrained
-
-
-@flax.struct.dataclass
-class TrainState:
-    """What a step reads and writes. `frozen` rides along and is not saved.
-
-    `averaged`: running averages of `params` and `stats` by these names, with `config.train.ema`; {} without.
-    """
-
-    step: Any
-    params: Any
-    stats: Any
-    optimizer: Any
-    frozen: Any
-    averaged: Any = flax.struct.field(default_factory=dict)
-
-    @property
-    def variables(self) -> Variables:
-        return Variables(self.params, self.stats, self.frozen)
-
-    @property
-    def evaluated(self) -> Variables:
-        """Those that are evaluated, and used when the run is over."""
-        return Variables(**self.averaged, frozen=self.frozen) if self.averaged else self.variables
-
-    def begin_with(self, params) -> TrainState:
-        """With other parameters before the first step."""
-        averaged = {**self.averaged, "params": jax.tree.map(np.array, params)} if self.averaged else {}
-        return self.replace(params=params, averaged=averaged)
-
-    def with_stats(self, stats) -> TrainState:
-        """With other `stats` of the evaluated network."""
-        return self.replace(averaged={**self.averaged, "stats": stats}) if self.averaged else self.replace(
-            stats=stats)
-
-    def saved(self) -> dict[str, Any]:
-        """The part that goes into a checkpoint."""
-        averaged = {"averaged": self.averaged} if self.averaged else {}
-        return {"params": self.params, "stats": self.stats, "optimizer": self.optimizer,
-                "step": self.step, **averaged}
 
 
 def train(config, workdir: str, resume_anyway: bool = False) -> dict[str, float]:
@@ -193,14 +151,6 @@ def keep_calibrated(best: Best, method: Method, evaluations: Evaluations, state:
         best.replace(older.with_stats(evaluations.calibrated(older.evaluated).stats).saved(), method.config)
 
 
-def start(config, method: Method, tx, saver: Saver) -> tuple[TrainState, bool]:
-    """The state to go on from, and whether it is that of an earlier run."""
-    data = config.data
-    state = init_state(method, tx, config, (data.batch_size, data.num_frames, data.crop, data.crop, 3))
-    saved = saver.newest(state.saved())
-    return (state, False) if saved is None else (state.replace(**saved), True)
-
-
 def jit_train_step(method: Method, tx, seed: int, mesh):
     """(state, batch) -> (state, scalars), compiled; the old state's memory is reused."""
 
@@ -228,38 +178,6 @@ def jit_train_step(method: Method, tx, seed: int, mesh):
     everywhere = sharding.replicated(mesh)
     return jax.jit(train_step, donate_argnums=0, out_shardings=(everywhere, everywhere),
                    compiler_options=remat.compiler_options(method.config.model.get("remat", "none")))
-
-
-def init_state(method: Method, tx, config, clip_shape) -> TrainState:
-    """A fresh state, from `config.init.checkpoint` where one is named."""
-    variables = method.init(jax.random.key(config.seed), clip_shape)
-    params, stats = variables.params, variables.stats
-    if config.init.checkpoint:
-        skip = config.init.skip
-        if config.init.checkpoint == published.WORD:  # of other classes, or of another task
-            loaded = pretrained(config.model.backbone, **config.model.options)
-            skip = "|".join(filter(None, [skip, "(^|/)(fc|head)/"]))
-        else:
-            _, loaded = checkpoint.load_variables(config.init.checkpoint)
-        if "backbone" in params and "backbone" not in loaded["params"]:
-            # A plain network as the backbone of one with exits: what is outside is new.
-            loaded = {name: {"backbone": tree} for name, tree in loaded.items()}
-            skip = "|".join(filter(None, [skip, "^(?!backbone/)"]))
-        if checkpoint.TRAINING_ONLY in params:  # no file of a network has them
-            skip = "|".join(filter(None, [skip, f"^{checkpoint.TRAINING_ONLY}/"]))
-        where = f"config.init.checkpoint={config.init.checkpoint!r}"
-        params, stats = (fit.merge(ours, theirs, skip, where) for ours, theirs in (
-            (params, loaded["params"]), (stats, loaded["batch_stats"])))
-    optimizer = jax.jit(tx.init)(params)  # one program for hundreds of small ones
-    return first_state(config, Variables(params, stats, variables.frozen), optimizer)
-
-
-def first_state(config, variables: Variables, optimizer) -> TrainState:
-    """The state before the first step."""
-    params, stats = variables.params, variables.stats
-    averaged = {"params": params, "stats": stats} if config.train.get("ema", 0) else {}
-    averaged = jax.tree.map(np.array, averaged)  # arrays of their own: the step donates all of them
-    return TrainState(jnp.zeros((), jnp.int32), params, stats, optimizer, variables.frozen, averaged)
 
 
 def describe_run(config, workdir: str, class_names) -> None:

@@ -14,6 +14,7 @@ from effvid_jax import best, checkpoint, cli, course, losses, mixing, optim, sha
 from effvid_jax.errors import UserError
 from effvid_jax.log import Log
 from effvid_jax.start import bounds, runs
+from effvid_jax.state import init_state
 from effvid_jax.tasks import find_task, make_task
 from tests.made import made
 
@@ -238,7 +239,7 @@ def test_without_it_the_program_is_as_it_was(benchmark_root):
                     del config.train[name]
         method = made(config, [str(k) for k in range(12)])
         at = course.Course(config, 48)
-        state = jax.eval_shape(lambda method=method, at=at, config=config: train.init_state(
+        state = jax.eval_shape(lambda method=method, at=at, config=config: init_state(
             method, at.optimizer, config, shape))
         batch = {"video": jax.ShapeDtypeStruct(shape, np.uint8),
                  "label": jax.ShapeDtypeStruct((8,), np.int32),

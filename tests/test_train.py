@@ -58,7 +58,8 @@ def test_teacher_is_frozen_and_not_in_the_checkpoint(teacher, tmp_path, benchmar
 
 def test_frozen_variables_do_not_move_in_a_step(teacher, benchmark_root):
     from effvid_jax.optim import make_optimizer
-    from effvid_jax.train import init_state, jit_train_step
+    from effvid_jax.state import init_state
+    from effvid_jax.train import jit_train_step
     from tests.made import made
 
     config = student(benchmark_root, teacher)

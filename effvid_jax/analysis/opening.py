@@ -22,10 +22,11 @@ from absl import flags
 from ml_collections import config_flags
 
 import data_pipelines
-from effvid_jax import cli, console, evaluate, train
+from effvid_jax import cli, console, evaluate
 from effvid_jax.errors import UserError
 from effvid_jax.methods import Method, Variables, make_method
 from effvid_jax.start import runs, saved_config
+from effvid_jax.state import init_state
 from effvid_jax.tasks import make_task
 
 
@@ -121,7 +122,7 @@ def open_network(workdir: str, config_file: str = "", changes: Sequence[str] = (
         opened = data_pipelines.open_split(config.data, split)
         method = make_method(config, make_task(config, opened.class_names), inference=True)
         data = config.data
-        state = train.init_state(method, optax.identity(), config,
+        state = init_state(method, optax.identity(), config,
                                  (1, data.num_frames, data.crop, data.crop, 3))
         console.say(f"a network that is not trained: {config.init.checkpoint or 'random weights'}")
         found = Opened(config, "", 0, method, state.variables, opened.with_targets(method.task.targets), out)

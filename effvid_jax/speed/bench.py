@@ -205,7 +205,8 @@ class Step:
     """
 
     def __init__(self, config, class_names: Sequence[str]):
-        from effvid_jax.train import first_state, jit_train_step
+        from effvid_jax.state import first_state
+        from effvid_jax.train import jit_train_step
 
         self.config, self.mesh = config, sharding.make_mesh()
         data = config.data

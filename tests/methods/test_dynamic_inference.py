@@ -25,6 +25,7 @@ from effvid_jax.exits import network, routes, stopping
 from effvid_jax.methods import base, check_method
 from effvid_jax.reports import exit_strips, mean_of_splits, report
 from effvid_jax.start import runs
+from effvid_jax.state import init_state
 from tests.drawn import draw
 from tests.made import made
 
@@ -392,7 +393,7 @@ def test_starts_from_a_plain_network_or_from_one_of_its_kind(tmp_path, backbone)
     def start(classes, skip):
         config.init.skip = skip
         method = made(config, [str(k) for k in range(classes)])
-        return train.init_state(method, optax.sgd(0.1), config, (8, 4, 64, 64, 3))
+        return init_state(method, optax.sgd(0.1), config, (8, 4, 64, 64, 3))
 
     config.init.checkpoint = str(tmp_path / "plain")
     state = start(16, config.init.skip)

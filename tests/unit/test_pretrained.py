@@ -10,12 +10,13 @@ import pytest
 
 import effvid_jax
 from configs import reskd_folder, supervised_folder
-from effvid_jax import checkpoint, published, train
+from effvid_jax import checkpoint, published
 from effvid_jax.backbones import BACKBONES
 from effvid_jax.backbones.facts import FACTS, facts
 from effvid_jax.errors import UserError
 from effvid_jax.methods import base, make_method
 from effvid_jax.start import bounds, runs
+from effvid_jax.state import init_state
 from effvid_jax.tasks import make_task
 from effvid_jax.torch_import import load_torch_state, main
 
@@ -105,7 +106,7 @@ def test_a_run_starts_from_them(file):
         return base.Variables(zeros["params"], zeros["batch_stats"])
 
     method.init = init  # random numbers for 4.6 million parameters would be replaced anyway
-    state = train.init_state(method, optax.sgd(0.1), config, (1, 2, 32, 32, 3))
+    state = init_state(method, optax.sgd(0.1), config, (1, 2, 32, 32, 3))
     np.testing.assert_array_equal(state.params["conv1"]["kernel"], np.transpose(file["_conv_stem.weight"],
                                                                                 (2, 3, 1, 0)))
     np.testing.assert_array_equal(state.stats["bn1"]["mean"], file["_bn0.running_mean"])
