@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from effvid_jax.backbones import blocks
-from effvid_jax.backbones.backbone import Backbone
+from effvid_jax.backbones.backbone import ClipBackbone
 from effvid_jax.errors import UserError
 
 Axes = tuple[int, int, int]  # time, height, width
@@ -105,7 +105,7 @@ class Block(nn.Module):
         return total, blocks.relu(self.bn(total, train))
 
 
-class ARTNet(Backbone):
+class ARTNet(ClipBackbone):
     """ARTNet on a ResNet of basic blocks; see the module docstring for the flow.
 
     Attributes:
@@ -154,11 +154,6 @@ class ARTNet(Backbone):
         self.fc = blocks.Dense(self.num_classes, dtype=self.dtype,
                                kernel_init=nn.initializers.normal(self.classifier_std))
 
-    @property
-    def num_stages(self) -> int:
-        """Number of stages that `run_stage` accepts, 1-based."""
-        return len(self.stage_sizes)
-
     def run_stem(self, x_BTHWC, train: bool = False):
         """Clip -> map after the stem at half the frames and resolution, not normalised."""
         return self.conv1(x_BTHWC, train)
@@ -169,8 +164,3 @@ class ARTNet(Backbone):
         for block in getattr(self, f"layer{stage}"):
             total, normalised = block(total, normalised, train)
         return normalised
-
-    def run_head(self, features_BTHWC, train: bool = False):
-        """Last map -> (logits (B,K), frame features (B,T,C))."""
-        frames_BTC, clip_BC = blocks.clip_avg_pool(features_BTHWC)
-        return self.fc(self.drop(clip_BC, deterministic=not train)), frames_BTC

@@ -2,9 +2,10 @@
 
     logits_BK, features = module.apply(variables, clip_BTHWC, train=False)
 
-A subclass defines `setup` (with a classifier `fc` and a dropout `drop`), `num_stages`, `run_stem(x,
-train)`, `run_stage(stage, x, train)` (1-based) and `run_head(features, train) -> (logits, pooled)`. An
-executor that lets clips leave early, or a method that reads a map in the middle, needs nothing else.
+A subclass defines `setup` (with a classifier `fc` and a dropout `drop`), `run_stem(x, train)`,
+`run_stage(stage, x, train)` (1-based), `num_stages` unless it is the length of a field `stage_sizes`, and
+`run_head(features, train) -> (logits, pooled)`, which 2-D networks on frames and plain 3-D ones have below.
+An executor that lets clips leave early, or a method that reads a map in the middle, needs nothing else.
 """
 
 from __future__ import annotations
@@ -37,9 +38,23 @@ class Backbone(nn.Module):
         logits, out["pooled"] = self.run_head(x, train)
         return logits, out
 
+    @property
+    def num_stages(self) -> int:
+        """Number of stages that `run_stage` accepts, 1-based."""
+        return len(self.stage_sizes)
+
     def classify(self, features):
         """The classifier alone, on any (..., C): for logits per position or per frame."""
         return self.fc(features)
+
+
+class ClipBackbone(Backbone):
+    """A 3-D network whose head is a mean over the last map, dropout and the classifier."""
+
+    def run_head(self, features_BTHWC, train: bool = False):
+        """Last map -> (logits (B,K), frame features (B,T,C))."""
+        frames_BTC, clip_BC = blocks.clip_avg_pool(features_BTHWC)
+        return self.fc(self.drop(clip_BC, deterministic=not train)), frames_BTC
 
 
 class FrameBackbone(Backbone):

@@ -18,7 +18,7 @@ from typing import Any
 import flax.linen as nn
 
 from effvid_jax.backbones import blocks
-from effvid_jax.backbones.backbone import Backbone
+from effvid_jax.backbones.backbone import ClipBackbone
 from effvid_jax.backbones.bninception import STAGES, Inception
 from effvid_jax.backbones.mobilenet_v2 import round_channels
 
@@ -51,7 +51,7 @@ class Residual(nn.Module):
         return blocks.relu(self.b_bn(x + self.b_2(y, train), train))
 
 
-class ECOLite(Backbone):
+class ECOLite(ClipBackbone):
     """ECO-Lite; see the module docstring for the flow.
 
     Attributes:
@@ -110,8 +110,3 @@ class ECOLite(Backbone):
             x = self.inception_3b(self.inception_3a(x, train), train)
             return self.inception_3c(self.inception_3c_reduce(x, train), train)
         return (self.res3, self.res4, self.res5)[stage - 3](x, train)
-
-    def run_head(self, features_BTHWC, train: bool = False):
-        """Last map -> (logits (B,K), frame features (B,T,C))."""
-        frames_BTC, clip_BC = blocks.clip_avg_pool(features_BTHWC)
-        return self.fc(self.drop(clip_BC, deterministic=not train)), frames_BTC

@@ -15,7 +15,7 @@ from typing import Any
 import flax.linen as nn
 
 from effvid_jax.backbones import blocks
-from effvid_jax.backbones.backbone import Backbone
+from effvid_jax.backbones.backbone import ClipBackbone
 from effvid_jax.errors import UserError
 
 
@@ -85,7 +85,7 @@ class NormRelu(nn.Module):
         return blocks.relu(self.bn(x, train))
 
 
-class MFNet(Backbone):
+class MFNet(ClipBackbone):
     """3-D MF-Net; see the module docstring for the flow.
 
     Attributes:
@@ -137,11 +137,6 @@ class MFNet(Backbone):
         self.fc = blocks.Dense(self.num_classes, dtype=self.dtype,
                                kernel_init=nn.initializers.normal(self.classifier_std))
 
-    @property
-    def num_stages(self) -> int:
-        """Number of stages that `run_stage` accepts, 1-based."""
-        return len(self.stage_sizes)
-
     def run_stem(self, x_BTHWC, train: bool = False):
         """Clip -> map after the max-pool, at a quarter of the resolution."""
         return blocks.max_pool(self.conv1(x_BTHWC, train), (1, 3, 3), (1, 2, 2), (0, 1, 1))
@@ -151,8 +146,3 @@ class MFNet(Backbone):
         for b in range(1, self.stage_sizes[stage - 1] + 1):
             x = getattr(self, f"conv{stage + 1}_B{b:02d}")(x, train)
         return self.tail(x, train) if stage == self.num_stages else x
-
-    def run_head(self, features_BTHWC, train: bool = False):
-        """Last map -> (logits (B,K), frame features (B,T,C))."""
-        frames_BTC, clip_BC = blocks.clip_avg_pool(features_BTHWC)
-        return self.fc(self.drop(clip_BC, deterministic=not train)), frames_BTC

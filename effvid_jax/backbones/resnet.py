@@ -161,11 +161,6 @@ class ResNet(FrameBackbone):
         self.fc = blocks.Dense(self.num_classes, dtype=self.dtype,
                                kernel_init=nn.initializers.normal(self.classifier_std))
 
-    @property
-    def num_stages(self) -> int:
-        """Number of stages that `run_stage` accepts, 1-based."""
-        return len(self.stage_sizes)
-
     def run_stem(self, x_BTHWC, train: bool = False):
         """Clip -> map after the stem, at 1/4 ('imagenet') or 1/2 ('small') of the resolution."""
         x = blocks.relu(self.bn1(self.conv1(x_BTHWC, train), train))

@@ -16,7 +16,7 @@ from typing import Any
 import flax.linen as nn
 
 from effvid_jax.backbones import blocks, remat, resnet
-from effvid_jax.backbones.backbone import Backbone
+from effvid_jax.backbones.backbone import ClipBackbone
 from effvid_jax.errors import UserError
 
 Axes = tuple[int, int, int]  # time, height, width
@@ -167,7 +167,7 @@ class Bottleneck(nn.Module):
         return blocks.relu(x + y)
 
 
-class ResNet3D(Backbone):
+class ResNet3D(ClipBackbone):
     """3-D ResNet; see the module docstring for the flow.
 
     Attributes:
@@ -270,11 +270,6 @@ class ResNet3D(Backbone):
                 raise UserError(f"{name}={getattr(self, name)}: expected one entry for each of the "
                                  f"{len(self.stage_sizes)} stages of stage_sizes={self.stage_sizes}.")
 
-    @property
-    def num_stages(self) -> int:
-        """Number of stages that `run_stage` accepts, 1-based."""
-        return len(self.stage_sizes)
-
     def run_stem(self, x_BTHWC, train: bool = False):
         """Clip -> map after the first convolution and its max-pool."""
         x = self.conv1(x_BTHWC, train)
@@ -291,11 +286,6 @@ class ResNet3D(Backbone):
         for block in getattr(self, f"layer{stage}"):
             x = remat.run(block, x, train, self.remat)
         return x
-
-    def run_head(self, features_BTHWC, train: bool = False):
-        """Last map -> (logits (B,K), frame features (B,T,C))."""
-        frames_BTC, clip_BC = blocks.clip_avg_pool(features_BTHWC)
-        return self.fc(self.drop(clip_BC, deterministic=not train)), frames_BTC
 
 
 # ------------------------------------------------------------------------------------- the networks

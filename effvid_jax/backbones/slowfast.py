@@ -115,11 +115,6 @@ class SlowFast(Backbone):
         width = self.width if pathway == "slow" else self.width // self.beta
         return width * 2**(stage - 1) * resnet3d.Bottleneck.expansion if stage else width
 
-    @property
-    def num_stages(self) -> int:
-        """Number of stages that `run_stage` accepts, 1-based."""
-        return len(self.stage_sizes)
-
     def join(self, slow_BSHWC, fast_BTHWC):
         """The maps of both pathways as one, see the module docstring."""
         b, s, h, w, _ = slow_BSHWC.shape

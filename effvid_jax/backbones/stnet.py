@@ -167,11 +167,6 @@ class StNet(Backbone):
 
     temporal_stages = (2, 3)  # from 0, which begin with a convolution over time
 
-    @property
-    def num_stages(self) -> int:
-        """Number of stages that `run_stage` accepts, 1-based."""
-        return len(self.stage_sizes)
-
     def run_stem(self, x_BTHWC, train: bool = False):
         """Clip -> map (B, T, h, w, C) of the super-images after the max-pool, at a quarter of the resolution.
 

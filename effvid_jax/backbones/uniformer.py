@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from effvid_jax.backbones import blocks
-from effvid_jax.backbones.backbone import Backbone
+from effvid_jax.backbones.backbone import ClipBackbone
 from effvid_jax.backbones.vit import attend, normal
 from effvid_jax.errors import UserError
 
@@ -131,7 +131,7 @@ class AttentionBlock(nn.Module):
         return (tokens + self.drop(self.mlp(self.norm2(tokens)), train)).reshape(x.shape)
 
 
-class UniFormer(Backbone):
+class UniFormer(ClipBackbone):
     """UniFormer; see the module docstring for the flow.
 
     Attributes:
@@ -199,11 +199,6 @@ class UniFormer(Backbone):
         for block in getattr(self, f"blocks{stage}"):
             x = block(x, train)
         return self.last_norm(x, train) if stage == self.num_stages else x
-
-    def run_head(self, features_BTHWC, train: bool = False):
-        """Last map -> (logits (B,K), frame features (B,T/2,C))."""
-        frames_BTC, clip_BC = blocks.clip_avg_pool(features_BTHWC)
-        return self.fc(self.drop(clip_BC, deterministic=not train)), frames_BTC
 
 
 def uniformer(size: str, **options) -> UniFormer:

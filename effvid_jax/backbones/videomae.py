@@ -35,9 +35,9 @@ class VideoMAE(VideoTransformer):
     norm_eps = 1e-12
     key_bias = False
 
-    def make_head(self, norm, dense) -> None:
-        """See `VideoTransformer.make_head`."""
-        self.fc_norm = norm(eps=1e-5)
+    def setup(self):
+        super().setup()
+        self.fc_norm = self.normalisation()(eps=1e-5)
 
     def run_stem(self, x_BTHWC, train: bool = False):
         """Clip -> map of tubes with their positions (B,T/2,H/16,W/16,C)."""

@@ -140,8 +140,7 @@ class VideoTransformer(Backbone):
     def setup(self):
         if self.width % self.heads:
             raise UserError(f"width={self.width} is no multiple of heads={self.heads}.")
-        dense = partial(blocks.Dense, dtype=self.dtype, kernel_init=normal)
-        norm = partial(self.norm, dtype=self.dtype)
+        dense, norm = self.dense(), self.normalisation()
         self.patch_embed = self.conv(self.width, tuple(self.patch), tuple(self.patch), use_bias=True,
                                      dtype=self.dtype)
         self.blocks = [
@@ -150,11 +149,16 @@ class VideoTransformer(Backbone):
             for rate in np.linspace(0, self.drop_path, sum(self.stages)).tolist()]
         self.drop = nn.Dropout(self.dropout)
         self.fc = dense(self.num_classes)
-        self.make_head(norm, dense)
 
-    def make_head(self, norm, dense) -> None:
-        """Sets what a subclass has after the blocks."""
-        raise NotImplementedError
+    @nn.nowrap
+    def dense(self):
+        """Class of the linear layers."""
+        return partial(blocks.Dense, dtype=self.dtype, kernel_init=normal)
+
+    @nn.nowrap
+    def normalisation(self):
+        """Class of the normalisations."""
+        return partial(self.norm, dtype=self.dtype)
 
     @property
     def num_stages(self) -> int:

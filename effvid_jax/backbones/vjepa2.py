@@ -59,13 +59,13 @@ class VJEPA2(VideoTransformer):
 
     rotary = True
 
-    def make_head(self, norm, dense) -> None:
-        """See `VideoTransformer.make_head`."""
-        hidden = int(4 * self.width)
-        self.layernorm = norm(eps=1e-6)
-        self.pooler = [Block(self.width, self.heads, hidden, norm=partial(norm, eps=1e-6), dense=dense)
+    def setup(self):
+        super().setup()
+        hidden, dense, norm = 4 * self.width, self.dense(), partial(self.normalisation(), eps=1e-6)
+        self.layernorm = norm()
+        self.pooler = [Block(self.width, self.heads, hidden, norm=norm, dense=dense)
                        for _ in range(self.pooler_blocks)]
-        self.cross = CrossAttention(self.width, self.heads, hidden, partial(norm, eps=1e-6), dense)
+        self.cross = CrossAttention(self.width, self.heads, hidden, norm, dense)
 
     def run_stage(self, stage: int, x, train: bool = False):
         """Runs stage `stage` (1-based) on the map before it, with the norm after the last one."""
