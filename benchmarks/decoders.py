@@ -14,9 +14,7 @@ pixel by pixel.
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -35,7 +33,7 @@ from benchmarks import videos
 from benchmarks.videos import every_frame, middles
 from effvid_jax import writers
 from effvid_jax.reports import results
-from effvid_jax.speed import bench, timing
+from effvid_jax.speed import timing
 from tests.data.clip_files import data_config
 
 OURS = "PyAV, as used"
@@ -205,17 +203,7 @@ def result_rows(rows: Sequence[dict], clips: int, note: str) -> list[dict]:
 
 def main(argv=None) -> None:
     """Measures, prints the table and one JSON object."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    videos.add_arguments(parser)
-    args = parser.parse_args(argv)
-    rows = measure(videos.folder_of(args), args.clips, args.frames, videos.size_of(args), args.repeats,
-                   args.cores)
-    print(bench.table(rows))
-    found = json.dumps({"arguments": vars(args), "rows": rows, "environment": writers.environment()})
-    writers.write_text(os.path.join(args.out, "decoders.json"), found)
-    if args.results:
-        results.replace_measured(args.results, result_rows(rows, args.clips, args.note))
-    print(found)
+    videos.main("decoders", __doc__, measure, result_rows, argv)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,6 @@ nearest is read: it is at most a 64th of the video away from what was asked for.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import subprocess
 import sys
@@ -33,7 +31,7 @@ from benchmarks.videos import every_frame, middles
 from data_pipelines import Split, open_split
 from effvid_jax import writers
 from effvid_jax.reports import results
-from effvid_jax.speed import bench, timing
+from effvid_jax.speed import timing
 from tests.data.clip_files import data_config, write_video
 
 ORIGINAL = "original video"
@@ -126,17 +124,7 @@ def result_rows(rows: Sequence[dict], clips: int, note: str) -> list[dict]:
 
 def main(argv=None) -> None:
     """Measures, prints the table and one JSON object."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    videos.add_arguments(parser)
-    args = parser.parse_args(argv)
-    rows = measure(videos.folder_of(args), args.clips, args.frames, videos.size_of(args), args.repeats,
-                   args.cores)
-    print(bench.table(rows))
-    found = json.dumps({"arguments": vars(args), "rows": rows, "environment": writers.environment()})
-    writers.write_text(os.path.join(args.out, "storage.json"), found)
-    if args.results:
-        results.replace_measured(args.results, result_rows(rows, args.clips, args.note))
-    print(found)
+    videos.main("storage", __doc__, measure, result_rows, argv)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ Their containers, distances of key frames and lengths are those of the data sets
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +17,9 @@ import av
 import cv2
 import numpy as np
 
+from effvid_jax import writers
+from effvid_jax.reports import results
+from effvid_jax.speed import bench
 from tests.data.clip_files import numbered_frames, read_numbers, write_video
 
 SIZE = (340, 256)
@@ -118,3 +122,25 @@ def size_of(args) -> tuple[int, int]:
     """Width and height."""
     width, height = map(int, args.size.split("x"))
     return width, height
+
+
+def main(name: str, doc: str, measure: Callable, result_rows: Callable, argv=None) -> None:
+    """A script's command line: measures, prints the table and one JSON object, writes both.
+
+    Args:
+        name: of the script; the object goes to `<name>.json`.
+        doc: its docstring.
+        measure: (folder, clips, frames, size, repeats, cores) -> rows.
+        result_rows: (rows, clips, note) -> rows of docs/results.csv.
+        argv: its arguments.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawTextHelpFormatter)
+    add_arguments(parser)
+    args = parser.parse_args(argv)
+    rows = measure(folder_of(args), args.clips, args.frames, size_of(args), args.repeats, args.cores)
+    print(bench.table(rows))
+    found = json.dumps({"arguments": vars(args), "rows": rows, "environment": writers.environment()})
+    writers.write_text(os.path.join(args.out, f"{name}.json"), found)
+    if args.results:
+        results.replace_measured(args.results, result_rows(rows, args.clips, args.note))
+    print(found)
