@@ -3,6 +3,7 @@
 import io
 import itertools
 import sys
+import types
 
 import av
 import cv2
@@ -162,9 +163,17 @@ def test_cameras(reader, monkeypatch):
         played(reader, "camera:0")
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="names of devices")
-def test_the_devices_of_this_system():
-    assert container._device(2, "camera:2") == ("/dev/video2", "v4l2")
+@pytest.mark.parametrize("platform,device", [
+    ("linux", ("/dev/video1", "v4l2")), ("darwin", ("1", "avfoundation")), ("win32", ("video=USB", "dshow"))])
+def test_every_system_has_its_devices(monkeypatch, platform, device):
+    found = [types.SimpleNamespace(name=name, media_types=kinds) for name, kinds in (
+        ("Microphone", ["audio"]), ("Built-in", ["video"]), ("USB", ["video", "audio"]))]
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(av, "enumerate_input_devices", lambda kind: found, raising=False)
+    assert container._device(1, "camera:1") == device
+    if platform == "win32":
+        with pytest.raises(VideoError, match="no such camera; there are 2: Built-in, USB"):
+            container._device(2, "camera:2")
 
 
 # ------------------------------------------------------------------------------------------------ windows
