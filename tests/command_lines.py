@@ -129,6 +129,11 @@ class Reader:
                            lambda parser, args=None, namespace=None: parse(parser, args, namespace, True))
         self.patch.setattr("signal.signal", lambda *_: None)
         self.patch.setattr(sys, "argv", [module, *arguments])
+        if "tfds" in module:  # its builders, which TFDS takes once a process, are made again
+            from tensorflow_datasets.core import registered
+
+            self.patch.setattr(registered, "_DATASET_REGISTRY", {})
+            self.patch.setattr(registered, "_ABSTRACT_DATASET_REGISTRY", {})
         try:
             if module.endswith(".py"):
                 self.patch.syspath_prepend(os.path.dirname(ROOT / module))
