@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import conv_forms, decoders, storage, versus_torch, videos
+from benchmarks import conv_forms, decoders, frame_latency, storage, versus_torch, videos
 from effvid_jax.reports import results
 
 
@@ -95,3 +95,13 @@ def test_no_geometry_falls_off_a_cliff():
         if worst > 25:
             far[geometry] = round(worst, 1)
     assert not far, far
+
+
+def test_frames_one_by_one_are_timed_where_they_say_what_the_clip_says(tmp_path, capsys):
+    flags = ["--networks=tsm_resnet18:32", "--frames=2", "--seconds=0.1", "--classes=3"]
+    frame_latency.main([*flags, f"--results={results_file(tmp_path)}"])
+    assert "tsm_resnet18" in capsys.readouterr().out
+    found = {row["what"]: row["value"] for row in results.read_rows(str(results_file(tmp_path)))}
+    assert float(found["frame_latency: tsm_resnet18, 32²: latency of a frame (ms)"]) > 0
+    with pytest.raises(SystemExit, match="tsm_resnet18: after 2 frames .* differs from the clip's by"):
+        frame_latency.main([*flags, "--tolerance=0"])
