@@ -4,13 +4,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from effvid_jax import cost
+from effvid_jax.backbones import trace
+
 OPEN, SHUT = 20.0, -20.0  # values of a gate's beta whose weight is exactly 1 and 0
+
+
+def shapes_of(module, x):
+    """Shapes of a module's variables, without the arithmetic that takes time to trace and changes none."""
+    with trace.recording(shapes_only=True), cost.parameters_without_values():
+        return jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.asarray(x)))
 
 
 def draw(module, x):
     """Random variables of a module; its own initialisers take seconds to compile."""
     r = np.random.default_rng(1)
-    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.asarray(x)))
+    shapes = shapes_of(module, x)
 
     def value(path, leaf):
         scale = 1 / np.sqrt(max(1, np.prod(leaf.shape[:-1]))) if path[-1].key == "kernel" else 0.3

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from data_pipelines import synthetic
-from tests.test_cli import main, message
+from tests.forked import main, message
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,9 @@ from effvid_jax.train import train
 
 
 def tiny(get_config, root, arg="", steps=2, **changes):
+    """Two blocks are enough here, and compiled sooner."""
     config = get_config(f"tiny,{arg}")
+    config.model.options.update(dict(stage_sizes=(1, 1), stage_strides=(2, 2)))
     config.data.root = root
     config.run = ""
     config.train.update(dict(num_steps=steps, checkpoint_every_steps=steps))
@@ -83,9 +85,9 @@ def test_frozen_variables_do_not_move_in_a_step(teacher, benchmark_root):
 @pytest.mark.parametrize(("changes", "wanted"), [
     ({"method.teacher": "/nowhere"}, "no checkpoint here"),
     ({"method.loss": "mse"}, "config.method.loss='mse'"),
-    ({"model.resolution": 8}, "resolution 8x8 is too small.*config.model.resolution.*9x9"),
+    ({"model.resolution": 4}, "resolution 4x4 is too small.*config.model.resolution.*5x5"),
     ({"model.backbone": "tsm_resnet19"}, "unknown backbone 'tsm_resnet19'.*tsm_resnet18"),
-    ({"model.options.width": 8}, "32 channels.*64.*position_kl"),
+    ({"model.options.width": 8}, "16 channels.*32.*position_kl"),
     ({"data.batch_size": 7}, "batch_size"),
     ({"optim.groups": "tms"}, "config.optim.groups='tms'"),
     ({"train.min_reference_ratio": 30.0}, "teacher at step 0 has top-1 .*min_reference_ratio"),

@@ -64,8 +64,8 @@ def recording(shapes_only: bool = False):
     try:
         yield tape
     finally:
-        _tapes.remove(tape)
         _shapes_only = before
+        _tapes[:] = [other for other in _tapes if other is not tape]  # another one may be equal
 
 
 @contextlib.contextmanager

@@ -273,10 +273,14 @@ def differences() -> list[tuple[Row, float, float]]:
     return [(row, ours, ours / row.published - 1) for row, ours in found]
 
 
-def page() -> str:
-    """The text of docs/cost.md."""
+def page(found: list[tuple[Row, float, float]]) -> str:
+    """The text of docs/cost.md.
+
+    Args:
+        found: from `differences`.
+    """
     lines = []
-    for row, ours, difference in differences():
+    for row, ours, difference in found:
         views = f", {row.views} views" if row.views > 1 else ""
         remark = ("**unresolved**: " if row.unresolved else "") + row.remark
         digits = max(1, 4 - int(math.log10(ours)))
@@ -296,7 +300,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--write", metavar="FILE", help="write the page here instead of printing it")
     args = parser.parse_args(argv)
     jax.config.update("jax_platforms", "cpu")  # nothing runs: do not wait for an accelerator
-    text = page()
+    text = page(differences())
     if not args.write:
         sys.stdout.write(text)
         return

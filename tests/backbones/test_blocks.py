@@ -182,3 +182,12 @@ def test_tape_records_only_inside_the_context():
     (op,) = tape
     assert (op.kind, op.in_shape, op.out_shape) == ("conv", (1, 2, 4, 4, 3), (1, 2, 2, 2, 6))
     assert (op.macs, op.bias, op.kernel, op.strides) == (2 * 2 * 2 * 6 * 27, True, (3, 3), (2, 2))
+
+
+def test_a_tape_inside_another_one_ends_alone():
+    with trace.recording(shapes_only=True) as outer:
+        with trace.recording() as inner:
+            assert not trace.shapes_only()
+        assert trace.shapes_only() and outer == inner == []
+        trace.note("relu", (), jnp.zeros(2), jnp.zeros(2))
+    assert len(outer) == 1 and not inner and not trace.shapes_only()

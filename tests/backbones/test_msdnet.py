@@ -9,6 +9,7 @@ import pytest
 
 from effvid_jax import cost
 from effvid_jax.backbones import make_backbone, msdnet, shifts, trace
+from tests.drawn import shapes_of
 
 SHAPE = (2, 2, 72, 72, 3)
 
@@ -23,7 +24,7 @@ def tiny(**options):
 @functools.cache
 def variables_and_clip():
     rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(tiny().init, jax.random.key(0), jnp.zeros(SHAPE))
+    shapes = shapes_of(tiny(), np.zeros(SHAPE, np.float32))
     variables = jax.tree.map(
         lambda a: jnp.asarray(np.abs(rng.standard_normal(a.shape)) if a.ndim == 1 else
                               rng.standard_normal(a.shape) * np.sqrt(2 / np.prod(a.shape[:-1])),
@@ -63,8 +64,9 @@ def test_scales_are_dropped_evenly_or_at_the_end(prune, finest):
 def test_maps_have_the_published_sizes():
     """Channels at side 56, 28, 14, 7 after each block (finest to coarsest)."""
     model = make_backbone("msdnet_38", num_classes=400)
-    _, features = jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x)[0],
-                                 jnp.zeros((1, 2, 224, 224, 3)))
+    with trace.recording(shapes_only=True), cost.parameters_without_values():
+        _, features = jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x)[0],
+                                     jnp.zeros((1, 2, 224, 224, 3)))
     expected = [[(144, 56), (288, 28), (576, 14), (576, 7)], [(320, 28), (640, 14), (640, 7)],
                 [(608, 14), (608, 7)], [(528, 7)], [(976, 7)]]
     for block, maps in enumerate(expected, 1):
@@ -79,10 +81,11 @@ def segment_tapes(lazy):
     """Operations of one 224-pixel frame: (those of block k, those of exit k) for each k."""
     model = make_backbone("msdnet_38", num_classes=1000, lazy=lazy)
     clip = jax.ShapeDtypeStruct((1, 1, 224, 224, 3), jnp.float32)
-    variables = jax.eval_shape(model.init, jax.random.key(0), clip)
+    with cost.parameters_without_values():
+        variables = jax.eval_shape(model.init, jax.random.key(0), clip)
 
     def traced(method, *args):
-        with trace.recording() as tape:
+        with trace.recording(shapes_only=True) as tape:
             out = jax.eval_shape(lambda v, x: model.apply(v, *args[:-1], x, method=method),
                                  variables, args[-1])
         return out, tape

@@ -1,6 +1,8 @@
 """bfloat16 stays within the stated distance of float32, and a second batch compiles nothing.
 
-The networks as they are published carry the marker `slow`; of each kind a narrow one is always tested.
+The networks as they are published carry the marker `slow`; of some kinds a narrow one is always tested. Of
+those that differ in numbers of blocks and channels alone, or in a shift of channels, which rounds nothing, it
+is the one with the largest distance on the page.
 """
 
 import pathlib
@@ -10,8 +12,14 @@ import pytest
 
 from benchmarks import precision
 from effvid_jax.backbones import BACKBONES
+from tests.backbones.test_registry import kind
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "precision.md"
+ROWS = [(name, float(logits), float(pooled), int(programs)) for name, logits, pooled, programs in re.findall(
+    r"^\| `(\w+)` +\| \S+ +\| ([\d.]+) +\| ([\d.]+) .*\| (\d+) +\|$", PAGE.read_text(encoding="utf-8"),
+    re.MULTILINE)]
+WORST = {kind(name.removeprefix("tsm_")): name for name, *_ in sorted(
+    ROWS, key=lambda row: max(row[1:3]))}
 SHALLOW = {"width": 8, "stage_sizes": (1, 1, 1, 1)}
 NARROW = {
     "tsm_resnet18": ((2, 32, 32), SHALLOW),
@@ -38,7 +46,7 @@ def test_narrow(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", sorted(WORST.values()))
 def test_as_published(name):
     check(name)
 
@@ -47,7 +55,6 @@ def test_page_has_every_backbone_within_the_bound():
     text = PAGE.read_text(encoding="utf-8")
     assert f"Bound for every backbone: {precision.BOUND}." in text
     assert text.startswith(precision.HEADER)
-    rows = re.findall(r"^\| `(\w+)` +\| \S+ +\| ([\d.]+) +\| ([\d.]+) .*\| (\d+) +\|$", text, re.MULTILINE)
-    assert [name for name, *_ in rows] == list(BACKBONES)
-    for name, logits, pooled, programs in rows:
-        assert max(float(logits), float(pooled)) <= precision.BOUND and programs == "1", name
+    assert [name for name, *_ in ROWS] == list(BACKBONES)
+    for name, logits, pooled, programs in ROWS:
+        assert max(logits, pooled) <= precision.BOUND and programs == 1, name

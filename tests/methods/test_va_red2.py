@@ -12,11 +12,11 @@ import pytest
 from configs import va_red2_k400, va_red2_minik, va_red2_mit
 from configs.recipes.va_red2 import RATES
 from effvid_jax import cost
-from effvid_jax.backbones import make_backbone
+from effvid_jax.backbones import make_backbone, trace
 from effvid_jax.gating import decisions, folding, gates, ratios, variants
 from effvid_jax.methods import base, building, supervised, va_red2
 from effvid_jax.tasks import make_task
-from tests.drawn import OPEN, SHUT, draw
+from tests.drawn import OPEN, SHUT, draw, shapes_of
 from tests.made import made
 
 SMALL = {  # backbone: options
@@ -47,9 +47,8 @@ def test_a_gated_network_costs_what_the_plain_one_does_and_adds_only_gates(name)
     for convention in cost.CONVENTIONS:
         if convention != "macs_attn":
             assert cost.count(gated, CLIP, convention).macs == cost.count(plain, CLIP, convention).macs
-    shapes = [flax.traverse_util.flatten_dict(jax.eval_shape(
-        lambda m=m: m.init(jax.random.key(0), jnp.zeros((1, *CLIP))))["params"], sep="/")
-        for m in (plain, gated)]
+    clip = np.zeros((1, *CLIP), np.float32)
+    shapes = [flax.traverse_util.flatten_dict(shapes_of(m, clip)["params"], sep="/") for m in (plain, gated)]
     added = shapes[1].keys() - shapes[0].keys()
     assert {k: shapes[0][k].shape for k in shapes[0]} == {k: shapes[1][k].shape for k in shapes[0]}
     assert all("/gate/" in k or "/cheap_" in k for k in added)
@@ -313,15 +312,15 @@ def test_full_size_networks_train_and_predict(arg):
     config = va_red2_minik.get_config(f"{arg},frames=16")
     data, method = config.data, made(config, NAMES)
     shape = (2, 16, data.crop, data.crop, 3)
-    with cost.parameters_without_values():
-        variables = jax.eval_shape(lambda: method.init(jax.random.key(0), shape))
-    batch = {"label": jnp.zeros(2, jnp.int32), "mask": jnp.ones(2, bool)}
-    loss, _ = jax.eval_shape(
-        lambda v, video: method.loss(v.params, v, batch | {"video": video}, jax.random.key(0)),
-        variables, jax.ShapeDtypeStruct(shape, jnp.uint8))
     views = (2, 3, 16, data.test_crop_size, data.test_crop_size, 3)
-    found = jax.eval_shape(lambda v, video: method.predict(v, {"video": video}), variables,
-                           jax.ShapeDtypeStruct(views, jnp.uint8))
+    batch = {"label": jnp.zeros(2, jnp.int32), "mask": jnp.ones(2, bool)}
+    with trace.recording(shapes_only=True), cost.parameters_without_values():
+        variables = jax.eval_shape(lambda: method.init(jax.random.key(0), shape))
+        loss, _ = jax.eval_shape(
+            lambda v, video: method.loss(v.params, v, batch | {"video": video}, jax.random.key(0)),
+            variables, jax.ShapeDtypeStruct(shape, jnp.uint8))
+        found = jax.eval_shape(lambda v, video: method.predict(v, {"video": video}), variables,
+                               jax.ShapeDtypeStruct(views, jnp.uint8))
     assert loss.shape == () and found.gmacs.shape == (2,) and found.logits.shape == (2, len(NAMES))
 
 

@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
@@ -27,6 +26,7 @@ from effvid_jax.torch_import import (
 )
 from effvid_jax.torch_import.files import TorchFileError
 from effvid_jax.torch_import.naming import select_part
+from tests.drawn import shapes_of
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SMALL = dict(stage_sizes=(1, 1), width=2)  # the network of the fixtures, 4 classes
@@ -36,7 +36,7 @@ FILES = {"mmaction2_zip.pth": "mmaction2 ResNet", "torchvision_stream.pth": "tor
 
 def template(name="resnet50", classes=4, values=False, **options):
     model = make_backbone(name, num_classes=classes, **options)
-    tree = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 2, 32, 32, 3)))
+    tree = shapes_of(model, np.zeros((1, 2, 32, 32, 3), np.float32))
     return jax.tree.map(lambda x: np.full(x.shape, 0.5, x.dtype), tree) if values else tree
 
 
