@@ -185,11 +185,21 @@ def told(row: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def told_short(row: dict[str, Any]) -> str:
+    """A row in one line."""
+    said = row.get("problem") or f"{row['memory'] / GIB:.2f} GiB, {row['flops'] / 1e12:.2f} TFLOP a chip"
+    return f"{row['stage']}, {row['step']} step on {row['topology']}: {said}"
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """Rows as a table in Markdown."""
     lines = []
     for row in rows:
-        sizes = ("does not fit" if row.get("fits") is False else "does not compile",) + ("",) * 5
+        if row.get("fits") is None and "problem" in row:
+            said = f"does not compile: {row['problem']}"
+            lines.append((row["stage"], row["step"], said, "", row["topology"]))
+            continue
+        sizes = (f"does not fit: {row.get('problem', '')}",) + ("",) * 5
         if "memory" in row:
             sent = sum(size for _, size in row["collectives"].values())
             sizes = (f"{row['memory'] / GIB:.2f}" + ("" if row["fits"] else ": does not fit"),
