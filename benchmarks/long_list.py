@@ -49,8 +49,8 @@ def start(folder: str, entries: int) -> None:
     from configs import supervised_minik
 
     config = supervised_minik.get_config().data
-    config.update(dict(root=folder, train_list=os.path.join(folder, f"list_{entries}.txt"),
-                       num_classes=CLASSES, calib_share=0.01))
+    path = os.path.join(folder, f"list_{entries}.txt")
+    config.update(dict(root=folder, train_list=path, val_list=path, num_classes=CLASSES, calib_share=0.01))
     imported = time.monotonic()
     split = data_pipelines.open_split(config, "train")
     calib = data_pipelines.open_split(config, "calib")

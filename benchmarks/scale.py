@@ -66,7 +66,7 @@ def rows_of(workdir: str, name: str, limit: float) -> list[dict]:
             rows, problem = [], f"not compiled within {limit:.0f} s"
         rows = rows or [{"stage": name, "step": "train, eval", "topology": topology, "problem": problem,
                          "fits": None}]
-        writers.write_json(path, rows)
+        writers.write_text(path, json.dumps(rows, indent=2))
     with open(path) as f:
         return json.load(f)
 
