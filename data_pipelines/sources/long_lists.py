@@ -2,8 +2,8 @@
 
 `lists.py` says what a list is, line by line; here the lines of a whole file are read at once, where all of
 them are plain: UTF-8, blanks or tabs between path and numbers, no header. Whatever is not plain, or wrong, is
-left to `lists.py`, which finds the line and says what is wrong with it. `benchmarks/long_list.py` measures ten
-million lines: 19 seconds and 1.3 GiB.
+left to `lists.py`, which finds the line and says what is wrong with it. `benchmarks/long_list.py` measures
+ten million lines: 19 seconds and 1.3 GiB.
 """
 
 import functools
