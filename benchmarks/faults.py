@@ -11,7 +11,8 @@ or in `--mode=eval`. After every fault the same command is started again, until 
 
     different    an array of the last checkpoint has another CRC-32 than that of an undisturbed run, or the
                  metrics, the history (but for its times), the predictions or the config differ
-    lost         a command went on before the last save, or before the step a stopped one said it had saved
+    lost         a command went on before the last save, or before the step a stopped one said it had saved;
+                 or of two processes that one signal stops each says another step
     hung         a process did not end by itself within --limit seconds
     left over    files that an undisturbed run does not have, or processes that are alive
 
@@ -29,6 +30,7 @@ import argparse
 import collections
 import csv
 import dataclasses
+import fnmatch
 import json
 import os
 import random
@@ -52,7 +54,9 @@ FILE = "faults.jsonl"
 STEPS, EVERY = 12, 3  # of a run, between two saves; an epoch has 6
 CONFIGS = {
     "plain": ("supervised_minik.py:tiny", ("--config.model.dropout=0.5", "--config.model.bn_groups=2")),
-    "exits": ("dynamic_k400.py:tiny", ())}  # saves its last state twice: with calibrated statistics
+    "exits": ("dynamic_k400.py:tiny", ()),  # saves its last state twice: with calibrated statistics
+    "fsdp": ("supervised_minik.py:tiny", ("--config.model.dropout=0.5", "--config.model.bn_groups=2",
+                                          "--config.train.fsdp=2"))}  # no process has a whole state
 MOMENTS = ("imports", "data", "compile", "steps", "steps", *("save",) * 3, "evaluation", "end", "end")
 KILL, TERM, INT = (int(s) for s in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT))
 SIGNALS = (*((KILL,),) * 3, (TERM,), (TERM,), (INT,), (INT,), (TERM, TERM), (INT, INT), (INT, TERM))
@@ -110,7 +114,10 @@ def draw(seed: int, row: int, only: str = "") -> Plan:
     r = random.Random(f"{seed} {row}")
     processes = {"one": 1, "two": 2}.get(only, r.choice((1, 1, 2)))
     evaluates = r.random() < 0.1
-    config = "exits" if processes == 1 and r.random() < 0.15 else "plain"
+    if processes == 1:
+        config = "exits" if r.random() < 0.15 else "plain"
+    else:
+        config = r.choice(("plain", "fsdp", "exits"))
     workers = int(processes == 1 and not evaluates and r.random() < 0.25)
     faults = []
     for _ in range(r.randint(1, 3)):
@@ -238,8 +245,8 @@ def steps_logged(workdir: str) -> int:
 
 def flags(plan: Plan, root: str) -> list[str]:
     """Arguments of `main.py` of a plan, but for the workdir."""
-    if plan.evaluates:
-        return ["--mode=eval"]
+    if plan.evaluates:  # videos really stop: each process has an executor of its own
+        return ["--mode=eval", *(["--config.method.executor=pool"] if plan.config == "exits" else [])]
     config, more = CONFIGS[plan.config]
     return [f"--config=configs/{config}", f"--config.data.root={root}", f"--config.train.num_steps={STEPS}",
             f"--config.train.checkpoint_every_steps={EVERY}", "--config.train.log_every_steps=1",
@@ -277,6 +284,8 @@ def disturb(plan: Plan, workdir: str, logs: str, args, limit: float = 180.0, mar
             if not ended:
                 row["hung"].append(f"{fault and fault.told()}: {command.running()} did not end")
             said = command.said()
+            if told and plan.processes > 1 and len(places := _stopped_at(command)) > 1:
+                row["lost"].append(f"{fault.told()}: the processes stopped at different places: {places}")
             command.kill()
             finished = command.codes() == [0] * plan.processes
             wrong = [f"{_last(command.said(i))} (exit code {code})" for i, code in enumerate(command.codes())
@@ -290,6 +299,13 @@ def disturb(plan: Plan, workdir: str, logs: str, args, limit: float = 180.0, mar
             promised = max(promised, _promised(workdir, said))
         row["alive"] += _alive(mark)
     return row
+
+
+def _stopped_at(command: Command) -> set[str]:
+    """What the processes that were stopped by one signal say of it: the same step, saved on all of them."""
+    found = {match[0] if (match := re.search("after step .* is saved", command.said(i))) else ""
+             for i in range(len(command.processes))}
+    return found if any(found) and command.codes() != [0] * len(command.processes) else set()
 
 
 def _strike(command: Command, fault: Fault, limit: float) -> bool:
@@ -377,7 +393,9 @@ def differences(workdir: str, reference: str, changed: tuple[str, ...] = ()) -> 
                       if wanted.get(name) != meta["arrays"].get(name)]
     except stored.CheckpointError as error:
         different.append(str(error))
-    for name in ("metrics.json", "predictions_val.csv", "classes.txt", "exits_val.csv", "parameters.txt"):
+    names = ("metrics.json", "classes.txt", "parameters.txt")
+    for name in sorted({*names, *fnmatch.filter(os.listdir(reference), "*_val*.csv"),
+                        *fnmatch.filter(os.listdir(reference), "eval_*.json")}):
         if _text(workdir, name) != _text(reference, name):
             different.append(name)
     if _history(workdir) != _history(reference):
@@ -467,6 +485,23 @@ class Campaign:
             open(done, "w").close()
         return folder
 
+    def evaluated(self, plan: Plan, reference: str) -> str:
+        """A copy of an undisturbed run that is evaluated once more, undisturbed, as a plan does.
+
+        Raises:
+            SystemExit: it does not finish.
+        """
+        folder = f"{reference}_evaluated"
+        if not os.path.exists(done := f"{folder}.done"):
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(reference, folder)
+            row = disturb(dataclasses.replace(plan, faults=()), folder, self._logs(os.path.basename(folder)),
+                          flags(plan, self._root), self._limit, folder)
+            if row["lost"] or row["hung"]:
+                sys.exit(f"the undisturbed evaluation does not finish: {row}")
+            open(done, "w").close()
+        return folder
+
     @property
     def _root(self) -> str:
         return os.path.join(self.workdir, "benchmark")
@@ -482,6 +517,7 @@ class Campaign:
         shutil.rmtree(folder, ignore_errors=True)
         if plan.evaluates:
             shutil.copytree(reference, folder)
+            reference = self.evaluated(plan, reference)
         row = disturb(plan, folder, self._logs(f"row_{number}"), flags(plan, self._root), self._limit,
                       f"{folder}")
         changed = ("data.num_workers",)

@@ -13,6 +13,8 @@ or all three in one go, each from its own ImageNet weights (the baseline from th
         --config.stages.teacher.init.checkpoint=runs/imagenet_r152 \
         --config.init.checkpoint=runs/imagenet_r50 --config.init.skip=fc/ --workdir=runs/minik
 
+Eight TPU v5e chips hold it, see docs/scale.md.
+
 Paper: Table 1. Reference config: rkd_r152_1x1x8_100e_minik. `:demo` and `:tiny` train all three on the
 embedded benchmark. Table 6 of the paper: `:distill=model` (the same teacher on low resolution) and
 `:distill=resolution` (a teacher like the student on high resolution). Table 5: `:ablation=clip`, `frame` and

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from data_pipelines.errors import DataError, VideoError
 from data_pipelines.names import printable
 from data_pipelines.sources.files import VIDEO_ENDINGS
-from data_pipelines.sources.lists import ListItem, find_file, read_list
+from data_pipelines.sources.items import ListItem
+from data_pipelines.sources.lists import find_file, read_list
 from data_pipelines.sources.text_files import read_text, split_lines
 from data_pipelines.tools import atomic_write
 

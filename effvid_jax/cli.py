@@ -79,19 +79,6 @@ def _one_message(error: Exception, text: str = "", gone: bool = False) -> int:
     return 1
 
 
-def whole_number(variable: str) -> int:
-    """The value of an environment variable.
-
-    Raises:
-        UserError: it is no whole number.
-    """
-    text = os.environ[variable]
-    if not text.isdecimal():
-        raise UserError(f"{variable}={text}: expected a whole number (an environment variable, see "
-                        f"docs/environment.md).")
-    return int(text)
-
-
 def parse_flags(argv, values=None):
     """absl's flag parsing, with errors of configs as messages; into `values`, the global flags by default.
 

@@ -5,7 +5,6 @@ What a mode does is in `cli.py`.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 
@@ -16,6 +15,7 @@ from ml_collections import config_flags
 from effvid_jax import cli, console, peers
 from effvid_jax.errors import UserError
 from effvid_jax.speed import compilation_cache
+from effvid_jax.start import cluster
 
 MODES = ("train", "eval", "predict", "bench", "report", "export", "freeze", "config")
 
@@ -32,8 +32,8 @@ _SPLIT = flags.DEFINE_string(
     "split", "val", "eval: the split to score; the result of another one is eval_<split>.json. freeze: whose "
     "clips show what gates decide.")
 _MULTIHOST = flags.DEFINE_bool(
-    "multihost", False, "One process per host: TPU pods and SLURM are detected, elsewhere set "
-    "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.")
+    "multihost", False, "train, eval: this is one of several processes: TPU pods, SLURM and Open MPI are "
+    "detected, elsewhere set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.")
 _ANYWAY = flags.DEFINE_bool(
     "resume_anyway", False, "train: go on in a workdir whose run had another config, whatever has changed.")
 _OUT = flags.DEFINE_string("out", None, "freeze: the workdir of the frozen network.")
@@ -74,12 +74,9 @@ def main(argv):
     if not _WORKDIR.value:
         raise UserError("--workdir=DIR is missing: the folder for everything a run writes.")
     if _MULTIHOST.value:
-        number = {key: cli.whole_number(name) for key, name in (
-            ("num_processes", "JAX_NUM_PROCESSES"), ("process_id", "JAX_PROCESS_ID"))
-            if name in os.environ}
-        with contextlib.suppress(AttributeError):  # its handler would take SIGTERM away from ours
-            jax.config.update("jax_enable_preemption_service", False)
-        jax.distributed.initialize(os.environ.get("JAX_COORDINATOR_ADDRESS"), **number)
+        if _MODE.value not in ("train", "eval"):
+            raise UserError(f"--multihost: --mode={_MODE.value} runs in one process: leave it away.")
+        cluster.join()
         peers.start()
     for name, flag in _ASKED.items():
         if _MODE.value != "predict" and flag.value not in (None, False):

@@ -18,9 +18,9 @@ import jax
 import numpy as np
 
 import data_pipelines
-from effvid_jax import checkpoint, console, sharding, writers
+from effvid_jax import checkpoint, console, peers, sharding, writers
 from effvid_jax.course import Course
-from effvid_jax.errors import NotFiniteError, TrainingError, UserError
+from effvid_jax.errors import NotFiniteError, TrainingError
 from effvid_jax.exits import executor
 from effvid_jax.methods import Method, Runner, Variables, make_method
 from effvid_jax.signals import Abandoned, Signals
@@ -71,7 +71,7 @@ class Evaluator:
         """Runs a network over the whole split.
 
         Args:
-            variables: what the runner reads, on the devices.
+            variables: what the runner reads, on the devices; whole copies are made of what is cut.
             runner: how the network is run, see `Method.runners`.
             name: of the network, for the progress bar; the split's by default.
             step: at which the network was trained so far, for messages.
@@ -79,16 +79,28 @@ class Evaluator:
         Raises:
             DataError: no readable video, or more broken ones than `config.data.max_broken_share`.
             NotFiniteError: scores, cost or anything else that the network says of a video.
-            UserError: the runner cannot be used with several processes.
         """
         title = f"eval {name or self.split.name} {self._title}"
         run = self._whole if runner.segments is None else self._in_segments
-        found, broken = run(variables, runner, title)
+        found, broken = run(sharding.whole(variables, self.mesh), runner, title)
+        if jax.process_count() > 1:
+            broken = self._broken_everywhere(broken)
         if not found or not len(found["id"]):
             raise data_pipelines.DataError(f"split {self.split.name!r} of config.data has no readable video.")
         found["name"] = np.array([self.split.entry(int(i)).name for i in found["id"]])
         self._check_finite(found, name or "the network" + ("" if step is None else f" at step {step}"))
         return Rows(found, *self.split.clip_shape, broken)
+
+    def _broken_everywhere(self, broken: int) -> int:
+        """Number of broken videos that all processes have met; each of them counts its own."""
+        total = int(sum(sharding.rows_of_all({"broken": np.array([broken])})["broken"]))
+        if total > self.split.broken.allowed:
+            raise data_pipelines.DataError(
+                f"{total} of the {len(self.split)} clips of {self.split.description} are broken, as all "
+                f"processes together have found, more than config.data.max_broken_share allows "
+                f"({self.split.broken.allowed}). `{self.split.check_command}` checks all clips and lists the "
+                f"broken ones: repair or remove those, or raise data.max_broken_share.")
+        return total
 
     def _check_finite(self, found, network: str) -> None:
         """Raises NotFiniteError where something is not finite that is no target."""
@@ -181,20 +193,31 @@ class Evaluator:
         return {name: np.concatenate(parts)[real] for name, parts in found.items()}, broken
 
     def _in_segments(self, variables, runner, title):
-        """An executor: what a video that stops does not need is neither read nor computed."""
-        if jax.process_count() > 1:
-            raise UserError(f"a network that really stops ({runner.policy!r}) runs in a single process: "
-                            f"evaluate on several with one that computes everything.")
-        split, segments, size = self.split, runner.segments, self._batch_size
-        run = executor.Executor(segments.steps, segments.score, size, runner.sizes, runner.policy,
-                                self.mesh if self.mesh.size > 1 else None, self._threads)
-        batches = (executor.Rows(range(start, min(start + size, len(split))),
+        """An executor: what a video that stops does not need is neither read nor computed.
+
+        Of several processes each has an executor of its own for its share of the videos: which programs it
+        runs, and when, depends on where they stop.
+        """
+        split, segments, mesh = self.split, runner.segments, self.mesh
+        size, sizes, own = self._batch_size, runner.sizes, sharding.own_share(len(self.split))
+        if several := jax.process_count() > 1:
+            mesh = sharding.own_mesh()
+            variables = sharding.replicate(jax.device_get(variables), mesh)
+            size //= jax.process_count()
+            sizes = tuple(part for part in sizes if part <= size)
+        run = executor.Executor(segments.steps, segments.score, size, sizes, runner.policy,
+                                mesh if mesh.size > 1 else None, self._threads)
+        batches = (executor.Rows(own[start:start + size],
                                  load=lambda i, start, stop: split.frames(i, segments.order[start:stop]))
-                   for start in range(0, len(split), size))
+                   for start in range(0, len(own), size))
         found: dict[str, list] = collections.defaultdict(list)
-        with console.bar(len(split), title, "video", leave=False) as progress:
+        asked = False  # whether all processes are to stop: each asks once
+        with console.bar(len(own), title, "video", leave=False) as progress:
             for answer in run.run(variables, jax.device_get(segments.thresholds(variables)), batches):
                 progress.update()
+                if several and not asked and peers.wanted():
+                    asked = True
+                    Signals.check()
                 if isinstance(answer.error, data_pipelines.VideoError):
                     split.broken.add([(answer.id, answer.error.name, answer.error.reason)])
                     continue
@@ -204,7 +227,10 @@ class Evaluator:
                         "gmacs": segments.gmacs[answer.checkpoint], "exit": answer.checkpoint}
                 for name, x in {**split.targets.evaluate(split.entry(answer.id)), **told}.items():
                     found[name].append(x)
-        return {name: np.array(values) for name, values in found.items()}, len(split.broken)
+        if several and not asked:
+            Signals.check()
+        rows = {name: np.array(values) for name, values in found.items()}
+        return sharding.rows_of_all(rows), len(split.broken)
 
 
 class Evaluations:

@@ -57,6 +57,9 @@ class _Peers:
     def tell(self, name: str) -> None:
         self._name = self._name or name  # the thread does the rest: a handler must not wait for a network
 
+    def wanted(self) -> str:
+        return self._name
+
     def fail(self, code: int, why: str, gone: bool) -> None:
         if not gone or self._index == 0:
             self._set(_FAILED, f"{code} {self._index} {why}")
@@ -156,6 +159,11 @@ def tell(name: str) -> None:
     """A signal has come: the run is to stop. Returns at once."""
     if _peers is not None:
         _peers.tell(name)
+
+
+def wanted() -> str:
+    """A signal that some process has got, as far as this one knows: a reason to come to a point; or ''."""
+    return "" if _peers is None else _peers.wanted()
 
 
 def point() -> str:

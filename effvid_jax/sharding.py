@@ -1,8 +1,27 @@
-"""Data parallelism: one mesh axis over all devices, batches cut along it, everything else everywhere."""
+"""Which array lies where: one mesh over all devices, and every sharding of the project.
+
+    mesh           devices as (data, fsdp); `config.train.fsdp` is the length of the second axis, 1 by default
+    batches        cut along both axes: every device has its own clips
+    parameters,    cut along `fsdp`: each of so many neighbours has a part of an array, all such groups have
+    optimizer,     the same parts. Small arrays, and those that no axis divides, are whole everywhere; with
+    averages,      `fsdp=1` all are
+    frozen teacher
+    statistics,    whole everywhere
+    step, metrics
+
+A step gathers the parameters (`gathered`), each device computes with its own clips, and gradients come back
+as parts (`like_state`): an all-gather and a reduce-scatter in the place of an all-reduce. So what a device
+keeps between steps is 1/fsdp of the state; activations are for `config.model.remat`. Evaluation makes whole
+copies first (`whole`).
+
+What the axes mean to XLA is `Auto`: explicit ones break integer-label losses on jax >= 0.11.
+"""
 
 from __future__ import annotations
 
 import functools
+import io
+import math
 import queue
 import threading
 import time
@@ -13,10 +32,32 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from effvid_jax.errors import UserError
 
+DATA, FSDP = "data", "fsdp"
+SMALLEST = 2**12  # values of an array that is cut: smaller ones cost more to gather than to keep
 
-def make_mesh() -> jax.sharding.Mesh:
-    """All devices along 'data'. `Auto` axes: explicit ones break integer-label losses on jax >= 0.11."""
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+
+# ------------------------------------------------------------------------------------------- what lies where
+def make_mesh(fsdp: int = 1, devices=None) -> jax.sharding.Mesh:
+    """The devices as (data, fsdp); neighbours share parameters.
+
+    Args:
+        fsdp: devices that share one copy of the parameters.
+        devices: all of jax by default.
+
+    Raises:
+        UserError: `fsdp` does not divide their number.
+    """
+    devices = jax.devices() if devices is None else devices
+    if fsdp < 1 or len(devices) % fsdp:
+        raise UserError(f"config.train.fsdp={fsdp}: expected a divisor of the number of devices, "
+                        f"{len(devices)}: so many share one copy of the parameters; 1: every device has all.")
+    return jax.make_mesh((len(devices) // fsdp, fsdp), (DATA, FSDP), devices=devices,
+                         axis_types=(jax.sharding.AxisType.Auto,) * 2)
+
+
+def own_mesh() -> jax.sharding.Mesh:
+    """The devices of this process alone: what it computes there waits for no other process."""
+    return make_mesh(devices=jax.local_devices())
 
 
 def replicated(mesh) -> NamedSharding:
@@ -24,6 +65,36 @@ def replicated(mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def of_batch(mesh) -> NamedSharding:
+    """The first axis cut over all devices."""
+    return NamedSharding(mesh, PartitionSpec((DATA, FSDP)))
+
+
+def of_array(x, mesh) -> NamedSharding:
+    """A parameter, or what is remembered of one: its longest axis that can be cut into equal parts is."""
+    parts = mesh.shape[FSDP]
+    axes = [i for i, size in enumerate(x.shape) if size % parts == 0]
+    if parts == 1 or math.prod(x.shape) < SMALLEST or not axes:
+        return replicated(mesh)
+    axis = max(axes, key=lambda i: (x.shape[i], i))
+    return NamedSharding(mesh, PartitionSpec(*(None,) * axis, FSDP))
+
+
+def of_state(state, mesh):
+    """Shardings in the place of the arrays of a `TrainState`, or of their shapes."""
+    def cut(tree):
+        return jax.tree.map(lambda x: of_array(x, mesh), tree)
+
+    def everywhere(tree):
+        return jax.tree.map(lambda x: replicated(mesh), tree)
+
+    averaged = {name: (cut if name == "params" else everywhere)(tree)
+                for name, tree in state.averaged.items()}
+    return state.replace(step=replicated(mesh), params=cut(state.params), stats=everywhere(state.stats),
+                         optimizer=cut(state.optimizer), frozen=cut(state.frozen), averaged=averaged)
+
+
+# ----------------------------------------------------------------------------------------- to where it lies
 @functools.cache
 def _identity(mesh):
     """A program that leaves a copy on every device; one a mesh, so that nothing is traced twice."""
@@ -32,7 +103,19 @@ def _identity(mesh):
 
 def replicate(tree, mesh):
     """Puts a copy of every array on every device of the mesh, never sharing memory with the input."""
-    return _identity(mesh)(jax.tree.map(np.array, tree))
+    return _identity(mesh)(jax.tree.map(_copied, tree))
+
+
+def place(state, mesh):
+    """Puts a `TrainState` where `of_state` says, never sharing memory with the input."""
+    if mesh.shape[FSDP] == 1:
+        return replicate(state, mesh)
+    return jax.jit(lambda tree: tree, out_shardings=of_state(state, mesh))(jax.tree.map(_copied, state))
+
+
+def _copied(x):
+    elsewhere = isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated)
+    return x if elsewhere else np.array(x)
 
 
 def shard_batch(batch, mesh):
@@ -48,13 +131,79 @@ def shard_batch(batch, mesh):
                 f"the batch of {x.shape[0]} examples per process ({name}) does not divide over "
                 f"{local} devices: choose config.data.batch_size and eval_batch_size as multiples of "
                 f"{jax.device_count()}.")
-    data = NamedSharding(mesh, PartitionSpec("data"))
-    return {name: jax.make_array_from_process_local_data(data, x) for name, x in batch.items()}
+    return {name: jax.make_array_from_process_local_data(of_batch(mesh), x) for name, x in batch.items()}
+
+
+# ------------------------------------------------------------------------------------------- within a program
+def gathered(tree, mesh):
+    """Traced: arrays whole on every device, for the time that they are needed."""
+    if mesh.shape[FSDP] == 1:
+        return tree
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, replicated(mesh)), tree)
+
+
+def like_state(tree, mesh):
+    """Traced: gradients and other arrays in the shapes of parameters, cut as these are."""
+    if mesh.shape[FSDP] == 1:
+        return tree
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, of_array(x, mesh)), tree)
+
+
+# ------------------------------------------------------------------------------------------- whole, and back
+def whole(tree, mesh):
+    """Whole copies of what is cut, on every device; every process calls it. The rest stays as it is."""
+    leaves, structure = jax.tree.flatten(tree)
+    cut = [i for i, x in enumerate(leaves) if isinstance(x, jax.Array) and not x.is_fully_replicated]
+    for i, x in zip(cut, _identity(mesh)([leaves[i] for i in cut]) if cut else (), strict=True):
+        leaves[i] = x
+    return jax.tree.unflatten(structure, leaves)
 
 
 def gather(tree, mesh):
     """Arrays that are cut over devices (of several processes, maybe), whole, as numpy arrays."""
     return jax.tree.map(np.asarray, tree if mesh.size == 1 else _identity(mesh)(tree))
+
+
+def on_host(x) -> np.ndarray:
+    """An array as numpy, from parts on several processes too: then every process calls it."""
+    if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
+        x = _identity(x.sharding.mesh)(x)
+    return np.asarray(x)
+
+
+def own_share(number: int) -> range:
+    """Which of so many examples are this process's, where each works alone: contiguous, in order."""
+    index, count = jax.process_index(), jax.process_count()
+    return range(number * index // count, number * (index + 1) // count)
+
+
+def rows_of_all(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Rows of every process one after the other; every process calls it, maybe without any rows.
+
+    Args:
+        rows: numeric arrays by name, a row an example.
+    """
+    if jax.process_count() == 1:
+        return rows
+    from jax.experimental import multihost_utils
+
+    own = _packed(rows)
+    sizes = multihost_utils.process_allgather(np.int32(len(own)))
+    sent = multihost_utils.process_allgather(np.pad(own, (0, int(sizes.max()) - len(own))))
+    return _joined([data[:size] for data, size in zip(sent, sizes, strict=True)])
+
+
+def _packed(rows) -> np.ndarray:
+    """Rows as bytes, which go between processes with every type they have."""
+    file = io.BytesIO()
+    np.savez(file, **rows)
+    return np.frombuffer(file.getvalue(), np.uint8)
+
+
+def _joined(packed) -> dict[str, np.ndarray]:
+    parts = [np.load(io.BytesIO(data.tobytes())) for data in packed]
+    names = dict.fromkeys(name for part in parts for name in part.files)
+    return {name: np.concatenate([part[name] for part in parts if name in part.files]) for name in names}
 
 
 class Prefetch:

@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from effvid_jax import course, fit, writers
+from effvid_jax import course, fit, sharding, writers
 from effvid_jax.errors import UserError
 
 META = os.path.join("meta", "metadata")  # orbax's name for the json of `meta`
@@ -115,10 +115,10 @@ def _seen(meta: dict[str, Any]) -> tuple:
 
 
 def describe(nested) -> dict[str, dict[str, Any]]:
-    """Shape, type and CRC-32 of every array, by path."""
+    """Shape, type and CRC-32 of every array, by path; every process calls it where arrays are cut."""
     out = {}
-    for name, x in flatten(nested).items():
-        x = np.ascontiguousarray(x)
+    for name, x in flatten_dict(nested, sep="/").items():  # one after the other: they may be large
+        x = np.ascontiguousarray(sharding.on_host(x))
         out[name] = {"shape": list(np.shape(x)), "dtype": str(x.dtype),
                      "crc32": zlib.crc32(x.reshape(-1).view(np.uint8))}
     return out

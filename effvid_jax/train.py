@@ -60,7 +60,7 @@ def train(config, workdir: str, resume_anyway: bool = False) -> dict[str, float]
 def _train(config, workdir: str, resume_anyway: bool, signals: Signals) -> dict[str, float]:
     for line in workdirs.check_resume(config, workdir, resume_anyway):
         console.say(line)
-    mesh, first_process = sharding.make_mesh(), jax.process_index() == 0
+    mesh, first_process = sharding.make_mesh(config.train.get("fsdp", 1)), jax.process_index() == 0
     split = data_pipelines.open_split(config.data, "train", process_count=jax.process_count())
     task = make_task(config, split.class_names)
     workdirs.check_classes(task.class_names, workdir, resume_anyway)
@@ -84,7 +84,7 @@ def _train(config, workdir: str, resume_anyway: bool, signals: Signals) -> dict[
                 console.say(f"{workdir}: {told}")
             if resumed:
                 console.say(f"continuing {workdir} at step {first_step} of {course.num_steps}")
-            state = sharding.replicate(state, mesh)
+            state = sharding.place(state, mesh)
             introduce(config, workdir, split, evaluations.videos, state, first_step)
             if resumed:
                 evaluations.at(first_step, state.evaluated, log, only_missing=True)
@@ -92,12 +92,12 @@ def _train(config, workdir: str, resume_anyway: bool, signals: Signals) -> dict[
                 end_early(best, course, first_step)
             else:
                 if config.init.get("probe", False):
-                    params = probe.begin(config, task, state.variables, mesh)
-                    state = sharding.replicate(state.begin_with(params), mesh)
+                    params = probe.begin(config, task, sharding.whole(state.variables, mesh), mesh)
+                    state = sharding.place(state.begin_with(params), mesh)
                 write_parameters(workdir, state.params)
                 log.write(0, evaluations.references(state.variables))
                 best.begin(0, (), saved=False)
-            step_fn = jit_train_step(method, course.optimizer, config.seed, mesh)
+            step_fn = jit_train_step(method, course.optimizer, config.seed, mesh, state)
             with (split.batches(first_step, jax.process_index(), jax.process_count(),
                                 skip=course.skip) as batches,
                   sharding.Prefetch(batches, mesh) as ahead, signals.steps(),
@@ -147,13 +147,27 @@ def keep_calibrated(best: Best, method: Method, evaluations: Evaluations, state:
     """Thresholds and the like are chosen for the best state, too, which may be older than the last one."""
     older = state.replace(**best.restored(state.saved()))
     if not method.calibrated(older.evaluated):
-        older = sharding.replicate(older, evaluations.mesh)
+        older = sharding.place(older, evaluations.mesh)
         best.replace(older.with_stats(evaluations.calibrated(older.evaluated).stats).saved(), method.config)
 
 
-def jit_train_step(method: Method, tx, seed: int, mesh):
-    """(state, batch) -> (state, scalars), compiled; the old state's memory is reused."""
+def jit_train_step(method: Method, tx, seed: int, mesh, state: TrainState):
+    """(state, batch) -> (state, scalars), compiled; the old state's memory is reused.
 
+    Args:
+        method, tx, seed: of the run.
+        mesh: the devices.
+        state: arrays or shapes, for where they lie (`sharding.py`).
+    """
+    everywhere = sharding.replicated(mesh)
+    lies = everywhere if mesh.shape[sharding.FSDP] == 1 else sharding.of_state(state, mesh)
+    mode = method.config.model.get("remat", "none")
+    return jax.jit(train_step_of(method, tx, seed, mesh), donate_argnums=0, out_shardings=(lies, everywhere),
+                   compiler_options=remat.compiler_options(mode, mesh.devices.flat[0].platform))
+
+
+def train_step_of(method: Method, tx, seed: int, mesh):
+    """The same, not compiled."""
     train = method.config.train
     mixup, cutmix, decay = (train.get(name, 0.0) for name in ("mixup", "cutmix", "ema"))
     every, frozen = method.config.optim.accumulate, method.config.optim.get("frozen", "")
@@ -165,8 +179,10 @@ def jit_train_step(method: Method, tx, seed: int, mesh):
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
         if mixup or cutmix:
             batch = mixing.mixed(batch, jax.random.fold_in(rng, mixing.STREAM), mixup, cutmix)
+        here = sharding.gathered(state.variables, mesh)
         (_, (stats, scalars)), gradient = jax.value_and_grad(loss, has_aux=True)(
-            state.params, state.variables, batch, rng)
+            here.params, here, batch, rng)
+        gradient = sharding.like_state(gradient, mesh)
         updates, optimizer = tx.update(gradient, state.optimizer, state.params)
         params = jax.tree.map(lambda p, u: p + u.astype(p.dtype), state.params, updates)
         scalars["grad_norm"] = jnp.sqrt(sum(jnp.vdot(g, g) for g in jax.tree.leaves(gradient)))
@@ -175,9 +191,7 @@ def jit_train_step(method: Method, tx, seed: int, mesh):
         return state.replace(step=state.step + 1, params=params, stats=stats,
                              optimizer=optimizer, averaged=averaged), scalars
 
-    everywhere = sharding.replicated(mesh)
-    return jax.jit(train_step, donate_argnums=0, out_shardings=(everywhere, everywhere),
-                   compiler_options=remat.compiler_options(method.config.model.get("remat", "none")))
+    return train_step
 
 
 def describe_run(config, workdir: str, class_names) -> None:

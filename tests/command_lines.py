@@ -65,8 +65,9 @@ class Reader:
         if name == "bash":
             assert (ROOT / rest[0]).is_file(), line
             return None
-        assert name in ("ruff", "gcloud", "nvidia-smi", "srun", "cd"), f"nothing here parses {line!r}"
-        if name == "srun":
+        known = ("ruff", "gcloud", "nvidia-smi", "srun", "mpirun", "cd")
+        assert name in known, f"nothing here parses {line!r}"
+        if name in ("srun", "mpirun"):
             self.read(shlex.join(rest[next(i for i, word in enumerate(rest) if word == "python"):]))
         for inside in re.findall(r"--command=(.*)", "\n".join(rest)):
             for part in commands_of(inside.replace("; ", "\n")):

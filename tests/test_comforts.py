@@ -235,7 +235,7 @@ def test_without_it_the_program_is_as_it_was(benchmark_root):
         if old:
             with config.unlocked():
                 for name in ("best", "patience", "min_change", "ema", "label_smoothing", "mixup", "cutmix",
-                             "wandb"):
+                             "wandb", "fsdp"):
                     del config.train[name]
         method = made(config, [str(k) for k in range(12)])
         at = course.Course(config, 48)
@@ -244,7 +244,7 @@ def test_without_it_the_program_is_as_it_was(benchmark_root):
         batch = {"video": jax.ShapeDtypeStruct(shape, np.uint8),
                  "label": jax.ShapeDtypeStruct((8,), np.int32),
                  "mask": jax.ShapeDtypeStruct((8,), np.float32)}
-        step = train.jit_train_step(method, at.optimizer, 0, sharding.make_mesh())
+        step = train.jit_train_step(method, at.optimizer, 0, sharding.make_mesh(), state)
         programs.append(str(step.trace(state, batch).jaxpr))
         assert set(state.saved()) == {"params", "stats", "optimizer", "step"}
     assert programs[0] == programs[1]

@@ -71,7 +71,7 @@ def test_frozen_variables_do_not_move_in_a_step(teacher, benchmark_root):
     state = sharding.replicate(init_state(method, tx, config, (8, 4, 64, 64, 3)), mesh)
     frozen = jax.tree.map(np.array, state.frozen)
     params = jax.tree.map(np.array, state.params)
-    step = jit_train_step(method, tx, 0, mesh)
+    step = jit_train_step(method, tx, 0, mesh, state)
     batch = {"video": np.random.default_rng(0).integers(0, 256, (8, 4, 64, 64, 3), dtype=np.uint8),
              "label": np.arange(8), "mask": np.ones(8, np.float32), "id": np.arange(8)}
     for _ in range(3):

@@ -105,6 +105,7 @@ def defaults() -> ml_collections.ConfigDict:
         ema=0.0,  # decay of running averages of weights and statistics, which are evaluated then; 0: none
         label_smoothing=0.0,  # share of the target that all classes have alike
         mixup=0.0, cutmix=0.0,  # a of Beta(a, a): clips mixed in pairs, see effvid_jax/mixing.py; 0: not
+        fsdp=1,  # devices that share one copy of parameters, optimizer, averages and frozen teacher
         wandb="",  # project of Weights & Biases that metrics go to as well; "": none
         min_reference_ratio=2.0,  # a frozen teacher below this times chance is refused
         # Evaluations during training that cost less than the one at the end; 0 or "": as that one, `data`.

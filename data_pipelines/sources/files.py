@@ -19,7 +19,8 @@ from data_pipelines.sources.base import (
 )
 from data_pipelines.sources.broken import allowed_broken
 from data_pipelines.sources.class_names import read_class_names
-from data_pipelines.sources.lists import ListItem, find_file, read_list
+from data_pipelines.sources.items import ListItem, distinct_labels
+from data_pipelines.sources.lists import find_file, read_list
 from data_pipelines.video.decode import FrameFolder, open_video
 
 VIDEO_ENDINGS = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv",
@@ -40,7 +41,7 @@ class FileSource(Source):
 
     def __init__(self, items: Sequence[ListItem], root: str, class_names: Sequence[str], *,
                  frames: tuple[str, int] | None = None, description: str, check_command: str):
-        self._items = list(items)
+        self._items = items
         self._root = root
         self._frames = frames
         self.class_names = [printable(name) for name in class_names]
@@ -222,7 +223,7 @@ def _class_names(config) -> list[str]:
 def warn_of_labels(items: Sequence, class_names: Sequence[str], where: str, split: str) -> None:
     """Logs what may be a mistake: labels that all seem one too high, classes without a training clip."""
     count = len(class_names)
-    missing = sorted(set(range(count)).difference(*(item.labels for item in items)))
+    missing = sorted(set(range(count)) - distinct_labels(items))
     if missing == [0] and count > 2:
         logging.warning("%s: the labels look shifted by one: 0 (%r) never occurs, all of 1 to %d do. Labels "
                         "count "

@@ -10,10 +10,11 @@ import csv
 import os
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from data_pipelines.errors import DataError
-from data_pipelines.sources.text_files import read_text, split_lines
+from data_pipelines.sources import long_lists
+from data_pipelines.sources.items import ListItem, distinct_labels
+from data_pipelines.sources.text_files import MAX_BYTES, read_text, split_lines
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}$")
 _LABEL_FIRST = re.compile(r"\s*([0-9]{1,18})(?:\s*[,;\t]\s*|\s+)(\S.*)$")
@@ -25,16 +26,9 @@ _COLUMNS = {  # words of headers
               "target", "class_idx", "label_idx"}}
 
 
-class ListItem(NamedTuple):
-    """One line of a list: path as written, number of frames (0 for video files), labels."""
-    path: str
-    num_frames: int
-    labels: tuple[int, ...]
-
-
 def read_list(path: str, list_format: str, multi_label: bool, num_classes: int,
-              root: str = "") -> list[ListItem]:
-    """Reads a list file.
+              root: str = "") -> Sequence[ListItem]:
+    """Reads a list file; one of millions of plain lines in seconds, see `long_lists.py`.
 
     With `multi_label` all integers at the end of a line (after num_frames) are labels; without it
     only the last one is, so that a path may end with a number.
@@ -50,6 +44,15 @@ def read_list(path: str, list_format: str, multi_label: bool, num_classes: int,
         DataError: unreadable, empty, a malformed line, a label out of range or a path that leaves
             the root (with file and line).
     """
+    if (size := os.path.getsize(path)) >= long_lists.LONG:
+        try:
+            return long_lists.read(path, list_format, multi_label, num_classes, root)
+        except long_lists.NotPlain as why:
+            if size > MAX_BYTES:
+                raise DataError(f"{path} has {size} bytes, and a list of more than {MAX_BYTES} must be plain "
+                                f"text, every line `{_shape(list_format)}`, labels within 0 to "
+                                f"{num_classes - 1}, paths within data.root='{root}'. It is not: "
+                                f"{why}.") from None
     return parse_list(read_text(path, names_files=True), path, list_format, multi_label, num_classes, root)
 
 
@@ -86,7 +89,7 @@ def parse_list(text: str, path: str, list_format: str, multi_label: bool, num_cl
     if not items:
         raise DataError(f"{path} lists no clips: it needs one line `{_shape(list_format)}` for each of them.")
     if beyond:
-        labels = {label for item in items for label in item.labels}
+        labels = distinct_labels(items)
         shifted = min(labels) == 1 and max(labels) == num_classes
         hint = ("They seem to count from 1: subtract 1 from every label." if shifted else
                 "Set data.num_classes to the number of classes of this list, or correct the list (labels "

@@ -27,10 +27,13 @@ _POLICIES: dict[str, Callable | None] = {
 MODES = tuple(_POLICIES)
 
 
-def compiler_options(mode: str) -> dict[str, str] | None:
-    """Of `jax.jit` for a program with gradients. XLA's CPU compiler removes what keeps the two forward passes
-    apart, finds them equal and keeps everything; GPUs and TPUs need nothing."""
-    on_cpu = jax.default_backend() == "cpu"
+def compiler_options(mode: str, platform: str = "") -> dict[str, str] | None:
+    """Of `jax.jit` for a program with gradients, for a platform, this machine's by default.
+
+    XLA's CPU compiler removes what keeps the two forward passes apart, finds them equal and keeps everything;
+    GPUs and TPUs need nothing.
+    """
+    on_cpu = (platform or jax.default_backend()) == "cpu"
     return {"xla_disable_hlo_passes": "cse_barrier_expander"} if mode != "none" and on_cpu else None
 
 

@@ -208,7 +208,7 @@ class Step:
         from effvid_jax.state import first_state
         from effvid_jax.train import jit_train_step
 
-        self.config, self.mesh = config, sharding.make_mesh()
+        self.config, self.mesh = config, sharding.make_mesh(config.train.get("fsdp", 1))
         data = config.data
         self.batch_size = _batch_size(config, data.batch_size)
         shape = (self.batch_size, data.num_frames, data.crop, data.crop, 3)
@@ -216,13 +216,13 @@ class Step:
         method = make_method(config, self.task)
         tx = make_optimizer(config.optim, 100, 10**6)
         variables = random_values(jax.eval_shape(lambda: method.init(jax.random.key(0), shape)))
-        self.state = sharding.replicate(first_state(config, variables, tx.init(variables.params)), self.mesh)
+        self.state = sharding.place(first_state(config, variables, tx.init(variables.params)), self.mesh)
         targets = {name: np.zeros((self.batch_size, *size), dtype)
                    for name, (size, dtype) in self.task.targets.train_fields.items()}
         self.batch = sharding.shard_batch({
             "video": random_clips(shape), "mask": np.ones(self.batch_size, np.float32),
             "id": np.arange(self.batch_size), **targets}, self.mesh)
-        self._step = jit_train_step(method, tx, config.seed, self.mesh)
+        self._step = jit_train_step(method, tx, config.seed, self.mesh, self.state)
 
     def __call__(self, batch=None):
         """One update; returns its scalars, still computing."""
@@ -243,11 +243,25 @@ def train_sides(config, workdir: str, folder: str, class_names: Sequence[str]) -
     stages = {name: runs.stage_config(config, name, workdir) for name in names} or {"run": config}
     for stage in stages.values():
         for field, other in find_method(stage.method.name).Settings.workdirs.items():
-            if not _has_checkpoint(stage.method[field]):
-                stage.method[field] = os.path.join(folder, other)
-                if not os.path.isdir(stage.method[field]):
-                    _random_stage(config, other, stage.method[field], class_names)
+            stage.method[field] = stand_in(config, other, stage.method[field], folder, class_names)
     return {name: Step(stage, class_names) for name, stage in stages.items()}
+
+
+def stand_in(config, name: str, workdir: str, folder: str, class_names: Sequence[str]) -> str:
+    """The workdir of another stage's network: `workdir`, or one below `folder` with random weights.
+
+    Args:
+        config: a resolved config.
+        name: of the other stage.
+        workdir: where a trained one may be.
+        folder, class_names: see `train_sides`.
+    """
+    if _has_checkpoint(workdir):
+        return workdir
+    directory = os.path.join(folder, name)
+    if not os.path.isdir(directory):
+        _random_stage(config, name, directory, class_names)
+    return directory
 
 
 def _has_checkpoint(directory: str) -> bool:

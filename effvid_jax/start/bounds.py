@@ -61,6 +61,7 @@ FIELDS: dict[str, Field] = {
     "train.best": Field.text(), "train.patience": _STEPS, "train.min_change": Field.number(0, 1e6),
     "train.ema": Field.number(0, below=1), "train.label_smoothing": Field.number(0, below=1),
     "train.mixup": Field.number(0, 1e3), "train.cutmix": Field.number(0, 1e3), "train.wandb": Field.text(),
+    "train.fsdp": Field.integer(1, 2**20),
     "train.validation.test_clips": Field.integer(0, 10**4),
     "train.validation.test_crop": Field.choice("", "center", "three"),
     "train.validation.test_short_side": _PIXELS, "train.validation.test_crop_size": _PIXELS,
@@ -76,7 +77,7 @@ FIELDS: dict[str, Field] = {
 OPTIONAL = ("task", "evaluations", "model.exits", "model.remat", "train.validation", "bench", "export",
             "name", "note", "optim.frozen", "init.probe",
             *(f"train.{name}" for name in ("best", "patience", "min_change", "ema", "label_smoothing",
-                                           "mixup", "cutmix", "wandb")))
+                                           "mixup", "cutmix", "wandb", "fsdp")))
 # Of a backbone: what grows without end takes memory and time without end. Names not here: `_OPTION`.
 _OPTIONS = {**dict.fromkeys(("stage_sizes", "depths", "num_heads"), Field.many(Field.integer(1, 256))),
             **dict.fromkeys(("dropout", "drop_path"), Field.number(0, below=1)),
@@ -206,6 +207,10 @@ def check_run(config) -> None:
     devices = jax.device_count()
     for field in ("batch_size", "eval_batch_size"):
         _check_divides(f"config.data.{field}", data[field], devices, f"the {devices} devices of this machine")
+    if devices % (fsdp := train.get("fsdp", 1)):
+        raise UserError(f"config.train.fsdp={fsdp} does not divide the {devices} devices of this machine: so "
+                        f"many of them share one copy of parameters and optimizer. Choose a divisor; 1: each "
+                        f"has all.")
     _check_validation(config, devices)
     if config.model.bn_groups:
         _check_divides("config.data.batch_size", data.batch_size, config.model.bn_groups,

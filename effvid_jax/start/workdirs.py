@@ -34,7 +34,7 @@ _READING = ("name", "note", "data.eval_batch_size", "data.num_threads", "data.nu
 _RESUME = (*_READING, "run", "stages.*", "data.root", "data.*_root", "data.*_list", "data.classes_file",
            "train.log_every_steps", "train.eval_every_epochs", "train.checkpoint_every_steps", "train.keep",
            "train.min_reference_ratio", "train.best", "train.patience", "train.min_change", "train.wandb",
-           "init.step", "bench.*", "export.*", "evaluations.*", "model.remat",
+           "train.fsdp", "init.step", "bench.*", "export.*", "evaluations.*", "model.remat",
            "train.validation.*")
 # Not read by what uses a trained network: the network is the checkpoint's.
 _TRAINING = ("model.*", "optim.*", "train.*", "bench.*", "export.*", "evaluations.*", "seed", "run",

@@ -16,7 +16,7 @@ from data_pipelines import DataError
 from data_pipelines.batches import clips
 from data_pipelines.options import plain_options
 from data_pipelines.sources import make_source
-from effvid_jax import checkpoint, cli, cost, exported, predict, train
+from effvid_jax import checkpoint, cli, cost, exported, predict, sharding, train
 from effvid_jax import evaluate as evaluation
 from effvid_jax import export as exporting
 from effvid_jax.backbones import make_backbone
@@ -82,6 +82,26 @@ def test_real_exits_give_the_simulated_metrics(run):
         real = evaluate(workdir, executor=policy, executor_sizes=(4, 2))
         for name in ("top1", "top5", "gmacs", "examples", "exit1_share", "exit2_share", "exit4_share"):
             assert real[f"val/{name}"] == pytest.approx(metrics[f"val/{name}"], rel=1e-6), (policy, name)
+
+
+def test_of_several_processes_each_answers_its_share(run, monkeypatch):
+    """What two processes say, one after the other, is what one says; real ones: `benchmarks/agreement.py`."""
+    workdir, _ = run
+    config = runs.trained(None, workdir)[0]
+    method, variables, _ = evaluation.restore_for_inference(config, workdir)
+    evaluator = evaluation.Evaluator(config, method, sharding.make_mesh())
+    runner = method.runners()["compact"]._replace(sizes=(4, 2))
+    one, shares = evaluator.rows(variables, runner), []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(sharding, "rows_of_all", lambda rows: rows)
+    for index in range(2):
+        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+        shares.append(evaluator.rows(variables, runner).arrays)
+    assert [len(share["id"]) for share in shares] == [8, 8]
+    for name in ("id", "name", "label", "exit", "gmacs"):
+        assert np.concatenate([share[name] for share in shares]).tolist() == one.arrays[name].tolist(), name
+    np.testing.assert_allclose(np.concatenate([share["scores"] for share in shares]), one.arrays["scores"],
+                               rtol=1e-5)
 
 
 def test_the_calibration_is_saved_with_the_last_step(run, monkeypatch):

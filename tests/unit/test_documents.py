@@ -39,7 +39,9 @@ NOT_RUN = {
     r"^(python -m )?pip install": "installs: .ci/run does it in a fresh environment",
     r"^python -m pytest|^ruff|^bash \.ci/run|^python -m tests\.parity": "are the tests",
     r"^gcloud": "needs an account of a cloud",
-    r"^(nvidia-smi|srun|cd)|--multihost|^python -c|runs/(gpu|tpu)\b": "needs an accelerator, or machines",
+    r"^(nvidia-smi|srun|mpirun|cd)|--multihost|^python -c|runs/(gpu|tpu)\b":
+        "needs an accelerator, or machines",
+    r"^python -m effvid_jax.ahead": "needs libtpu, and minutes: test_ahead.py",
     r"^python benchmarks/": "hours; what it measures is in docs/results.csv",
     r"--checkpoint (?!pretrained)|runs/(imported|imagenet_r\d+|published)": "a file of somebody else's",
     r"configs/\w+_(actnet|fcvid|minik|sthv1|sthv2|k400|ucf101|hmdb51|mit|jhmdb|ade20k)\.py(?!\S*\b(demo|tiny)\b)":

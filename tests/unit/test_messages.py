@@ -12,6 +12,7 @@ from ml_collections import config_flags
 from effvid_jax import cli
 from effvid_jax.errors import UserError
 from effvid_jax.evaluate import Evaluations
+from effvid_jax.start import cluster
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "--config=configs/reskd_minik.py:tiny"
@@ -82,10 +83,9 @@ def test_a_teacher_of_this_run_is_to_be_trained_longer():
         assert "longer" not in text and "probably wrong" in text
 
 
-def test_a_number_in_an_environment_variable(monkeypatch):
-    monkeypatch.setenv("JAX_PROCESS_ID", "two")
+def test_a_number_in_an_environment_variable():
     with pytest.raises(UserError, match="JAX_PROCESS_ID=two: expected a whole number"):
-        cli.whole_number("JAX_PROCESS_ID")
+        cluster.described({"JAX_PROCESS_ID": "two"})
 
 
 def test_every_environment_variable_is_in_a_document():

@@ -21,7 +21,8 @@ MAY_CHANGE = {
     "init.step", "bench.seconds", "data.views_per_pass", "model.remat", "data.train_root", "data.val_root",
     *(f"train.validation.{name}" for name in base.defaults().train.validation),
     "bench.batch_size", "bench.threads", "bench.workers", "bench.resolutions", "export.format",
-    "train.best", "train.patience", "train.min_change", "train.wandb"}
+    "train.best", "train.patience", "train.min_change", "train.wandb",
+    "train.fsdp"}
 # An evaluation of a list: what changes no number, and what changes which number it is.
 NO_DIFFERENCE = {
     "name", "note", "data.num_threads", "data.num_workers", "data.prefetch", "data.cache", "data.cache_gib",
