@@ -36,8 +36,11 @@ from tests.made import save_untrained
 
 
 def student(workdir: str):
-    """The config of the student of `configs/reskd_minik.py:demo`."""
-    return runs.stage_config(reskd_minik.get_config("demo"), "student", workdir)
+    """The config of the student of `configs/reskd_minik.py:demo`, as a network that needs no teacher."""
+    config = runs.stage_config(reskd_minik.get_config("demo"), "student", workdir)
+    with config.unlocked():
+        config.method = supervised_minik.get_config("demo").method
+    return config
 
 
 def tsm(workdir: str):
@@ -116,7 +119,7 @@ def measure(name: str, paths: list[str], workdir: str, rounds: int) -> dict[str,
     if not os.path.exists(os.path.join(folder, "config.json")):
         save_untrained(config, [f"class {k}" for k in range(16)], folder)
     network = Predictor(folder)
-    sides = Sides(network, paths, batch_size(network))
+    sides = Sides(network, paths, min(batch_size(network), len(paths)))
     ways = [("one at a time", sides.one_at_a_time), ("as before", sides.as_before),
             ("in batches", sides.in_batches), ("decoding", sides.decoding),
             ("batches alone", sides.batches_alone)]

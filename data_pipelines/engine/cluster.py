@@ -38,9 +38,11 @@ class Cluster(Engine):
         data = self._data(blocks)
         for stage, (count, resources) in zip(stages, self._shares(stages), strict=True):
             pool = self._ray.data.ActorPoolStrategy(size=min(count, len(blocks)))
-            data = data.map_batches(
-                _Actor, fn_constructor_args=(stage.work,), batch_size=None, batch_format="pyarrow",
-                compute=pool, ray_remote_args_fn=_restarts, **resources)
+            with warnings.catch_warnings():  # 2.60: there is no other way yet to say how often to restart
+                warnings.filterwarnings("ignore", message=".*ray_remote_args")
+                data = data.map_batches(
+                    _Actor, fn_constructor_args=(stage.work,), batch_size=None, batch_format="pyarrow",
+                    compute=pool, ray_remote_args_fn=_restarts, **resources)
         for table in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
             for number, value in zip(table["number"], table["value"]):
                 kind, found = pickle.loads(value.as_buffer())
