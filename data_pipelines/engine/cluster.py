@@ -3,6 +3,7 @@
 import logging
 import os
 import pickle
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -43,12 +44,23 @@ class Cluster(Engine):
                 data = data.map_batches(
                     _Actor, fn_constructor_args=(stage.work,), batch_size=None, batch_format="pyarrow",
                     compute=pool, ray_remote_args_fn=_restarts, **resources)
-        for table in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
+        tables = iter(data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
+        while (table := self._next(tables)) is not None:
             for number, value in zip(table["number"], table["value"]):
                 kind, found = pickle.loads(value.as_buffer())
                 if kind == "error":
                     raise found
                 yield number.as_py(), found
+
+    def _next(self, tables):
+        """The next results, or None."""
+        try:
+            return next(tables, None)
+        except self._ray.exceptions.ActorDiedError as error:
+            missing = re.search("No module named '([^']+)'", str(error))
+            why = f": {missing[1]} is missing there" if missing else ""
+            raise DataError(f"processes of the Ray cluster cannot start{why}. Every machine of it needs this "
+                            f"project and its requirements (docs/archive.md).") from error
 
     def _data(self, blocks: Sequence[list]):
         """A data set with a Ray block for each of ours."""

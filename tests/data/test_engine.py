@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import signal
 import threading
 
 import numpy as np
@@ -14,27 +13,10 @@ from data_pipelines.engine import Stage, make_engine, run
 from data_pipelines.synthetic import write_video
 from data_pipelines.video import remote
 from tests.data.clip_files import data_config
+from tests.squares import Square, negative
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None,
                                reason="Ray is not installed (pip install 'ray[data]')")
-
-
-class Square:
-    """Squares numbers; of a deadly one its process dies, of a bad one it raises."""
-
-    def __init__(self, deadly=None, bad=None):
-        self._deadly, self._bad = deadly, bad
-
-    def __call__(self, numbers):
-        if self._deadly in numbers:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if self._bad in numbers:
-            raise DataError("no good")
-        return [number**2 for number in numbers]
-
-
-def negative(number):
-    return -number
 
 
 BLOCKS = [list(range(start, start + 3)) for start in range(0, 12, 3)]
