@@ -24,14 +24,16 @@ from data_pipelines.batches.targets import ClassLabels, Targets
 from data_pipelines.entry import Box, Entry
 from data_pipelines.errors import DataError, VideoError
 from data_pipelines.fields import Field, shown
+from data_pipelines.names import printable
 from data_pipelines.options import FIELDS as data_fields
 from data_pipelines.options import check_config, check_fields
 from data_pipelines.tools import memory_bytes
 
 __all__ = ["Box", "BoxTargets", "ClassLabels", "ClipReader", "DataError", "Entry", "Field", "PixelClasses",
-           "Place", "Split", "Targets", "VideoError", "check_config", "check_fields", "data_fields",
-           "frame_writer", "is_stream", "made_clips", "make_pipeline", "memory_bytes", "num_views",
-           "number_of_camera", "open_split", "shown", "write_benchmark", "write_frames"]
+           "Place", "Split", "Stage", "Targets", "VideoError", "check_config", "check_fields", "data_fields",
+           "frame_writer", "is_stream", "made_clips", "make_engine", "make_pipeline", "memory_bytes",
+           "num_views", "number_of_camera", "open_split", "printable", "run_engine", "shown",
+           "write_benchmark", "write_frames"]
 
 
 def __getattr__(name: str):
@@ -39,11 +41,13 @@ def __getattr__(name: str):
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from data_pipelines.clip_reader import ClipReader, is_stream, number_of_camera
+    from data_pipelines.engine import Stage, make_engine, run
     from data_pipelines.split import Split, make_pipeline, num_views, open_split
     from data_pipelines.synthetic import build, made_clips
     from data_pipelines.video.writer import frame_writer, write_frames
 
-    return {"ClipReader": ClipReader, "Split": Split, "frame_writer": frame_writer, "is_stream": is_stream,
-            "made_clips": made_clips, "make_pipeline": make_pipeline, "num_views": num_views,
-            "number_of_camera": number_of_camera, "open_split": open_split, "write_benchmark": build,
+    return {"ClipReader": ClipReader, "Split": Split, "Stage": Stage, "frame_writer": frame_writer,
+            "is_stream": is_stream, "made_clips": made_clips, "make_engine": make_engine,
+            "make_pipeline": make_pipeline, "num_views": num_views, "number_of_camera": number_of_camera,
+            "open_split": open_split, "run_engine": run, "write_benchmark": build,
             "write_frames": write_frames}[name]

@@ -5,6 +5,7 @@
     python -m data_pipelines.check_videos --list=train.txt --root=imgs --list_format=frames
     python -m data_pipelines.check_videos --shards='shards/train-*'
     python -m data_pipelines.check_videos --tfds=ucf101_frames --root=tfds --split=train
+    python -m data_pipelines.check_videos gs://bucket/clips --engine=ray --address=auto
 
 Writes one line `path<tab>reason` per broken clip to --out; `make_list` and `to_array_record` leave
 those out with --exclude. Where nothing is broken there is no such file, unless --out names one.
@@ -20,10 +21,12 @@ import types
 from pathlib import Path
 
 from data_pipelines.clip_lists import files_below, list_items, reason_of, write_broken
+from data_pipelines.engine import DIED, ENGINE_FLAGS, Stage, add_flags, make_engine, one_by_one
 from data_pipelines.errors import VideoError
 from data_pipelines.names import printable
 from data_pipelines.options import check_template
-from data_pipelines.tools import atomic_write, parallel, run_tool
+from data_pipelines.tools import atomic_write, run_tool
+from data_pipelines.video import remote
 from data_pipelines.video.container import ERRORS, open_container, text_of
 from data_pipelines.video.decode import FrameFolder, open_video
 from data_pipelines.video.reader import VideoReader
@@ -32,17 +35,22 @@ _OUT = "broken.txt"
 _AT_ONCE = 32  # frames decoded before the next ones are
 
 
-def check_file(path: str) -> None:
+def check_file(path: str, content: str | bytes | None = None) -> None:
     """Decodes a video file from beginning to end.
+
+    Args:
+        path: of the file.
+        content: where it is not a file that can be opened: its bytes.
 
     Raises:
         VideoError: the pipelines could not open it, or damage that a decoder conceals was found.
     """
-    with open_video(path) as reader:
+    source = path if content is None else content
+    with open_video(source, path) as reader:
         expected = reader.num_frames
     count = damaged = 0
     size = None
-    container, stream = open_container(path, path)
+    container, stream = open_container(source, path)
     try:
         with container:
             for frame in container.decode(stream):
@@ -73,36 +81,63 @@ def check_reader(reader: VideoReader) -> None:
             reader.get(range(start, min(start + _AT_ONCE, reader.num_frames)))
 
 
-def _clips(args):
-    """(names, function that checks the clip of an index) of what the arguments name."""
-    if args.shards or args.tfds:
-        from data_pipelines.sources.shards import ArrayRecordSource, TfdsSource
+class Check:
+    """The stage: clips -> why each is broken, '' if it is not.
 
-        pattern = args.shards or args.split
-        config = types.SimpleNamespace(source="array_record" if args.shards else "tfds",
-                                       root=args.root or "", tfds_name=args.tfds, num_classes=0,
-                                       train_list=pattern)
-        source = (ArrayRecordSource if args.shards else TfdsSource)(config, "train")
-        names = ([source.entry(i).name for i in range(len(source))] if args.shards else
-                 [f"{args.tfds}/{args.split}[{i}]" for i in range(len(source))])
-        return names, lambda index: check_reader(source.open(index))
-    if not args.list:
-        root = args.folder or args.root
-        names = files_below(root)
-        return names, lambda index: check_file(os.path.join(root, names[index]))
-    root = args.root or os.path.dirname(args.list)
-    items = list_items(args.list, root, args.list_format)
-    names = [item.path for item in items]
+    Args:
+        args: of the command.
+    """
 
-    def check(index):
-        path = os.path.join(root, names[index])
-        if args.list_format == "frames":
-            check_reader(FrameFolder(path, items[index].num_frames, args.frame_template,
-                                     args.start_index))
+    def __init__(self, args):
+        self._args, self._shards = args, None
+
+    def clips(self) -> tuple[list[str], list]:
+        """(names of all clips, what `__call__` takes of each)."""
+        args = self._args
+        if args.shards or args.tfds:
+            source = self._source()
+            names = ([source.entry(i).name for i in range(len(source))] if args.shards else
+                     [f"{args.tfds}/{args.split}[{i}]" for i in range(len(source))])
+            return names, list(range(len(names)))
+        if not args.list:
+            names = files_below(args.folder or args.root)
+            return names, [(name, 0) for name in names]
+        items = list_items(args.list, self._root(), args.list_format)
+        return [item.path for item in items], [(item.path, item.num_frames) for item in items]
+
+    def __call__(self, clips: list) -> list[str]:
+        return [reason_of(self._check, clip) for clip in clips]
+
+    def _check(self, clip) -> None:
+        if isinstance(clip, int):
+            check_reader(self._source().open(clip))
+            return
+        name, num_frames = clip
+        path = os.path.join(self._root(), name)
+        if self._args.list and self._args.list_format == "frames":
+            check_reader(FrameFolder(path, num_frames, self._args.frame_template, self._args.start_index))
         else:
-            check_file(path)
+            check_file(path, *([remote.content_of(path)] if remote.is_remote(self._root()) else []))
 
-    return names, check
+    def _root(self) -> str:
+        if not self._args.list:
+            return self._args.folder or self._args.root
+        return self._args.root or os.path.dirname(self._args.list)
+
+    def _source(self):
+        """Of shards; opened once in every process."""
+        if self._shards is None:
+            from data_pipelines.sources.shards import ArrayRecordSource, TfdsSource
+
+            args = self._args
+            config = types.SimpleNamespace(source="array_record" if args.shards else "tfds",
+                                           root=args.root or "", tfds_name=args.tfds, num_classes=0,
+                                           train_list=args.shards or args.split)
+            self._shards = (ArrayRecordSource if args.shards else TfdsSource)(config, "train")
+        return self._shards
+
+    def __getstate__(self):
+        return {**vars(self), "_shards": None}
 
 
 class Journal:
@@ -148,7 +183,7 @@ def main(argv=None) -> int:
     parser.add_argument("--tfds", help="name of a TFDS data set prepared under --root")
     parser.add_argument("--split", default="train", help="its split")
     parser.add_argument("--out", help=f"default: {_OUT}, if there are any")
-    parser.add_argument("--workers", type=int, help="threads; default: the number of cores")
+    add_flags(parser)
     args = parser.parse_args(argv)
     check_template("--frame_template", args.frame_template)
     if args.folder and (args.list or args.root) or not (
@@ -157,18 +192,20 @@ def main(argv=None) -> int:
     if args.folder and os.path.isfile(args.folder):
         args.folder, args.list = None, args.folder
 
-    names, check = _clips(args)
+    engine = make_engine(args.engine, args.workers, args.address)
+    check = Check(args)
+    names, clips = check.clips()
     out = Path(args.out or _OUT)
-    task = {key: value for key, value in vars(args).items() if key not in ("out", "workers")}
+    task = {key: value for key, value in vars(args).items() if key not in ("out", *ENGINE_FLAGS)}
     journal = Journal(out.with_name(out.name + ".journal"), task)
     rest = [i for i, name in enumerate(names) if name not in journal.found]
     if len(rest) < len(names):
         print(f"continuing: {len(names) - len(rest)} clips were checked before", file=sys.stderr)
 
-    reasons = parallel(lambda index: reason_of(check, index), rest, args.workers, "checking",
-                       "clip", done=len(names) - len(rest))
-    for index, reason in zip(rest, reasons, strict=True):
-        journal.add(names[index], reason)
+    found = one_by_one(engine, Stage(check, lambda clip: DIED), [clips[i] for i in rest], "checking", "clip",
+                       done=len(names) - len(rest))
+    for i, reason in found:
+        journal.add(names[rest[i]], reason)
     broken = {printable(name): journal.found[name] for name in names if journal.found[name]}
     if broken or args.out:
         write_broken(out, broken)

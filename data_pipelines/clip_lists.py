@@ -11,6 +11,7 @@ from data_pipelines.sources.items import ListItem
 from data_pipelines.sources.lists import find_file, read_list
 from data_pipelines.sources.text_files import read_text, split_lines
 from data_pipelines.tools import atomic_write
+from data_pipelines.video import remote
 
 
 def files_below(folder: str) -> list[str]:
@@ -19,14 +20,25 @@ def files_below(folder: str) -> list[str]:
     Raises:
         DataError: no such folder, or no such files.
     """
-    if not os.path.isdir(folder):
+    if remote.is_remote(folder):
+        start = folder.rstrip("/") + "/"
+        found = [path.removeprefix(start) for path in remote.find(folder, VIDEO_ENDINGS)]
+        if any(remote.is_remote(path) for path in found):
+            raise DataError(f"{folder} is not a folder, or has another name in its store "
+                            f"({os.path.dirname(found[0])}): give that one.")
+    elif not os.path.isdir(folder):
         raise DataError(f"{folder} is not a folder.")
-    found = sorted(os.path.relpath(os.path.join(parent, name), folder)
-                   for parent, _, names in os.walk(folder) for name in names
-                   if name.lower().endswith(VIDEO_ENDINGS) and not name.startswith("."))
+    else:
+        found = _files_below(folder)
     if not found:
         raise DataError(f"{folder} holds no video files (endings: {' '.join(VIDEO_ENDINGS)}).")
     return found
+
+
+def _files_below(folder: str) -> list[str]:
+    return sorted(os.path.relpath(os.path.join(parent, name), folder)
+                  for parent, _, names in os.walk(folder) for name in names
+                  if name.lower().endswith(VIDEO_ENDINGS) and not name.startswith("."))
 
 
 def list_items(path: str, root: str, list_format: str, exists=os.path.exists) -> list[ListItem]:

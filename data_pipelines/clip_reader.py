@@ -14,7 +14,7 @@ from data_pipelines.errors import VideoError
 from data_pipelines.options import check_options, plain_options
 from data_pipelines.sources.choose import IMAGE_SOURCES
 from data_pipelines.sources.files import VIDEO_ENDINGS
-from data_pipelines.video import playing
+from data_pipelines.video import playing, remote
 from data_pipelines.video.decode import IMAGE_ENDINGS, ArrayFrames, FrameFolder, is_image, open_video
 from data_pipelines.video.reader import VideoReader
 
@@ -23,9 +23,10 @@ class ClipReader:
     """Reads the clips that evaluation would show to a network, of any video.
 
     A video is given as the path of a file, as its bytes, as the path of a folder of frames named like
-    `data_config.frame_template`, or as frames uint8 (N, H, W, 3) in RGB. What is played from its first frame
-    to its last (`play`) may be a stream as well: '-' is standard input, 'camera:0' the first camera of this
-    machine, anything with `read` gives its bytes.
+    `data_config.frame_template`, as frames uint8 (N, H, W, 3) in RGB, or as the path of a file in a store
+    ('gs://bucket/clip.mp4', see `video/remote.py`). What is played from its first frame to its last (`play`)
+    may be a stream as well: '-' is standard input, 'camera:0' the first camera of this machine, anything with
+    `read` gives its bytes.
 
     Args:
         data_config: `config.data`, which says how frames, crops and views are chosen.
@@ -41,6 +42,13 @@ class ClipReader:
         self._options = plain_options(data_config)
         check_options(self._options)
         self.num_views = clips.num_views(self._options)
+
+    def choices(self) -> dict:
+        """What of the configuration decides what is seen of a video."""
+        names = ("source", "sampling", "num_frames", "frame_interval", "test_clips", "twice_sample",
+                 "quality", "test_short_side", "test_crop", "test_crop_size", "snap_side", "frame_template",
+                 "start_index")
+        return {name: getattr(self._options, name) for name in names}
 
     def views(self, video) -> np.ndarray:
         """All views of a video, uint8 (V, T, side, side, 3).
@@ -97,6 +105,8 @@ class ClipReader:
             elif is_stream(video):
                 file = playing.standard_input() if video == "-" else video
                 played = stack.enter_context(playing.play_pipe(file, name))
+            elif remote.is_remote(video):
+                played = stack.enter_context(playing.play_file(remote.content_of(video), name))
             elif isinstance(video, np.ndarray) or name != "(no file)" and (
                     is_image(name) or self._is_frame_folder(video)):
                 played = stack.enter_context(playing.Frames(self._reader(video), name, fps))
@@ -109,7 +119,7 @@ class ClipReader:
 
         Of a network for images (`data.source`) the images below it. A path that is not there may be a pattern
         ('clips/*.mp4', 'clips/**/*.mp4'), which stands for all that it matches; '-' and 'camera:0' are
-        themselves.
+        themselves. 'gs://bucket/clips' and the like are files, folders and patterns in a store.
 
         Raises:
             FileNotFoundError: nothing there.
@@ -119,6 +129,10 @@ class ClipReader:
             return [path]
         images = self._options.source in IMAGE_SOURCES
         kind, endings = ("images", IMAGE_ENDINGS) if images else ("videos", VIDEO_ENDINGS)
+        if remote.is_remote(path):
+            if not (found := remote.find(path, endings)):
+                raise VideoError(f"--video={path}", f"no {kind} there (known endings: {' '.join(endings)})")
+            return found
         if not os.path.exists(path) and glob.has_magic(path):
             matches = sorted(glob.glob(path, recursive=True))
             kept = [match for match in matches if os.path.isdir(match) or match.lower().endswith(endings)]
@@ -161,7 +175,7 @@ class ClipReader:
         if not isinstance(video, bytes) and self._is_frame_folder(video):
             return FrameFolder(video, self._count_frames(video), self._options.frame_template,
                                self._options.start_index)
-        return open_video(video)
+        return open_video(remote.content_of(video), None if isinstance(video, bytes) else os.fspath(video))
 
     def _frame(self, folder, index: int) -> str:
         name = self._options.frame_template.format(index + self._options.start_index)

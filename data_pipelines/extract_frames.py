@@ -22,13 +22,30 @@ import av
 import cv2
 
 from data_pipelines.clip_lists import files_below, reason_of, write_broken
+from data_pipelines.engine import DIED, Stage, add_flags, make_engine, one_by_one
 from data_pipelines.errors import DataError, VideoError
 from data_pipelines.names import printable
 from data_pipelines.options import check_template
-from data_pipelines.tools import parallel, run_tool
+from data_pipelines.tools import run_tool
+from data_pipelines.video import remote
 from data_pipelines.video.container import MAX_FRAMES, MAX_SECONDS, open_container, text_of
 from data_pipelines.video.decode import open_video
 from data_pipelines.video.orientation import display_filters
+
+
+class Extract:
+    """The stage: (path of a video, folder for its frames) -> why it is broken, '' if it is not.
+
+    Args:
+        options: of `extract`.
+    """
+
+    def __init__(self, **options):
+        self._options = options
+
+    def __call__(self, videos: list[tuple[str, str]]) -> list[str]:
+        return [reason_of(lambda: extract(path, Path(folder), **self._options))  # noqa: B023
+                for path, folder in videos]
 
 
 def extract(video: str, folder: Path, *, fps: float, height: int, template: str) -> None:
@@ -44,20 +61,21 @@ def extract(video: str, folder: Path, *, fps: float, height: int, template: str)
     Raises:
         VideoError: the video cannot be decoded to its end.
     """
-    with open_video(video):  # finds what decoding alone does not: truncation
+    source = remote.content_of(video)
+    with open_video(source, video):  # finds what decoding alone does not: truncation
         pass
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
         count, most = 0, round(fps * MAX_SECONDS) or MAX_FRAMES
-        for image in _filtered(video, fps, height):
+        for image in _filtered(source, video, fps, height):
             count += 1
             if count > most:  # frames whose time stamps lie far apart are repeated in between
                 raise VideoError(video, f"gives more than {most} images: cut it into parts")
             _write(part / template.format(count), image)
         if not count:  # shorter than half the interval between two images
-            _write(part / template.format(1), next(_filtered(video, 0, height)))
+            _write(part / template.format(1), next(_filtered(source, video, 0, height)))
         os.replace(part, folder)
     except VideoError:
         raise
@@ -74,9 +92,9 @@ def _write(path, image):
     path.write_bytes(data)  # OpenCV cannot write names that are no UTF-8
 
 
-def _filtered(video, fps, height):
+def _filtered(source, name, fps, height):
     """Frames of a video after FFmpeg's filters."""
-    container, stream = open_container(video, video)
+    container, stream = open_container(source, name)
     with container:
         graph = None
         for frame in container.decode(stream):
@@ -119,10 +137,11 @@ def main(argv=None) -> int:
     parser.add_argument("--fps", type=float, default=4, help="0: every frame; default: %(default)s")
     parser.add_argument("--height", type=int, default=360, help="0: as it is; default: %(default)s")
     parser.add_argument("--template", default="img_{:05}.png", help="default: %(default)s")
-    parser.add_argument("--workers", type=int, help="threads; default: the number of cores")
+    add_flags(parser)
     args = parser.parse_args(argv)
     check_template("--template", args.template)
 
+    engine = make_engine(args.engine, args.workers, args.address)
     videos = files_below(args.root)
     folders = {video: Path(args.out) / os.path.splitext(video)[0] for video in videos}
     if len(set(folders.values())) < len(folders):
@@ -132,14 +151,11 @@ def main(argv=None) -> int:
     Path(args.out).mkdir(parents=True, exist_ok=True)
     rest = [video for video in videos if not folders[video].exists()]
 
-    def work(video):
-        return reason_of(lambda: extract(
-            os.path.join(args.root, video), folders[video], fps=args.fps, height=args.height,
-            template=args.template))
-
-    reasons = parallel(work, rest, args.workers, "extracting", "video",
-                       done=len(videos) - len(rest))
-    broken = {printable(video): reason for video, reason in zip(rest, reasons, strict=True) if reason}
+    work = Extract(fps=args.fps, height=args.height, template=args.template)
+    found = one_by_one(engine, Stage(work, lambda video: DIED),
+                       [(os.path.join(args.root, video), os.path.abspath(folders[video])) for video in rest],
+                       "extracting", "video", done=len(videos) - len(rest))
+    broken = {printable(rest[i]): reason for i, reason in sorted(found) if reason}
     write_broken(Path(args.out) / "broken.txt", broken)
     for video in list(broken)[:5]:
         print(f"broken: {video}: {broken[video]}")

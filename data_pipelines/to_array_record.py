@@ -12,13 +12,13 @@ data.root=<out>; the shards of a split are <split>-00000-of-00008.array_record a
 
 Videos that cannot be read are left out, up to --max_broken_share, and listed with their reasons in
 <out>/<split>_broken.txt. Interrupted, the same command continues with the first missing shard.
+With --engine=local or ray a shard is a process's work: --num_shards says how many can be written at once.
 """
 
 import argparse
 import json
 import os
 import types
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -26,13 +26,16 @@ import numpy as np
 
 from data_pipelines.batches.transforms import resize_short_side
 from data_pipelines.clip_lists import Dropped, read_broken, write_broken
+from data_pipelines.engine import ENGINE_FLAGS, Engine, Stage, add_flags, make_engine, run
 from data_pipelines.errors import DataError, VideoError
 from data_pipelines.options import check_template
 from data_pipelines.sources.class_names import class_lines
 from data_pipelines.sources.files import FileSource, folder_source, list_source
-from data_pipelines.tools import atomic_write, parallel, run_tool
+from data_pipelines.tools import atomic_write, parallel, progress_bar, run_tool
 from data_pipelines.video.decode import open_video
 from data_pipelines.video.records import Record, ShardWriter
+
+WHOLE = ".whole.incomplete"
 
 
 def jpeg_record(reader, name: str, labels, *, max_frames: int, short_side: int,
@@ -65,21 +68,70 @@ def jpeg_record(reader, name: str, labels, *, max_frames: int, short_side: int,
                   frame_indices=tuple(indices.tolist()))
 
 
-def video_record(path: str, name: str, labels) -> Record:
+def video_record(path: str, name: str, labels, source: str | bytes | None = None) -> Record:
     """Returns a record with the bytes of a video file, after decoding its first and last frame.
+
+    Args:
+        path: of the file.
+        name, labels: of the record.
+        source: where it is not a file that can be opened: its bytes.
 
     Raises:
         VideoError: it cannot be read.
     """
-    with open_video(path) as reader:
+    source = path if source is None else source
+    with open_video(source, path) as reader:
         reader.get([0, reader.num_frames - 1])
         fps, count = reader.fps, reader.num_frames
-    return Record(name, tuple(labels), fps, count, video=Path(path).read_bytes())
+    return Record(name, tuple(labels), fps, count,
+                  video=source if isinstance(source, bytes) else Path(path).read_bytes())
+
+
+class Shards:
+    """The stage: (path, clips as a `FileSource`) of a shard -> [(name, reason)] of the clips that it lacks.
+
+    The shard has `WHOLE` after its name then, until it is written down what it lacks.
+
+    Args:
+        kind: 'jpeg' or 'video'.
+        frames, short_side, quality: see `jpeg_record`.
+    """
+
+    def __init__(self, kind: str, frames: int, short_side: int, quality: int):
+        self._kind = kind
+        self._options = dict(max_frames=frames, short_side=short_side, quality=quality)
+
+    def record(self, source: FileSource, index: int) -> Record | VideoError:
+        """Of a clip, or what is wrong with it."""
+        entry = source.entry(index)
+        labels = tuple(dict.fromkeys(entry.labels))
+        try:
+            if self._kind == "video":
+                path = source.path(index)
+                return video_record(path, entry.name, labels, source.content(index))
+            with source.open(index) as reader:
+                return jpeg_record(reader, entry.name, labels, **self._options)
+        except VideoError as error:
+            return error
+
+    def __call__(self, shards: list[tuple[str, FileSource]]) -> list[list[tuple[str, str]]]:
+        return [self.write(path, source, (self.record(source, i) for i in range(len(source))))
+                for path, source in shards]
+
+    def write(self, path: str, source: FileSource, records) -> list[tuple[str, str]]:
+        """Writes a shard of records; returns what it lacks."""
+        lacks = []
+        with ShardWriter(f"{path}{WHOLE}", source.class_names) as shard:
+            for index, found in zip(range(len(source)), records):
+                if isinstance(found, VideoError):
+                    lacks.append((source.entry(index).name, found.reason))
+                else:
+                    shard.write(found)
+        return lacks
 
 
 def write_shards(source: FileSource, indices: list[int], out: Path, split: str, num_shards: int,
-                 make_record: Callable[[int], Record], dropped: Dropped,
-                 workers: int | None = None) -> None:
+                 stage: Shards, dropped: Dropped, engine: Engine, workers: int | None = None) -> None:
     """Writes the shards of a split that are not there yet.
 
     Args:
@@ -88,34 +140,45 @@ def write_shards(source: FileSource, indices: list[int], out: Path, split: str, 
         out: folder of the shards.
         split: first part of their names.
         num_shards: how many; clip i of n goes into shard i * num_shards // n.
-        make_record: gives the record of an index of the source, or raises `VideoError`.
+        stage: writes them.
         dropped: counts those that cannot be read.
+        engine: that spreads the shards; threads share the clips of one.
         workers: threads.
     """
     shards = [out / f"{split}-{s:05d}-of-{num_shards:05d}.array_record" for s in range(num_shards)]
     parts = [part.tolist() for part in np.array_split(indices, num_shards)]
     missing = [(path, part) for path, part in zip(shards, parts, strict=True) if not path.exists()]
-    rest = [index for _, part in missing for index in part]
+    done = len(indices) - sum(len(part) for _, part in missing)
 
-    def record(index):
+    def finish(path, lacks):
         try:
-            return make_record(index)
-        except VideoError as error:
-            return error
-
-    records = parallel(record, rest, workers, f"writing {split}", "clip",
-                       done=len(indices) - len(rest))
-    for path, part in missing:
-        with ShardWriter(path, source.class_names) as shard:
-            for index in part:
-                found = next(records)
-                if isinstance(found, VideoError):
-                    dropped.add(source.entry(index).name, found.reason)
-                else:
-                    shard.write(found)
+            for name, reason in lacks:
+                dropped.add(name, reason)
             # Before the shard gets its name: who continues later must know what it lacks.
             write_broken(out / f"{split}_broken.txt", dropped.clips)
-    records.close()
+            os.replace(f"{path}{WHOLE}", path)
+        finally:
+            Path(f"{path}{WHOLE}").unlink(missing_ok=True)
+
+    if engine.block == 1:
+        rest = [index for _, part in missing for index in part]
+        records = parallel(lambda index: stage.record(source, index), rest, workers, f"writing {split}",
+                           "clip", done=done)
+        for path, part in missing:
+            finish(path, stage.write(str(path), source.part(part), records))
+        records.close()
+        return
+    blocks = [[(os.path.abspath(path), source.part(part))] for path, part in missing]
+    with progress_bar(len(indices), f"writing {split}", "clip", done) as bar:
+        for number, (lacks,) in run(engine, [Stage(stage, _died)], blocks):
+            finish(missing[number][0], lacks)
+            bar.update(len(missing[number][1]))
+
+
+def _died(shard):
+    path, source = shard
+    raise DataError(f"the processes that write {path} die: one of its {len(source)} clips does that. "
+                    f"`{source.check_command} --engine=local` finds it; leave it out with --exclude.")
 
 
 def _source(args) -> FileSource:
@@ -167,7 +230,7 @@ def main(argv=None) -> int:
     parser.add_argument("--quality", type=int, default=90, help="of JPEG; default: %(default)s")
     parser.add_argument("--num_shards", type=int, default=8, help="default: %(default)s")
     parser.add_argument("--max_broken_share", type=float, default=0.01, help="default: %(default)s")
-    parser.add_argument("--workers", type=int, help="threads; default: the number of cores")
+    add_flags(parser)
     args = parser.parse_args(argv)
     check_template("--frame_template", args.frame_template)
     if args.kind == "video" and args.list_format == "frames":
@@ -175,6 +238,7 @@ def main(argv=None) -> int:
     if args.num_shards < 1 or args.frames < 0 or not 1 <= args.quality <= 100:
         parser.error("--num_shards must be at least 1, --frames at least 0, --quality 1 to 100")
 
+    engine = make_engine(args.engine, args.workers, args.address)
     source = _source(args)
     excluded = read_broken(args.exclude) if args.exclude else {}
     indices = [i for i in range(len(source)) if source.entry(i).name not in excluded]
@@ -182,7 +246,7 @@ def main(argv=None) -> int:
         raise DataError(f"--exclude={args.exclude} leaves no clip of {source.description}.")
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    ignored = ("out", "workers", "max_broken_share")
+    ignored = ("out", "max_broken_share", *ENGINE_FLAGS)
     _check_settings(out / f"{args.split}_settings.json",
                     {key: value for key, value in vars(args).items() if key not in ignored}
                     | {"clips": len(indices)})
@@ -190,17 +254,8 @@ def main(argv=None) -> int:
     dropped = Dropped(len(indices), args.max_broken_share,
                       read_broken(broken) if broken.exists() else {})
 
-    def make_record(index):
-        entry = source.entry(index)
-        labels = tuple(dict.fromkeys(entry.labels))
-        if args.kind == "video":
-            return video_record(source.path(index), entry.name, labels)
-        with source.open(index) as reader:
-            return jpeg_record(reader, entry.name, labels, max_frames=args.frames,
-                               short_side=args.short_side, quality=args.quality)
-
-    write_shards(source, indices, out, args.split, args.num_shards, make_record, dropped,
-                 args.workers)
+    stage = Shards(args.kind, args.frames, args.short_side, args.quality)
+    write_shards(source, indices, out, args.split, args.num_shards, stage, dropped, engine, args.workers)
     with atomic_write(out / "classes.txt") as part:
         part.write_text("".join(f"{line}\n" for line in class_lines(source.class_names)), encoding="utf-8")
     dropped.report()

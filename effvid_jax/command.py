@@ -58,6 +58,18 @@ _ASKED = {
                                                   ".jsonl."),
     "timeline": flags.DEFINE_string("timeline", None, "predict: csv that gets a row for every second, with "
                                                       "the probability of every class."),
+    "archive": flags.DEFINE_string("archive", None, "predict: folder that gets the answers about very many "
+                                                    "videos, a csv file a block of them."),
+    "engine": flags.DEFINE_enum("engine", None, ("local", "ray"), "predict, with --archive: what spreads "
+                                "the work: processes of this machine (if not given), or a Ray cluster."),
+    "workers": flags.DEFINE_integer("workers", None, "predict, with --archive: processes that read videos."),
+    "block": flags.DEFINE_integer("block", None, "predict, with --archive: rows of a file."),
+    "address": flags.DEFINE_string("address", None, "predict, with --engine=ray: address of the cluster; "
+                                                    "RAY_ADDRESS or a Ray of this machine if not given."),
+    "devices": flags.DEFINE_integer("devices", None, "predict, with --engine=ray: accelerators to use, all "
+                                                     "if not given."),
+    "batch_size": flags.DEFINE_integer("batch_size", None, "predict: videos that the network is asked about "
+                                       "at once, config.data.eval_batch_size if not given."),
     "annotate": flags.DEFINE_string("annotate", None, "predict: the video with answers over its frames, "
                                                       ".mp4 or .gif."),
 }

@@ -21,6 +21,7 @@ from data_pipelines.sources.broken import allowed_broken
 from data_pipelines.sources.class_names import read_class_names
 from data_pipelines.sources.items import ListItem, distinct_labels
 from data_pipelines.sources.lists import find_file, read_list
+from data_pipelines.video import remote
 from data_pipelines.video.decode import FrameFolder, open_video
 
 VIDEO_ENDINGS = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv",
@@ -58,7 +59,17 @@ class FileSource(Source):
     def open(self, index):
         if self._frames:
             return FrameFolder(self.path(index), self._items[index].num_frames, *self._frames)
-        return open_video(self.path(index))
+        return open_video(self.content(index), self.path(index))
+
+    def content(self, index: int) -> str | bytes:
+        """The path of a video file; of one in a store its bytes."""
+        path = self.path(index)
+        return remote.content_of(path) if remote.is_remote(self._root) else path
+
+    def part(self, indices: Sequence[int]) -> "FileSource":
+        """A source of some of the videos."""
+        return FileSource([self._items[i] for i in indices], self._root, self.class_names,
+                          frames=self._frames, description=self.description, check_command=self.check_command)
 
     def path(self, index: int) -> str:
         """Full path of a video."""
@@ -198,7 +209,7 @@ def missing_file_error(missing: Sequence[str], config, what: str) -> DataError:
 def _check_list_files(config, root: str, field: str) -> None:
     names = [config.train_list, config.val_list, config.classes_file]
     missing = [name for name in names if name and not os.path.isfile(find_file(name, config.root))]
-    if root and not os.path.isdir(root):
+    if root and not (remote.is_folder(root) if remote.is_remote(root) else os.path.isdir(root)):
         missing.append(f"{root} ({field})")
     if missing:
         raise missing_file_error(missing, config, "files of the data set")
@@ -238,6 +249,8 @@ def warn_of_labels(items: Sequence, class_names: Sequence[str], where: str, spli
 
 def _check_videos_exist(source: FileSource, list_path: str, config, root: str, field: str) -> None:
     """Stops early if many listed videos are missing; single ones are handled like broken ones."""
+    if remote.is_remote(root):  # a request a file
+        return
     count = len(source)
     look_at = np.unique(np.linspace(0, count - 1, min(count, _LOOK_AT)).astype(int))
     missing = [i for i in look_at if not os.path.exists(source.path(i))]

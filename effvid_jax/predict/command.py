@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import glob
+import json
 import os
 import sys
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+
+import jax
 
 from data_pipelines import VideoError, is_stream
 from effvid_jax import console, exported
 from effvid_jax.drawn import along
 from effvid_jax.errors import NotFiniteError, UserError
 from effvid_jax.predict import played
+from effvid_jax.predict.archive import predict_archive
 from effvid_jax.predict.exported import Exported
+from effvid_jax.predict.many import Many, batch_size
 from effvid_jax.predict.network import Network
 from effvid_jax.predict.restored import Predictor
 from effvid_jax.predict.rows import Rows, Timeline
@@ -66,15 +69,24 @@ def predict(config, workdir: str, video: str | list[str], as_json: bool, asked: 
     """
     given, asked = [video] if isinstance(video, str) else list(video), asked or Asked()
     asked.check(given)
+    if asked.engine == "ray":  # the devices are for those that compute, and this process does not
+        jax.config.update("jax_platforms", "cpu")
     network = open_network(workdir, config)
     check(network, asked)
     roots = {path: one for one in given for path in network.reader.find(one)}
     if asked.annotate and len(roots) > 1:
         raise UserError(f"--annotate={asked.annotate} is one file, and --video means {len(roots)} videos: "
                         f"annotate them one by one.")
+    if asked.archive:
+        again = functools.partial(open_network, workdir, config)
+        print(json.dumps(predict_archive(network, again, list(roots), asked)), flush=True)
+        return
     with contextlib.ExitStack() as stack:
         stream = network.stream() if asked.stream else None  # refused before a file is touched
-        rows = stack.enter_context(Rows(asked.output)) if asked.output else None
+        rows = None
+        if asked.output:
+            several = len(roots) > 1 and not asked.plays and not network.every
+            rows = stack.enter_context(Rows(asked.output, network.columns() if several else None))
         timeline = None
         if asked.timeline:
             timeline = stack.enter_context(Timeline(asked.timeline, network.class_names))
@@ -92,7 +104,7 @@ def check(network: Network, asked: Asked) -> None:
     if isinstance(network, Exported) and not network.says_classes:
         raise UserError("this exported network does not answer with probabilities of classes: give "
                         "--workdir the run that it comes from.")
-    for name in ("window", "stream", "timeline", "annotate"):
+    for name in ("window", "stream", "timeline", "annotate", "archive"):
         if getattr(asked, name):
             network.check_classes(f"--{name}={getattr(asked, name)}")
     if asked.output and network.every and asked.output.lower().endswith(".csv"):
@@ -113,22 +125,27 @@ def _answer(network: Network, roots: dict[str, str], given: list[str], asked: As
     if len(paths) == 1:
         teller.video(paths[0], _one(network, paths[0], roots, asked, folder))
         return
-    reads = _read_ahead(network, paths) if not network.every else ((path, None) for path in paths)
+    many = Many(network, batch_size(network, asked.batch_size))
+    outcomes = ((path, None) for path in paths) if network.every else many(paths)
     with console.bar(len(paths), "predict", "video") as progress:
 
-        def answer(path, reading):
+        def answer(path, outcome):
             try:
                 if network.every:
                     told = _drawn(network, path, folder, roots[path])
+                elif isinstance(outcome, Exception):
+                    teller.failure(path, outcome)
+                    raise outcome
                 else:
-                    told = reading.result()
-                    told = told if network.stops_early else network.classify(told, path)
+                    told = outcome[1]
                 with progress.external_write_mode(file=sys.stdout):
                     teller.video(path, told)
             finally:
                 progress.update()
 
-        _each(reads, len(paths), given, answer)
+        _each(outcomes, len(paths), given, answer)
+    if not network.every:
+        console.say(many.summary())
 
 
 def _one(network: Network, path: str, roots: dict[str, str], asked: Asked, folder: str) -> dict:
@@ -147,12 +164,12 @@ def _one(network: Network, path: str, roots: dict[str, str], asked: Asked, folde
         raise VideoError("--video=-", error.reason) from None  # the temporary file's name says nothing
 
 
-def _each(reads, count: int, given: list[str], answer) -> None:
-    """Calls `answer(path, reading)`; of several, those that cannot be read or have no answer are named."""
+def _each(outcomes, count: int, given: list[str], answer) -> None:
+    """Calls `answer(path, found)`; of several, those that cannot be read or have no answer are named."""
     errors, unsound = [], []
-    for path, reading in reads:
+    for path, found in outcomes:
         try:
-            answer(path, reading)
+            answer(path, found)
         except VideoError as error:
             if count == 1:
                 raise
@@ -171,23 +188,6 @@ def _each(reads, count: int, given: list[str], answer) -> None:
     if unsound:
         console.say(f"{len(unsound)} of {count} videos have no answer; the first:")
         raise unsound[0]
-
-
-def _read_ahead(network: Network, paths: list[str]) -> Iterator[tuple[str, Future]]:
-    """Yields (path, future) in order, a few clips being read at any time.
-
-    The future is of a clip's views; of its answer where clips stop early, as what is read depends on it.
-    """
-    work = network if network.stops_early else network.reader.views
-    threads = network.num_threads
-    waiting: deque[tuple[str, Future]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        for path in paths:
-            waiting.append((path, pool.submit(work, path)))
-            if len(waiting) > 2 * threads:
-                yield waiting.popleft()
-        while waiting:
-            yield waiting.popleft()
 
 
 def _drawn(network: Predictor, path: str, folder: str, root: str) -> dict:

@@ -27,6 +27,8 @@ class Exported(Network):
         data = writers.read_json(os.path.join(path, exported.INFO))["data"]
         self._loaded, self.reader = exported.load(path), ClipReader(data)
         self.class_names, self.num_threads = tuple(self._loaded.class_names), max(1, data["num_threads"])
+        self.name = "the exported network"
+        self.batch_size = data["eval_batch_size"]
         self.says_classes = self._loaded.info["output"][0].startswith("probabilities")
         self.clip_shape = (self.reader.num_views, data["num_frames"], data["test_crop_size"])
 
@@ -39,21 +41,33 @@ class Exported(Network):
         """See `Network.scored`: probabilities of its views are averaged."""
         if self.stops_early:
             with self.reader.open(video) as opened:
-                return self._stop_early(opened.frames)
+                return self._stop_early(opened.frames, name_of(video))
         return self.scored_views(self.reader.views(video), name_of(video))
 
-    def scored_views(self, views_VTHWC, name="(no file)"):
-        """See `Network.scored_views`."""
-        if self.stops_early:
-            return self._stop_early(views_VTHWC[0])
-        outputs, gmacs = self._loaded(views_VTHWC, check=False)
-        scores, cost = np.asarray(outputs, np.float64).mean(axis=0), float(np.asarray(gmacs).sum())
-        for what, values in (("scores", scores), ("gmacs", cost)):
-            if not np.isfinite(values).all():
-                raise NotFiniteError(name, what, "the exported network")
-        return scores, {**self.answer(scores), "gmacs": short(cost)}
+    def start(self, videos_BVTHWC):
+        """See `Network.start`."""
+        return self._loaded(videos_BVTHWC.reshape(-1, *videos_BVTHWC.shape[2:]), check=False)
 
-    def _stop_early(self, clip):
+    def finish(self, started, names):
+        """See `Network.finish`."""
+        outputs, gmacs = (np.asarray(x) for x in started)
+        views, found = self.reader.num_views, []
+        for i, name in enumerate(names):
+            rows = slice(i * views, (i + 1) * views)
+            scores, cost = outputs[rows].astype(np.float64).mean(axis=0), float(gmacs[rows].sum())
+            bad = [what for what, values in (("scores", scores), ("gmacs", cost))
+                   if not np.isfinite(values).all()]
+            found.append(NotFiniteError(name, bad[0], self.name) if bad else
+                         (scores, {**self.answer(scores), "gmacs": short(cost)}))
+        return found
+
+    def columns(self):
+        """See `Network.columns`."""
+        return {**self.answer(np.full(len(self.class_names), 0.5)), "gmacs": 0.0,
+                **({"exit": 1, "exits": 1} if self.stops_early else {})}
+
+    def _stop_early(self, clip, name):
+        del name
         scores, gmacs, number = self._loaded.stop_early(clip)
         scores = np.asarray(scores, np.float64)
         return scores, {**self.answer(scores), "gmacs": gmacs, "exit": number,

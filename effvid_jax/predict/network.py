@@ -5,13 +5,16 @@ from __future__ import annotations
 import abc
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_pipelines import ClipReader
-from effvid_jax.errors import UserError
+from data_pipelines import ClipReader, VideoError
+from effvid_jax.errors import NotFiniteError, UserError
+from effvid_jax.predict import ahead
+
+Scored = tuple[np.ndarray, dict[str, Any]]  # scores, and what is told as json values
 
 
 class Part(NamedTuple):
@@ -34,15 +37,21 @@ class Network(abc.ABC):
 
     Attributes:
         reader: finds and reads videos as evaluation does.
+        name: of it, for messages: 'the network at step 100'.
         class_names: K names.
+        clip_shape: (V, T, side) of what it sees of a video: views, frames, pixels.
         num_threads: that `config.data` reads with.
+        batch_size: videos that evaluation asks about at once, `config.data.eval_batch_size`.
         every: it answers about a frame every so many (boxes, masks); 0: about a video as a whole.
         says_classes: whether answers are probabilities of classes.
     """
 
     reader: ClipReader
+    name: str
     class_names: tuple[str, ...]
+    clip_shape: tuple[int, int, int]
     num_threads: int = 1
+    batch_size: int = 1
     every: int = 0
     says_classes: bool = True
 
@@ -56,13 +65,57 @@ class Network(abc.ABC):
         return self.scored(video)[1]
 
     @abc.abstractmethod
-    def scored(self, video) -> tuple[np.ndarray, dict[str, Any]]:
+    def scored(self, video) -> Scored:
         """(scores, what is told) of a video."""
 
-    @abc.abstractmethod
-    def scored_views(self, views_VTHWC: np.ndarray,
-                     name: str = "(no file)") -> tuple[np.ndarray, dict[str, Any]]:
+    def scored_views(self, views_VTHWC: np.ndarray, name: str = "(no file)") -> Scored:
         """As `scored`, for views uint8 (V, T, H, W, 3) that are read already; `name` is for messages."""
+        if self.stops_early:
+            return self._stop_early(lambda positions: views_VTHWC[0][list(positions)], name)
+        found, = self.finish(self.start(views_VTHWC[None]), [name])
+        if isinstance(found, NotFiniteError):
+            raise found
+        return found
+
+    @abc.abstractmethod
+    def _stop_early(self, frames: Callable, name: str) -> Scored:
+        """As `scored`; `frames` gives those at some positions of the clip."""
+
+    @abc.abstractmethod
+    def start(self, videos_BVTHWC: np.ndarray) -> Any:
+        """Begins to compute everything about a batch, uint8, and does not wait for it."""
+
+    @abc.abstractmethod
+    def finish(self, started, names: Sequence[str]) -> list[Scored | NotFiniteError]:
+        """What `start` began, of the first videos of the batch, which have these names: as `scored`."""
+
+    def pooled(self, load: Callable, names: Sequence[str], size: int,
+               threads: int) -> Iterator[Scored | VideoError | NotFiniteError]:
+        """Answers about many videos of a network that stops early, in order.
+
+        Here one after the other in each thread; a network may have its videos share what it computes.
+
+        Args:
+            load: (number of a video, positions) -> these frames of its clip, uint8 (n, side, side, 3); called
+                in threads.
+            names: of the videos.
+            size: videos of a batch.
+            threads: that load.
+
+        Yields:
+            As `scored`, or the VideoError of `load`, or a NotFiniteError.
+        """
+        def answer(i):
+            try:
+                return self._stop_early(lambda positions: load(i, positions), names[i])
+            except (VideoError, NotFiniteError) as error:
+                return error
+
+        yield from ahead.in_order(answer, range(len(names)), threads, 2 * threads)
+
+    @abc.abstractmethod
+    def columns(self) -> dict[str, Any]:
+        """What `scored` tells of any video, with values that mean nothing: names for a table."""
 
     def classify(self, views_VTHWC: np.ndarray, name: str = "(no file)") -> dict[str, Any]:
         """What is told of views: the second value of `scored_views`."""

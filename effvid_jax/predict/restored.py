@@ -7,7 +7,7 @@ import os
 import jax
 import numpy as np
 
-from data_pipelines import ClipReader
+from data_pipelines import ClipReader, VideoError
 from effvid_jax import console, evaluate
 from effvid_jax.drawn import along
 from effvid_jax.errors import NotFiniteError
@@ -16,9 +16,12 @@ from effvid_jax.predict.network import Network, name_of, short
 from effvid_jax.predict.streams import Stream
 from effvid_jax.start import runs
 
+FEW = 16  # videos that stop early are not worth the programs of a pool's sizes
+MAX_WAIT = 4  # batches that a video of a pool waits for at most
+
 
 class Predictor(Network):
-    """A trained network that takes one clip at a time.
+    """A trained network.
 
     Args:
         workdir: of a training run; a run of several stages stands for its last one, the student.
@@ -41,14 +44,16 @@ class Predictor(Network):
         self.reader = ClipReader(config.data)
         self.num_threads = max(1, config.data.num_threads)
         method, variables, saved = evaluate.restore_for_inference(config, directory)
-        self.class_names, self.task, self._step = tuple(saved.class_names), method.task, saved.step
+        self.class_names, self.task = tuple(saved.class_names), method.task
+        self.name = f"the network at step {saved.step}"
         self.every, self.says_classes, self._method = method.task.every, method.task.class_scores, method
         self.clip_shape = (self.reader.num_views, config.data.num_frames, config.data.test_crop_size)
         self._variables = jax.device_put(variables)
         self._predict = jax.jit(method.predict)
         self._features = jax.jit(method.features)
         self._adaptive = next((r.segments for r in method.runners().values() if r.segments), None)
-        self._executor = None
+        self.batch_size = config.data.eval_batch_size
+        self._executor, self._pool = None, None
         if self._adaptive is not None and self.reader.num_views == 1:
             self._thresholds = jax.device_get(self._adaptive.thresholds(variables))
             self._executor = executor.Executor(self._adaptive.steps, self._adaptive.score, 1,
@@ -92,18 +97,62 @@ class Predictor(Network):
                 return self._stop_early(opened.frames, name)
         return self.scored_views(self.reader.views(video), name)
 
-    def scored_views(self, views_VTHWC, name="(no file)"):
-        """See `Network.scored_views`."""
-        if self.stops_early:
-            return self._stop_early(lambda positions: views_VTHWC[0][list(positions)], name)
-        prediction = self._predict(self._variables, {"video": views_VTHWC[None]})
-        gmacs, logits = prediction.gmacs[0], prediction.logits[0]
-        views = len(views_VTHWC)
-        if self._adaptive is None:
+    def start(self, videos_BVTHWC):
+        """See `Network.start`."""
+        return self._predict(self._variables, {"video": videos_BVTHWC})
+
+    def finish(self, started, names):
+        """See `Network.finish`."""
+        exits = None if self._adaptive is None else started.extra["exit"]
+        logits, gmacs, exits = jax.device_get((started.logits, started.gmacs, exits))
+        found = []
+        for i, name in enumerate(names):
+            try:
+                found.append(self._whole(name, logits[i], gmacs[i], None if exits is None else exits[i]))
+            except NotFiniteError as error:
+                found.append(error)
+        return found
+
+    def _whole(self, name, logits, gmacs, exit):
+        """As `scored`, of a video of which everything was computed."""
+        views = self.reader.num_views
+        if exit is None:
             return self._scored(name, logits, gmacs, views)
         scores, told = self._scored(name, logits, views * self._adaptive.gmacs[-1], views)
-        left = self._exit(prediction.extra["exit"][0])
-        return scores, {**told, "gmacs_where_it_stops": short(gmacs), **left}
+        return scores, {**told, "gmacs_where_it_stops": short(gmacs), **self._exit(exit)}
+
+    def pooled(self, load, names, size, threads):
+        """See `Network.pooled`: those that go on from several batches share the later segments."""
+        if len(names) < FEW:
+            yield from super().pooled(load, names, size, threads)
+            return
+        if self._pool is None or self._pool.batch_size != size or self._pool.threads != threads:
+            runner = self._method.runners()["pool"]
+            sizes = tuple(s for s in runner.sizes if s <= size)
+            self._pool = executor.Executor(runner.segments.steps, runner.segments.score, size, sizes, "pool",
+                                           threads=threads, max_wait=MAX_WAIT)
+        order = self._adaptive.order
+        batches = (executor.Rows(range(first, min(first + size, len(names))),
+                                 load=lambda i, start, stop: load(i, order[start:stop]))
+                   for first in range(0, len(names), size))
+        for answer in self._pool.run(self._variables, self._thresholds, batches):
+            if isinstance(answer.error, VideoError):
+                yield answer.error
+                continue
+            if answer.error is not None:
+                raise answer.error
+            try:
+                yield self._stopped(names[answer.id], answer)
+            except NotFiniteError as error:
+                yield error
+
+    def columns(self):
+        """See `Network.columns`."""
+        views, exits = self.reader.num_views, {} if self._adaptive is None else {"exit": 1, "exits": 1}
+        per_clip = {"gmacs_per_clip": 0.0} if views > 1 else {}
+        stops = {"gmacs_where_it_stops": 0.0} if exits and views > 1 else {}
+        return {**self.task.answer(np.full(len(self.class_names), 0.5)), "gmacs": 0.0, **per_clip, **stops,
+                **exits}
 
     def along(self, opened, name="(no file)") -> list[along.Said]:
         """What is said of every few frames of an open video; raises as `__call__` does."""
@@ -124,6 +173,10 @@ class Predictor(Network):
         answer, = self._executor.run(self._variables, self._thresholds, [rows])
         if answer.error is not None:
             raise answer.error
+        return self._stopped(name, answer)
+
+    def _stopped(self, name, answer):
+        """As `scored`, of an answer of the executor."""
         scores, told = self._scored(name, answer.logits, self._adaptive.gmacs[answer.checkpoint])
         return scores, {**told, **self._exit(answer.checkpoint)}
 
@@ -136,7 +189,7 @@ class Predictor(Network):
         scores = self.task.scores(logits[None])[0]
         for what, values in (("scores", scores), ("gmacs", gmacs)):
             if not np.isfinite(values).all():
-                raise NotFiniteError(name, what, f"the network at step {self._step}")
+                raise NotFiniteError(name, what, self.name)
         return scores, gmacs
 
     def _scored(self, name, logits_K, gmacs, views: int = 1):
@@ -160,8 +213,7 @@ class Predictor(Network):
 
     def stream(self):
         """See `Network.stream`."""
-        name = f"the network at step {self._step}"
-        return Stream(self._method, self._variables, self.config, self.reader, name)
+        return Stream(self._method, self._variables, self.config, self.reader, self.name)
 
     def picture(self, video, result, k):
         """See `Network.picture`; of a task that is about frames those with what was said drawn over them."""

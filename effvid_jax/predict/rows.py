@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 
+from data_pipelines import VideoError, printable
 from effvid_jax import writers
 
 
@@ -37,27 +38,41 @@ class Rows(_Growing):
 
     Columns of classes are label, prob, label2, prob2 and so on.
 
+    Args:
+        path: of the file.
+        told: what is told of a video (`Network.columns`), where rows may say why there is no answer: the csv
+            has a column `error` then. None: the columns are those of the first row.
+
     Raises:
         UserError: the file cannot be written; so does `add`.
     """
 
-    def __init__(self, path: str):
+    def __init__(self, path: str, told: dict | None = None):
         super().__init__(path)
         self._table = None
+        if told is not None and not path.lower().endswith(".jsonl"):
+            self._begin([*flat({"video": "", **told}), "error"])
 
     def add(self, row: dict) -> None:
         """Writes a row, whose values are json's."""
         if self._path.lower().endswith(".jsonl"):
             self.write(self._file.write, json.dumps(row, allow_nan=False) + "\n")
             return
-        flat = _flat(row)
         if self._table is None:
-            self._table = csv.DictWriter(self._file, list(flat), extrasaction="ignore")
-            self._table.writeheader()
-        self.write(self._table.writerow, flat)
+            self._begin(list(flat(row)))
+        self.write(self._table.writerow, flat(row))
+
+    def _begin(self, columns: list[str]) -> None:
+        self._table = csv.DictWriter(self._file, columns, extrasaction="ignore")
+        self.write(self._table.writeheader)
 
 
-def _flat(row: dict) -> dict:
+def reason_of(error: Exception) -> str:
+    """Why a video has no answer, without its name where that is known."""
+    return printable(error.reason) if isinstance(error, VideoError) else str(error)
+
+
+def flat(row: dict) -> dict:
     """A row with a column for every value."""
     out = {}
     for name, value in row.items():

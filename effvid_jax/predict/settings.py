@@ -10,10 +10,15 @@ from data_pipelines import is_stream, number_of_camera
 from effvid_jax.errors import UserError
 
 _NUMBERS = {"window": (1e-3, 1e6), "stride": (1e-3, 1e6), "fps": (1e-3, 1e4), "seconds": (1e-3, 1e9),
-            "every": (1, 10**6)}
+            "every": (1, 10**6), "batch_size": (1, 2**20), "block": (1, 2**30), "workers": (1, 10**5),
+            "devices": (1, 10**5)}
 _ENDINGS = {"output": (".csv", ".jsonl"), "timeline": (".csv",), "annotate": (".mp4", ".gif")}
-_PLAYED = {"stride": ("window",), "every": ("stream",), "fps": ("window", "stream", "annotate"),
-           "seconds": ("window", "stream"), "timeline": ("window", "stream")}  # what each has a meaning with
+_NEEDED = {"stride": ("window",), "every": ("stream",), "fps": ("window", "stream", "annotate"),
+           "seconds": ("window", "stream"), "timeline": ("window", "stream"),
+           **dict.fromkeys(("engine", "workers", "block", "address", "devices"),
+                           ("archive",))}  # what each has a meaning with
+_OTHERS = {"archive": ("window", "stream", "output", "annotate"), "batch_size": ("window", "stream")}
+ENGINES = ("local", "ray")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +34,13 @@ class Asked:
         seconds: after so many of the video it ends.
         output: a row for every answer, csv or jsonl.
         timeline: csv with a row for every second: the probability of every class.
+        archive: folder that gets the answers as files of rows, instead of standard output.
+        engine: that spreads an archive, 'local' (None) or 'ray'.
+        workers: processes that read the videos of an archive; None: as many as there are cores.
+        block: rows of a file of an archive; None: eight times as many as the network is asked about at once.
+        address: of a Ray cluster.
+        devices: of the cluster, each with a network of its own; None: all.
+        batch_size: videos that the network is asked about at once; None: `config.data.eval_batch_size`.
         annotate: mp4 or gif of the frames with the answers on them.
     """
 
@@ -41,6 +53,13 @@ class Asked:
     output: str | None = None
     timeline: str | None = None
     annotate: str | None = None
+    batch_size: int | None = None
+    archive: str | None = None
+    engine: str | None = None
+    workers: int | None = None
+    block: int | None = None
+    address: str | None = None
+    devices: int | None = None
 
     @property
     def plays(self) -> bool:
@@ -63,11 +82,20 @@ class Asked:
         if self.stream and self.window is not None:
             raise UserError(f"--stream and --window={self.window:g} exclude each other: a stream has an "
                             f"answer after every frame. Leave one of them out.")
-        for name, others in _PLAYED.items():
+        for name, others in _NEEDED.items():
             if getattr(self, name) is not None and not any(getattr(self, other) for other in others):
                 known = " or ".join(f"--{other}" for other in others)
                 raise UserError(f"--{name}={getattr(self, name)} has no meaning without {known}: add it, "
                                 f"or leave this one out.")
+        for name, others in _OTHERS.items():
+            for other in others:
+                if getattr(self, name) is not None and getattr(self, other):
+                    raise UserError(f"--{name}={getattr(self, name)} and --{other} exclude each other: leave "
+                                    f"one of them out.")
+        if self.engine not in (None, *ENGINES):
+            raise UserError(f"--engine={self.engine}: expected one of {', '.join(ENGINES)}.")
+        if self.archive is not None and os.path.exists(self.archive) and not os.path.isdir(self.archive):
+            raise UserError(f"--archive={self.archive} is a file: give a folder.")
         streams = [video for video in videos if is_stream(video)]
         cameras = [video for video in streams if number_of_camera(video) is not None]
         if cameras and not self.plays:

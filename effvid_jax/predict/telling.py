@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from effvid_jax.predict.network import Network
-from effvid_jax.predict.rows import Rows, Timeline
+from effvid_jax.predict.rows import Rows, Timeline, reason_of
 from effvid_jax.signals import Signals
 
 
@@ -21,6 +21,12 @@ class Teller:
             show(self._network, path, told, self._as_json)
             if row and self._rows:
                 self._rows.add({"video": path, **told})
+
+    def failure(self, path: str, error: Exception) -> None:
+        """Of several videos one that has no answer is a row with its reason; nothing is printed."""
+        if self._rows:
+            with Signals.held():
+                self._rows.add({"video": path, "error": reason_of(error)})
 
     def part(self, path: str, start: float, end: float, scores, told: dict,
              shown: bool | None = None) -> None:

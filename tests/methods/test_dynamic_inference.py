@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from configs import dynamic_k400
-from data_pipelines import DataError
+from data_pipelines import DataError, VideoError
 from data_pipelines.batches import clips
 from data_pipelines.options import plain_options
 from data_pipelines.sources import make_source
@@ -24,6 +24,8 @@ from effvid_jax.cost.exits import all_heads_cost, route_costs
 from effvid_jax.errors import UserError
 from effvid_jax.exits import network, routes, stopping
 from effvid_jax.methods import base, check_method
+from effvid_jax.predict import archive, restored
+from effvid_jax.predict.many import Many
 from effvid_jax.reports import exit_strips, mean_of_splits, report
 from effvid_jax.start import runs
 from effvid_jax.state import init_state
@@ -284,6 +286,32 @@ def test_predict_decodes_only_what_it_needs(run, monkeypatch):
     views = predictor.classify(predictor.reader.views(path))
     assert views == last
     assert (first["exit"], last["exit"], last["exits"]) == (1, 4, 4)
+
+
+def test_many_videos_stop_where_each_alone_does(run, tmp_path, monkeypatch):
+    workdir, _ = run
+    monkeypatch.setattr(restored, "FEW", 1)
+    predictor = predict.Predictor(workdir)
+    source = make_source(plain_options(runs.trained(None, workdir)[0].data), "val")
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    paths = [source.path(i) for i in range(7)]
+    paths.insert(3, str(tmp_path / "broken.mp4"))
+    scores = [predictor.scored(path)[0].max() for path in paths if path != paths[3]]
+    predictor._thresholds = np.full(4, np.median(scores), np.float32)
+    many = Many(predictor, 2)
+    found = list(many(paths))
+    assert [path for path, _ in found] == paths and isinstance(found[3][1], VideoError)
+    alone = [predictor.scored(path) for path in paths if path != paths[3]]
+    together = [outcome for _, outcome in found if not isinstance(outcome, VideoError)]
+    for (one, told), (other, said) in zip(alone, together, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+        assert (told["exit"], told["gmacs"]) == (said["exit"], said["gmacs"])
+        assert list(told) == list(predictor.columns())
+    assert len({told["exit"] for _, told in alone}) > 1 and many.answered == 8
+    reader = archive.Reader(predictor.reader)
+    rows = archive.Answers(lambda: predictor, 2)(reader(paths))
+    assert [row["video"] for row in rows] == paths and set(rows[3]) == {"video", "error"}
+    assert [row["exit"] for row in rows if "exit" in row] == [told["exit"] for _, told in alone]
 
 
 def test_frames_in_parts_are_those_of_the_whole_view(run):
