@@ -101,7 +101,7 @@ class Predictor(Network):
         views = len(views_VTHWC)
         if self._adaptive is None:
             return self._scored(name, logits, gmacs, views)
-        scores, told = self._scored(name, logits, views * self._adaptive.gmacs[-1], views)
+        scores, told = self._scored(name, logits, self._adaptive.all_segments(prediction, views)[0], views)
         left = self._exit(prediction.extra["exit"][0])
         return scores, {**told, "gmacs_where_it_stops": short(gmacs), **left}
 
@@ -124,7 +124,7 @@ class Predictor(Network):
         answer, = self._executor.run(self._variables, self._thresholds, [rows])
         if answer.error is not None:
             raise answer.error
-        scores, told = self._scored(name, answer.logits, self._adaptive.gmacs[answer.checkpoint])
+        scores, told = self._scored(name, answer.logits, self._adaptive.spent(answer))
         return scores, {**told, **self._exit(answer.checkpoint)}
 
     def _exit(self, checkpoint) -> dict:
