@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 
 import flax
 import jax
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from configs import combined_folder, combined_k400, combined_minik, combined_sthv2
-from effvid_jax import cli, exported, predict
+from effvid_jax import checkpoint, cli, exported, predict
 from effvid_jax.errors import UserError
 from effvid_jax.exits import executor, risk, routes, stopping
 from effvid_jax.gating import gates, surroundings
@@ -260,6 +261,12 @@ def test_from_training_to_answers(tmp_path, benchmark_root):
     with open(os.path.join(student, "metrics.jsonl")) as f:
         shares = [row["train/share/gates"] for row in map(json.loads, f) if "train/share/gates" in row]
     assert shares and max(shares) <= 1
+    whole = checkpoint.load_variables(student)[1]
+    for folder in os.listdir(os.path.join(student, "checkpoints")):
+        if folder != "3":
+            shutil.rmtree(os.path.join(student, "checkpoints", folder))  # as if it was killed after step 3
+    assert cli.train(config, str(tmp_path))["val/gmacs"] == metrics["val/gmacs"]
+    jax.tree.map(np.testing.assert_array_equal, checkpoint.load_variables(student)[1], whole)
     real = combined_minik.get_config("tiny")
     real.data.root, real.run, real.method.search = benchmark_root, config.run, "msdnet"
     real.method.executor = "compact"
