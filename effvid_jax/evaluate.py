@@ -224,7 +224,7 @@ class Evaluator:
                 if answer.error is not None:
                     raise answer.error
                 told = {"id": answer.id, "scores": self.task.scores(answer.logits[None])[0],
-                        "gmacs": segments.gmacs[answer.checkpoint], "exit": answer.checkpoint}
+                        "gmacs": segments.spent(answer), "exit": answer.checkpoint}
                 for name, x in {**split.targets.evaluate(split.entry(answer.id)), **told}.items():
                     found[name].append(x)
         if several and not asked:

@@ -31,7 +31,6 @@ import json
 import os
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import export as jax_export
@@ -93,9 +92,8 @@ def export(config, workdir: str, folder: str) -> dict:
 
     def program(weights, clips):
         prediction = method.predict(_variables(weights), {"video": clips[:, None]})
-        gmacs = prediction.gmacs
-        if exits is not None:  # all of them are computed, whichever answers
-            gmacs = jnp.full_like(gmacs, exits.gmacs[-1])
+        # Of exits all are computed, whichever answers.
+        gmacs = prediction.gmacs if exits is None else exits.all_segments(prediction)
         return method.task.output(prediction.logits), gmacs
 
     data = config.data
@@ -120,10 +118,12 @@ def export(config, workdir: str, folder: str) -> dict:
         "gmacs_per_clip": float(f"{gmacs:.6g}"),
         **({} if exits is None else {"exits": {
             "gmacs": [float(f"{x:.6g}") for x in exits.gmacs], "full_gmacs": float(f"{exits.full_gmacs:.6g}"),
+            "own_gmacs": exits.own_costs,
             "steps": [[step.start, step.stop] for step in exits.steps], "order": list(exits.order),
             "thresholds": np.asarray(exits.thresholds(variables), np.float64).tolist(),
             "note": "gmacs: of stopping at each exit, which the segments do and the whole program does not: "
-                    "it computes all of them, the last figure, for every clip; full_gmacs: of the network "
+                    "it computes all of them, the last figure, for every clip; with own_gmacs a clip's gates "
+                    "leave out a part of it, and its state says what it cost; full_gmacs: of the network "
                     "with its last head alone; steps: the frames, by their place in `order`, that a segment "
                     "is given beside the state of the one before; a clip stops where its score reaches the "
                     "threshold"}}),

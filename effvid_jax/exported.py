@@ -91,7 +91,8 @@ class Loaded:
             state, probabilities, score = run(self._weights, state, *frames)
             if k == len(self._segments) - 1 or float(score[0]) >= exits["thresholds"][k]:
                 self._finite("probabilities", np.asarray(probabilities))
-                return np.asarray(probabilities)[0], exits["gmacs"][k], k + 1
+                gmacs = float(state["gmacs"][0]) if exits.get("own_gmacs") else exits["gmacs"][k]
+                return np.asarray(probabilities)[0], gmacs, k + 1
 
     def prepare(self, frames):
         """The clips that the network was evaluated on, of any video, as `info["preprocessing"]` says.

@@ -50,8 +50,10 @@ def freeze(config, workdir: str, folder: str, split: str = "val", share: float =
         raise UserError(f"--out={folder} holds a network already: name another folder.")
     method, variables, saved = evaluate.restore_for_inference(config, workdir)
     if not isinstance(method, VaRed2):
-        raise UserError(f"--workdir={workdir} was trained with method {config.method.name!r}, which has no "
-                        f"gates to freeze: expected a run of va_red2.")
+        other = config.method.name == "combined"
+        why = "whose gates are not frozen" if other else "which has no gates to freeze"
+        raise UserError(f"--workdir={workdir} was trained with method {config.method.name!r}, {why}: "
+                        f"expected a run of va_red2.")
     mesh = sharding.make_mesh()
     variables = sharding.replicate(variables, mesh)
     seen = weights_of(config, method, variables, mesh, split)

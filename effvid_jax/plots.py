@@ -15,7 +15,7 @@ import numpy as np
 from effvid_jax import console
 
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")
-MARKERS = ("o", "s", "D", "^", "v", "P")
+MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 GOOD, BAD = "#228833", "#cc3311"
 MAX_CLASSES = 40  # that can be told apart in a picture
 LONGEST_NAME = 32

@@ -75,6 +75,7 @@ def _train(config, workdir: str, resume_anyway: bool, signals: Signals) -> dict[
     best = Best(config, workdir, evaluations.all_alike)
     with Log(config, workdir, course, lambda i: split.entry(i).name, task.watched, first_process) as log:
         with Saver(config, workdir, task.class_names, course) as saver:
+            method.plan(course.num_steps)
             state, resumed = start(config, method, course.optimizer, saver)
             course.go_on(saver.position)
             workdirs.check_length(first_step := int(state.step), course.num_steps, workdir)

@@ -36,7 +36,12 @@ def test_loads_in_every_form(name):
         load(name, "dmo")
 
 
-@pytest.mark.parametrize("name", NAMES)
+# The combination does it in `tests/methods/test_combined.py`; its programs take long to compile.
+TINY = [pytest.param(name, marks=pytest.mark.slow) if name.startswith("combined") else name
+        for name in NAMES if name != "combined_minik"]
+
+
+@pytest.mark.parametrize("name", TINY)
 def test_tiny_trains_and_evaluates(name, tmp_path, benchmark_root, monkeypatch):
     monkeypatch.setattr(report, "TIMING_SECONDS", 0.1)
     config = load(name, "tiny")

@@ -32,21 +32,7 @@ def recipe(dataset_name: str, arg: str, **defaults):
     config.model.backbone = args.backbone
     small = dataset_name in ("ucf101", "hmdb51")
     config.model.dropout = 0.8 if small else 0.5
-    config.model.exits = ml_collections.ConfigDict(dict(
-        frames=args.frames,
-        # depth | input | permuted | unified: panels a-d of the paper's figure | unified6: panel d at five
-        # depths as drawn, which gives a ResNet six checkpoints (stem and four stages) instead of four
-        scheme=args.scheme,
-        route=(),  # by hand: ((frames, depth), ...); (): the scheme's
-        order=(),  # by hand: frames in the order they are consumed; (): the scheme's
-        groups=0,  # groups of frames that a shift does not leave; 0: the scheme's (1 or 2)
-        shift=args.shift,  # online (the paper) | offline (two-sided, for comparison) | none
-        shift_div=8,  # 1/8 of the channels: TSM's; the paper does not say
-        stages=(),  # backbone stage behind each depth, 0 the stem; (): MSDNet's exits, or the last three
-        width=2048,  # of exits before the last; ours, fits the paper's parameters
-        share_heads=False,  # one classifier a depth instead of one a checkpoint (as drawn)
-        classifier_std=0.001,
-    ))
+    config.model.exits = exits(args.frames, args.scheme, args.shift)
     config.method = DynamicInference.Settings().to_config()
     config.optim.update(dict(groups="tsm_fc5", schedule="step", lr=0.01))
     config.init.skip = "^head_|(^|/)fc/|^stopping/"  # classifiers and thresholds are this data set's
@@ -64,6 +50,30 @@ def recipe(dataset_name: str, arg: str, **defaults):
     return embedded.finish(config, args, embed)
 
 
+def exits(frames: int, scheme: str, shift: str) -> ml_collections.ConfigDict:
+    """`config.model.exits` of a network of its full size."""
+    return ml_collections.ConfigDict(dict(
+        frames=frames,
+        # depth | input | permuted | unified: panels a-d of the paper's figure | unified6: panel d at five
+        # depths as drawn, which gives a ResNet six checkpoints (stem and four stages) instead of four
+        scheme=scheme,
+        route=(),  # by hand: ((frames, depth), ...); (): the scheme's
+        order=(),  # by hand: frames in the order they are consumed; (): the scheme's
+        groups=0,  # groups of frames that a shift does not leave; 0: the scheme's (1 or 2)
+        shift=shift,  # online (the paper) | offline (two-sided, for comparison) | none
+        shift_div=8,  # 1/8 of the channels: TSM's; the paper does not say
+        stages=(),  # backbone stage behind each depth, 0 the stem; (): MSDNet's exits, or the last three
+        width=2048,  # of exits before the last; ours, fits the paper's parameters
+        share_heads=False,  # one classifier a depth instead of one a checkpoint (as drawn)
+        classifier_std=0.001,
+    ))
+
+
+def small_exits(config) -> None:
+    """Exits of a small network on clips of its own length."""
+    config.model.exits.update(dict(frames=config.data.num_frames, width=64, classifier_std=0.1))
+
+
 def embed(config, args) -> None:
     """What the embedded benchmark takes from this recipe: shorter routes, a larger share to calibrate on."""
     if args.demo:
@@ -72,7 +82,7 @@ def embed(config, args) -> None:
             "small network of the same family, 8 frames of 64 pixels, 500 steps. Its numbers compare with "
             "each other only.")
     config.data.calib_share = 0.15
-    config.model.exits.update(dict(frames=config.data.num_frames, width=64, classifier_std=0.1))
+    small_exits(config)
     options = config.model.options
     if args.scheme == "unified6" and len(options.get("stage_sizes", ())) == 3:  # of the small ResNets
         options.update(dict(stage_sizes=(*options.stage_sizes, options.stage_sizes[-1]),

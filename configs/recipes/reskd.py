@@ -42,7 +42,8 @@ def embed(config, args) -> None:
     config.method.teacher_resolution = embedded.small(config.method.teacher_resolution)
 
 
-def reskd(dataset_name: str, supervised, args, num_epochs: int, options=None, student=None, embed=embed):
+def reskd(dataset_name: str, supervised, args, num_epochs: int, options=None, student=None, embed=embed,
+          last=None):
     """The ResKD recipe, with its teacher and baseline as stages.
 
     Args:
@@ -53,6 +54,7 @@ def reskd(dataset_name: str, supervised, args, num_epochs: int, options=None, st
         options: further fields of the student's backbone.
         student: (config, args, side of the clips) -> None: what is not as for segments.
         embed: see `embedded.finish`.
+        last: config -> None: changes of the student that its stages are without.
     """
     if args.distill not in ("both", "model", "resolution"):
         raise UserError(f"config argument distill={args.distill!r}: expected both, model or resolution.")
@@ -91,6 +93,8 @@ def reskd(dataset_name: str, supervised, args, num_epochs: int, options=None, st
     base.on_devices(embedded.finish(config, args, embed), args)
     if args.get("pretrained"):
         pretrained.student(config, args, num_epochs=20.0)
+    if last is not None:
+        last(config)
     base.add_stages(config, teacher=teacher_config, baseline=baseline_config)
     if args.tiny or args.demo:
         config.run = "teacher,baseline,student"

@@ -64,7 +64,8 @@ class Step(NamedTuple):
     Attributes:
         run: (variables, state, frames) -> (state, logits (B, K)); pure. `state` is {} at first, then
             what the step before returned: a tree of arrays with the rows on axis 0. `frames` is
-            (B, stop - start, ...), or None without new frames.
+            (B, stop - start, ...), or None without new frames. A state with 'gmacs' (B,) says what each row
+            has cost so far; its answer tells it.
         start, stop: positions of the frames that are new in this step.
     """
 
@@ -103,12 +104,14 @@ class Answer(NamedTuple):
         logits: (K,) there.
         error: what `Rows.load` raised, or a ValueError that says what is wrong with the row's frames; the
             other fields mean nothing then.
+        gmacs: what the row cost, of steps that say it; None: what all rows cost that stop there.
     """
 
     id: Any
     checkpoint: int
     logits: np.ndarray | None
     error: Exception | None = None
+    gmacs: float | None = None
 
 
 class _Row(NamedTuple):
@@ -369,10 +372,11 @@ class _Run:
         if len(failed) == len(rows):
             self.done |= {row.number: Answer(row.id, k, None, failed[i]) for i, row in enumerate(rows)}
             return
-        state, logits, stop = self._compute(k, state, len(rows))
+        state, logits, stop, spent = self._compute(k, state, len(rows))
         for i, row in enumerate(rows):
             if i in failed or stop[i]:
-                self.done[row.number] = Answer(row.id, k, logits[i], failed.get(i))
+                gmacs = None if spent is None else float(spent[i])
+                self.done[row.number] = Answer(row.id, k, logits[i], failed.get(i), gmacs)
         index = np.array([i for i in range(len(rows)) if not (stop[i] or i in failed)], np.int32)
         if not len(index):
             return
@@ -395,21 +399,21 @@ class _Run:
             self._step(k + 1, full, every[:size])
 
     def _compute(self, k: int, state, n: int):
-        """The first `n` rows through step `k` -> (new buffer, logits (n, K), stop (n,))."""
+        """The first `n` rows through step `k` -> (buffer, logits (n, K), stop (n,), GMACs (n,) or None)."""
         ex, threshold = self.executor, self.thresholds[k]
         pieces = ex.pieces(n)
         ex.runs.update((k, size) for _, size in pieces)
         if pieces == [(0, ex.batch_size)]:
-            state, logits, stop = ex._full[k](self.variables, threshold, state)
-            return state, *jax.device_get((logits, stop))
+            state, *said = ex._full[k](self.variables, threshold, state)
+            return state, *jax.device_get(said)
         key = k, np.shape(state.get("frames", ()))  # carried frames come back, loaded ones do not
         if key not in ex._shapes:
             ex._shapes[key] = jax.eval_shape(ex._full[k], self.variables, threshold, state)
         out = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype, device=ex.cut), ex._shapes[key])
         for start, size in pieces:
             out = ex._piece[k](size, self.variables, threshold, state, np.int32(start), out)
-        state, logits, stop = out
-        return state, *jax.device_get((logits, stop))
+        state, *said = out
+        return state, *jax.device_get(said)
 
     def _choose(self, first, second, index):
         """Rows of two buffers (the second counts from `batch_size`) as one buffer."""
@@ -497,12 +501,12 @@ def _run_step(step: Step, score, have, keep, last, variables, threshold, state):
     frames = state.get("frames")
     new = frames[:, :step.stop - step.start] if step.stop > step.start else None
     net, logits = step.run(variables, state["net"], new)
-    out = {"net": net}
+    out, spent = {"net": net}, net.get("gmacs") if isinstance(net, dict) else None
     if keep is not None and frames is not None and frames.shape[1] > keep - have:
         out["frames"] = frames[:, keep - have:]
     if last:  # answers everything, whatever its score
-        return out, logits, jnp.ones(logits.shape[:1], bool)
-    return out, logits, score(logits) >= threshold
+        return out, logits, jnp.ones(logits.shape[:1], bool), spent
+    return out, logits, score(logits) >= threshold, spent
 
 
 def _run_piece(run, size, variables, threshold, state, start, out):

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from effvid_jax.backbones import blocks, shifts
 from effvid_jax.errors import UserError
 from effvid_jax.exits import routes
+from effvid_jax.gating import surroundings
 
 
 class ExitNet(nn.Module):
@@ -122,7 +123,7 @@ class ExitNet(nn.Module):
         out, logits = {}, {}
         pooled_BTC = None
         for depth in range(1, len(self.exit_stages) + 1):
-            x, maps = self.run_depths(x, depth - 1, depth, train)
+            x, maps = self._next_depth(x, depth, train)
             out |= maps
             here = [(k, c.frames) for k, c in enumerate(self.route) if c.depth == depth]
             if here:
@@ -139,6 +140,10 @@ class ExitNet(nn.Module):
         out["checkpoints"] = jnp.stack([logits[k] for k in range(len(self.route))], axis=1)
         return logits[len(self.route) - 1], out
 
+    def _next_depth(self, x, depth: int, train: bool = False):
+        """All frames from the depth before: gates see them in the pieces in which they will come."""
+        with surroundings.pieces(routes.pieces(self.route, self.group, depth)):
+            return self.run_depths(x, depth - 1, depth, train)
 
     def full(self, x_BTHWC):
         """The network without early exits: all frames, all depths, the last head alone -> logits (B, K).
@@ -146,7 +151,8 @@ class ExitNet(nn.Module):
         What full inference costs, and what early exits have to beat on the clock.
         """
         x = x_BTHWC[:, jnp.array(self.order)]
-        x, _ = self.run_depths(x, 0, len(self.exit_stages))
+        for depth in range(1, len(self.exit_stages) + 1):
+            x, _ = self._next_depth(x, depth)
         return self.classify(len(self.route) - 1, self.pool(len(self.exit_stages), x).mean(axis=1))
 
 
@@ -197,7 +203,7 @@ def make_exit_net(exits, make_backbone, num_classes: int, **options) -> ExitNet:
                    exits.share_heads, classifier_std=exits.classifier_std, **options)
 
 
-def run_segment(model: ExitNet, variables, k: int, state, frames_BTHWC):
+def run_segment(model: ExitNet, variables, k: int, state, frames_BTHWC, found: list | None = None):
     """From checkpoint `k - 1` to checkpoint `k` (from 0), for an executor.
 
     Args:
@@ -206,6 +212,7 @@ def run_segment(model: ExitNet, variables, k: int, state, frames_BTHWC):
         state: what the segment before returned; {} for the first.
         frames_BTHWC: the normalised frames that are new in this segment, in the order of `model.order`
             (`segment.first` to `segment.frames`); without frames, T = 0 or None.
+        found: gets the collection 'gates' of every pass over some depths, in order.
 
     Returns:
         The state for the next segment (arrays with the batch first), and logits (B, K).
@@ -214,8 +221,11 @@ def run_segment(model: ExitNet, variables, k: int, state, frames_BTHWC):
     stream = state.get("stream", {})
 
     def run(x, start, stop, stream):
-        return model.apply({**variables, "stream": stream}, x, start, stop, method=_depths,
-                           mutable=["stream"])
+        out, updated = model.apply({**variables, "stream": stream}, x, start, stop, method=_depths,
+                                   mutable=["stream"] + ["gates"] * (found is not None))
+        if found is not None:
+            found.append(updated.get("gates", {}))
+        return out, updated
 
     new, first = [], segment.first
     for start, stop, continued in segment.chunks:

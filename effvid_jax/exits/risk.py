@@ -70,24 +70,24 @@ class Promise(NamedTuple):
                 f"a view on average, at most {self.most_gmacs:.4g} with that probability")
 
 
-def search(settings, scores_Nm, hits_Nm, costs_m, budget: float) -> np.ndarray:
+def search(settings, scores_Nm, hits_Nm, costs_m, budget: float, span=None) -> np.ndarray:
     """Thresholds as a config's `search` asks for, with or without a promise, which is told.
 
     Args:
         settings: of Dynamic Inference: `search`, `epsilon`, `delta`, `budget_delta`.
-        scores_Nm, hits_Nm, costs_m: see `thresholds_for_risk`.
+        scores_Nm, hits_Nm, costs_m, span: see `thresholds_for_risk`.
         budget: mean GMACs of a view.
 
     Raises:
         UserError: see `stopping.thresholds_for_budget`.
     """
     if settings.search == SEARCH:
-        found = thresholds_for_risk(scores_Nm, hits_Nm, costs_m, settings.epsilon, settings.delta)
+        found = thresholds_for_risk(scores_Nm, hits_Nm, costs_m, settings.epsilon, settings.delta, span)
         console.say(found.told(settings.epsilon, settings.delta))
         return found.thresholds
     known = scores_Nm, hits_Nm, costs_m, budget, settings.search
     if settings.budget_delta:
-        return thresholds_for_budget(*known, settings.budget_delta)
+        return thresholds_for_budget(*known, settings.budget_delta, span)
     return stopping.thresholds_for_budget(*known)
 
 
@@ -96,13 +96,14 @@ def least_videos(epsilon: float, delta: float) -> int:
     return math.ceil(math.ceil(math.log(delta) / math.log1p(-epsilon)) / (1 - LEARN))
 
 
-def thresholds_for_risk(scores_Nm, hits_Nm, costs_m, epsilon: float, delta: float) -> Promise:
+def thresholds_for_risk(scores_Nm, hits_Nm, costs_m, epsilon: float, delta: float, span=None) -> Promise:
     """The cheapest thresholds found whose extra error is at most `epsilon` with probability 1 - `delta`.
 
     Args:
         scores_Nm, hits_Nm: of the calibration videos.
-        costs_m: cumulative cost of stopping at each checkpoint, in GMACs of a view.
+        costs_m: cumulative cost of stopping at each checkpoint, in GMACs of a view; or of each video (N, m).
         epsilon, delta: between 0 and 1, both excluded.
+        span: GMACs that no video falls below and none exceeds; None: those of the first and last checkpoint.
 
     Raises:
         UserError: a score that is not finite.
@@ -110,10 +111,10 @@ def thresholds_for_risk(scores_Nm, hits_Nm, costs_m, epsilon: float, delta: floa
     stopping.check_finite(scores_Nm, "the calibration videos")
     scores, hits, costs = _arrays(scores_Nm, hits_Nm, costs_m)
     learn, test = _parts(len(scores))
-    m, n = len(costs), len(test)
+    span, m, n = span or (costs[..., 0].min(), costs[..., -1].max()), scores.shape[1], len(test)
     best = np.array([stopping.NEVER] * (m - 1) + [-stopping.NEVER], np.float32)
     here, before = hits[test], None
-    for thresholds in _path(scores[learn], hits[learn], costs):
+    for thresholds in _path(scores[learn], hits[learn], stopping.mean_costs(costs)):
         taken = _taken(scores[test], thresholds)
         if before is not None and np.array_equal(taken, before):
             best = thresholds  # the same videos stop at the same places
@@ -125,17 +126,17 @@ def thresholds_for_risk(scores_Nm, hits_Nm, costs_m, epsilon: float, delta: floa
         best, before = thresholds, taken
     taken = _taken(scores[test], best)
     lost, won = _lost_and_won(here, taken)
-    spent = costs[taken] if n else costs[-1:]
-    return Promise(best, bool((taken < m - 1).any()), float(spent.mean()), _most(spent, costs, delta),
+    spent = stopping.spent(_of(costs, test), taken) if n else np.array([span[1]])
+    return Promise(best, bool((taken < m - 1).any()), float(spent.mean()), _most(spent, span, delta),
                    (lost - won) / max(n, 1), n)
 
 
-def thresholds_for_budget(scores_Nm, hits_Nm, costs_m, budget: float, search: str,
-                          delta: float) -> np.ndarray:
+def thresholds_for_budget(scores_Nm, hits_Nm, costs_m, budget: float, search: str, delta: float,
+                          span=None) -> np.ndarray:
     """Thresholds of a search whose mean cost on videos to come keeps a budget with probability 1 - `delta`.
 
     Args:
-        scores_Nm, hits_Nm, costs_m: see `thresholds_for_risk`.
+        scores_Nm, hits_Nm, costs_m, span: see `thresholds_for_risk`.
         budget: mean GMACs of a view.
         search: of `stopping.thresholds_for_budget`, which is given more and more until the test says no.
         delta: between 0 and 1, both excluded.
@@ -144,13 +145,18 @@ def thresholds_for_budget(scores_Nm, hits_Nm, costs_m, budget: float, search: st
         UserError: see there.
     """
     scores, hits, costs = _arrays(scores_Nm, hits_Nm, costs_m)
-    stopping.check_budget(costs, budget)
+    means, span = stopping.mean_costs(costs), span or (costs[..., 0].min(), costs[..., -1].max())
+    stopping.check_budget(means, budget)
     learn, test = _parts(len(scores))
-    best = np.full(len(costs), -stopping.NEVER, np.float32)  # all stop at once: whatever comes, that is kept
+    best = np.full(len(means), -stopping.NEVER, np.float32)  # all stop at once: whatever comes, that is kept
     for share in np.linspace(0, 1, BUDGETS + 1)[1:] if len(learn) and len(test) else ():
-        found = stopping.thresholds_for_budget(scores[learn], hits[learn], costs,
-                                               costs[0] + share * (budget - costs[0]), search)
-        if _p_of_cost(costs[_taken(scores[test], found)], costs, budget) > delta:
+        first = stopping.mean_costs(_of(costs, learn))[0]
+        if budget < first:
+            break
+        found = stopping.thresholds_for_budget(scores[learn], hits[learn], _of(costs, learn),
+                                               first + share * (budget - first), search)
+        spent = stopping.spent(_of(costs, test), _taken(scores[test], found))
+        if _p_of_cost(spent, span, budget) > delta:
             break
         best = found
     return best
@@ -159,6 +165,11 @@ def thresholds_for_budget(scores_Nm, hits_Nm, costs_m, budget: float, search: st
 # ------------------------------------------------------------------------------------- thresholds by tau
 def _arrays(scores_Nm, hits_Nm, costs_m):
     return np.asarray(scores_Nm, np.float32), np.asarray(hits_Nm, bool), np.asarray(costs_m, np.float64)
+
+
+def _of(costs, videos):
+    """Costs (m,) or (N, m) of some of the videos."""
+    return costs if costs.ndim == 1 else costs[videos]
 
 
 def _parts(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -257,22 +268,22 @@ def _p_net(lost: float, won: float, n: int, epsilon: float, side: float) -> floa
     return min(worst + side + 1e-9, 1.0)
 
 
-def _p_of_cost(spent_N, costs_m, budget: float) -> float:
-    """Of "the mean cost is above the budget": bounds on a mean of values in [0, 1]."""
-    n, room = len(spent_N), costs_m[-1] - costs_m[0]
-    if budget >= costs_m[-1] or room <= 0:
+def _p_of_cost(spent_N, span, budget: float) -> float:
+    """Of "the mean cost is above the budget": bounds on a mean of values in [0, 1], parts of the span."""
+    n, room = len(spent_N), span[-1] - span[0]
+    if budget >= span[-1] or room <= 0:
         return 0.0
-    mean, most = float(np.mean((spent_N - costs_m[0]) / room)), (budget - costs_m[0]) / room
+    mean, most = float(np.mean((spent_N - span[0]) / room)), (budget - span[0]) / room
     if not n or mean >= most:
         return 1.0
     distance = special.rel_entr(mean, most) + special.rel_entr(1 - mean, 1 - most)
     return float(min(np.exp(-n * distance), np.e * stats.binom.cdf(np.ceil(n * mean - 1e-9), n, most), 1.0))
 
 
-def _most(spent_N, costs_m, delta: float) -> float:
+def _most(spent_N, span, delta: float) -> float:
     """The smallest budget that `_p_of_cost` refutes at delta, by bisection."""
-    low, high = float(np.mean(spent_N)), float(costs_m[-1])
+    low, high = float(np.mean(spent_N)), float(span[-1])
     for _ in range(30):
         middle = (low + high) / 2
-        low, high = (low, middle) if _p_of_cost(spent_N, costs_m, middle) <= delta else (middle, high)
+        low, high = (low, middle) if _p_of_cost(spent_N, span, middle) <= delta else (middle, high)
     return high

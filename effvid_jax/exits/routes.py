@@ -135,6 +135,21 @@ def check_order(order: Sequence[int], num_frames: int) -> tuple[int, ...]:
     return tuple(int(i) for i in order)
 
 
+def pieces(route: Sequence[Checkpoint], group: int, depth: int) -> tuple[tuple[int, int], ...]:
+    """(start, stop) of the frames that run together from the depth before to `depth`, in their order.
+
+    What decides there by what it sees of several frames may see those of one piece, and no others: the later
+    pieces are not there yet when a video may stop.
+    """
+    found = []
+    for segment in plan_segments(route, group):
+        if segment.chunks and depth <= segment.join:
+            found += [(start, stop) for start, stop, _ in segment.chunks]
+        elif segment.join < depth <= segment.depth:
+            found.append((0, segment.frames))
+    return tuple(found)
+
+
 def plan_segments(route: Sequence[Checkpoint], group: int) -> tuple[Segment, ...]:
     """The segments of a route; `group` frames share a temporal shift (0: all of them)."""
     last = max(c.depth for c in route)

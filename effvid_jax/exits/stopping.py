@@ -116,12 +116,28 @@ def find_thresholds(scores_Nm, shares_m: Sequence[float]) -> np.ndarray:
     return thresholds
 
 
+def spent(costs, taken_N) -> np.ndarray:
+    """What videos cost that stop at these checkpoints, (N,).
+
+    Args:
+        costs: (m,), the same for all of them, or (N, m).
+    """
+    costs = np.asarray(costs, np.float64)
+    return costs[taken_N] if costs.ndim == 1 else costs[np.arange(len(taken_N)), taken_N]
+
+
+def mean_costs(costs) -> np.ndarray:
+    """(m,) of costs (m,), or of each video (N, m)."""
+    costs = np.asarray(costs, np.float64)
+    return costs if costs.ndim == 1 else costs.mean(axis=0)
+
+
 def operating_point(scores_Nm, hits_Nm, costs_m, thresholds_m,
                     parameter: float = float("nan")) -> Point:
     """Mean cost and accuracy of a set of videos under given thresholds."""
     taken = np.asarray(exits_taken(jnp.asarray(scores_Nm), jnp.asarray(thresholds_m)))
     rows = np.arange(len(taken))
-    return Point(parameter, float(np.asarray(costs_m, np.float64)[taken].mean()),
+    return Point(parameter, float(spent(costs_m, taken).mean()),
                  float(np.asarray(hits_Nm)[rows, taken].mean()))
 
 
@@ -133,7 +149,7 @@ def best_thresholds(scores_Nm, hits_Nm, costs_m, price: float, rounds: int = 4) 
 
     Args:
         scores_Nm, hits_Nm: of the calibration videos.
-        costs_m: cumulative cost of stopping at each checkpoint.
+        costs_m: cumulative cost of stopping at each checkpoint; or of each video (N, m).
         price: lambda, right answers per GMAC.
 
     Returns:
@@ -189,7 +205,7 @@ def thresholds_for_budget(scores_Nm, hits_Nm, costs_m: Sequence[float], budget: 
 
     Args:
         scores_Nm, hits_Nm: of the calibration videos.
-        costs_m: cumulative cost of stopping at each checkpoint, in GMACs of a view.
+        costs_m: cumulative cost of stopping at each checkpoint, in GMACs of a view; or of each video (N, m).
         budget: mean GMACs of a view.
         search: one of `SEARCHES`.
 
@@ -200,20 +216,21 @@ def thresholds_for_budget(scores_Nm, hits_Nm, costs_m: Sequence[float], budget: 
     check_finite(scores_Nm, "the calibration videos")
     if search not in SEARCHES:
         raise UserError(f"config.method.search={search!r}: expected one of {list(SEARCHES)}.")
-    check_budget(costs, budget)
+    means = mean_costs(costs)
+    check_budget(means, budget)
 
     def choose(log_parameter):
         if search == "msdnet":
-            shares = geometric_shares(len(costs), np.exp(log_parameter))
+            shares = geometric_shares(len(means), np.exp(log_parameter))
             return find_thresholds(scores_Nm, shares)
-        return best_thresholds(scores_Nm, hits_Nm, costs, np.exp(-log_parameter) / costs[-1])
+        return best_thresholds(scores_Nm, hits_Nm, costs, np.exp(-log_parameter) / means[-1])
 
     def keeps(thresholds):
         return operating_point(scores_Nm, hits_Nm, costs, thresholds).gmacs <= budget
 
     low, high = -12.0, 12.0  # the mean cost grows with this, up to rounding
-    best = np.full(len(costs), -NEVER, np.float32)
-    dearer = np.array([NEVER] * (len(costs) - 1) + [-NEVER], np.float32)
+    best = np.full(len(means), -NEVER, np.float32)
+    dearer = np.array([NEVER] * (len(means) - 1) + [-NEVER], np.float32)
     for _ in range(30):
         middle = (low + high) / 2
         thresholds = choose(middle)

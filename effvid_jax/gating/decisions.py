@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from effvid_jax.gating import gates
-from effvid_jax.gating.variants import Decision, gradient_of
+from effvid_jax.gating.variants import Decision, gradient_of, together
 from effvid_jax.losses import weighted_mean
 
 
@@ -48,21 +48,8 @@ def clip_gmacs(decisions, static: float):
 
 
 def of_sides(found: Sequence[list[Decision]]) -> list[Decision]:
-    """Decisions of several looks at the same clips, in other sizes, as those of one: costs add up.
-
-    Weights are the largest of all looks, so that a layer that is open in one of them is open.
-    """
-    if len(found) == 1:
-        return found[0]
-    together = []
-    for looks in zip(*found, strict=True):
-        macs = sum(d.macs for d in looks)
-        together.append(Decision(
-            V_c=jnp.stack([d.V_c for d in looks]).max(axis=0),
-            V_t=jnp.stack([d.V_t for d in looks]).max(axis=0),
-            ratio=sum(d.ratio * (d.macs / macs) for d in looks), overhead=sum(d.overhead for d in looks),
-            macs=macs, least=sum(d.least * (d.macs / macs) for d in looks)))
-    return together
+    """Decisions of several looks at the same clips, in other sizes, as those of one."""
+    return [together(looks) for looks in zip(*found, strict=True)]
 
 
 def is_dead(decision: Decision):

@@ -40,7 +40,7 @@ import jax.numpy as jnp
 from effvid_jax.backbones import blocks, trace
 from effvid_jax.backbones.facts import facts, gated_backbones
 from effvid_jax.errors import UserError
-from effvid_jax.gating import freezing, inputs, variants
+from effvid_jax.gating import freezing, inputs, surroundings, variants
 from effvid_jax.gating.variants import Decision
 
 FORMS = ("mixed", "compact")
@@ -72,7 +72,9 @@ class Gate(nn.Module):
 
     @nn.compact
     def __call__(self, x, train: bool):
-        y = inputs.seen(x, self.sees)
+        """`x`: maps (B, ...), or a list of pieces of them, whose weights are (pieces * B, ...)."""
+        pieces = [inputs.seen(piece, self.sees) for piece in (x if isinstance(x, list) else [x])]
+        y = pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces)
         if self.normalise:
             y = inputs.RunningNorm(name="norm")(y, train)
         y = blocks.Dense(self.width, name="fc1")(y)
@@ -141,19 +143,35 @@ class GatedConv(blocks.Conv):
         width = self.gate_width or max(16, x.shape[-1] // 4)
         beta = sum(((self.beta,) + (self.beta_reduced,) * (S - 1) for S in gated), ())
         sees = inputs.parse(self.gate_inputs)
-        numbers = len(sees) * x.shape[-1]
-        gate_macs = (numbers * width + width * sum(gated) + inputs.operations(x.shape[1:], sees)
+        numbers, pieces = len(sees) * x.shape[-1], surroundings.cut(x)
+        gate_macs = (numbers * width + width * sum(gated) + inputs.operations(pieces[0].shape[1:], sees)
                      + numbers * self.gate_normalise)
         if fixed and not fixed.gate:
             V, gate_macs = self.param("weights", nn.initializers.ones, (1, sum(gated))), 0
+            weights = [V] * len(pieces)
         else:
             with trace.silence():  # the static cost is the plain network's
                 V = Gate(tuple(gated), width, beta, self.leak, sees, self.gate_normalise, self.gate_scale,
-                         self.discrete, name="gate")(x, train)
+                         self.discrete, name="gate")(x if len(pieces) == 1 else pieces, train)
+            V = surroundings.as_used(V, gated)
+            weights = [V] if len(pieces) == 1 else jnp.split(V, len(pieces))
+        arrays = self._arrays(x, S_c, S_t, fixed)
+        found = [self._piece(piece, v, S_c, S_t, fixed, arrays, gate_macs, train)
+                 for piece, v in zip(pieces, weights, strict=True)]
+        y = found[0][0] if len(found) == 1 else jnp.concatenate([y for y, _ in found], axis=1)
+        decision = variants.together([decision for _, decision in found])
+        self.note(x, y, x.shape[0] * decision.macs)
+        if gate_macs:
+            trace.note("gate", self.path, x, V, x.shape[0] * len(pieces) * gate_macs)
+        if not self.is_initializing():
+            self.sow("gates", "decision", decision, reduce_fn=lambda old, new: new, init_fn=lambda: None)
+        return y
+
+    def _piece(self, x, V, S_c: int, S_t: int, fixed, arrays, gate_macs: int, train: bool):
+        """Output and decision of frames that a gate decides about together; `V` as the gate gave it."""
         one = jnp.ones((V.shape[0], 1), V.dtype)
         V_c, V_t = V[:, :S_c] if S_c > 1 else one, V[:, -S_t:] if S_t > 1 else one
-
-        layer = self._layer(x, S_c, S_t, fixed)
+        layer = self._layer(x, S_c, S_t, arrays)
         if fixed:
             V_c, V_t = V_c * jnp.array(fixed.channels, V.dtype), V_t * jnp.array(fixed.frames, V.dtype)
             y = layer.variant(fixed.ratio, fixed.stride)(x, V_c, V_t)
@@ -162,13 +180,7 @@ class GatedConv(blocks.Conv):
             y = layer.variant(0, 0)(x, V_c, V_t)
         else:
             y = variants.compact(layer, x, V_c, V_t, self.positions)
-        self.note(x, y, x.shape[0] * layer.macs)
-        if gate_macs:
-            trace.note("gate", self.path, x, V, x.shape[0] * gate_macs)
-        if not self.is_initializing():
-            self.sow("gates", "decision", layer.decision(V_c, V_t, gate_macs),
-                     reduce_fn=lambda old, new: new, init_fn=lambda: None)
-        return y
+        return y, layer.decision(V_c, V_t, gate_macs)
 
     def _check(self) -> None:
         if self.form not in FORMS:
@@ -179,26 +191,32 @@ class GatedConv(blocks.Conv):
         if self.cheap_kernel % 2 == 0 or self.cheap_kernel < 1:
             raise UserError(f"cheap_kernel={self.cheap_kernel}: expected an odd number, such as 1 or 3.")
 
-    def _layer(self, x, S_c: int, S_t: int, fixed: freezing.Frozen | None = None) -> variants.Layer:
-        """Geometry and arrays of this convolution for inputs like `x`."""
-        n = len(self.kernel_size)
-        tuples = (blocks.per_axis(v, n) for v in (self.strides, self.padding, self.dilation))
+    def _arrays(self, x, S_c: int, S_t: int, fixed: freezing.Frozen | None = None):
+        """Kernel, bias (or None), cheap operations on channels and on frames, by number: the parameters."""
         channels = variants.channel_counts(self.features, self.groups, S_c)
         computed = channels[fixed.ratio if fixed else 0]
         kernel = self.param("kernel", self.kernel_init,
                             (*self.kernel_size, x.shape[-1] // self.groups, computed))
         bias = self.param("bias", nn.initializers.zeros, (computed,)) if self.use_bias else None
         dtype = self.dtype or jnp.result_type(x, kernel)
-        layer = variants.Layer(x.shape, dtype, kernel.astype(dtype), bias, *tuples, self.groups,
-                               channels, S_t, self.plain)
         side = self.cheap_kernel if x.ndim > 3 else 1
         init = nn.initializers.normal(self.cheap_scale / side)
-        for i in (i for i in range(1, S_c) if not fixed or fixed.channels[i] or i == fixed.ratio):
-            layer.cheap_c[i] = self.param(
-                f"cheap_c{i}", init, (side, side, 1, self.features - channels[i])).astype(dtype)
-        for j in (j for j in range(1, S_t) if not fixed or fixed.frames[j] or j == fixed.stride):
-            layer.cheap_t[j] = self.param(
-                f"cheap_t{j}", nn.initializers.ones, (2**j - 1, self.features)).astype(dtype)
+        cheap_c = {i: self.param(
+            f"cheap_c{i}", init, (side, side, 1, self.features - channels[i])).astype(dtype)
+            for i in range(1, S_c) if not fixed or fixed.channels[i] or i == fixed.ratio}
+        cheap_t = {j: self.param(
+            f"cheap_t{j}", nn.initializers.ones, (2**j - 1, self.features)).astype(dtype)
+            for j in range(1, S_t) if not fixed or fixed.frames[j] or j == fixed.stride}
+        return kernel.astype(dtype), bias, cheap_c, cheap_t
+
+    def _layer(self, x, S_c: int, S_t: int, arrays) -> variants.Layer:
+        """Geometry of this convolution for inputs like `x`, with its arrays."""
+        n, (kernel, bias, cheap_c, cheap_t) = len(self.kernel_size), arrays
+        tuples = (blocks.per_axis(v, n) for v in (self.strides, self.padding, self.dilation))
+        channels = variants.channel_counts(self.features, self.groups, S_c)
+        layer = variants.Layer(x.shape, kernel.dtype, kernel, bias, *tuples, self.groups, channels, S_t,
+                               self.plain)
+        layer.cheap_c, layer.cheap_t = cheap_c, cheap_t
         return layer
 
 

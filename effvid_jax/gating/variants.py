@@ -6,6 +6,7 @@ The plain arithmetic below `effvid_jax/gating/gates.py`, which has the formulas 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import flax
@@ -26,6 +27,7 @@ class Decision:
         overhead: (B,) multiply-adds of cheap operations and gate.
         macs: multiply-adds of the whole convolution for one clip.
         least: the smallest `ratio` that there is.
+        most: the largest `overhead` that there is.
     """
 
     V_c: Any
@@ -34,6 +36,21 @@ class Decision:
     overhead: Any
     macs: int = flax.struct.field(pytree_node=False)
     least: float = flax.struct.field(pytree_node=False, default=0.0)
+    most: float = flax.struct.field(pytree_node=False, default=0.0)
+
+
+def together(looks: Sequence[Decision]) -> Decision:
+    """Decisions of a convolution about several inputs of a clip as one: costs add up.
+
+    Weights are the largest of all, so that a layer that is open for one of them is open.
+    """
+    if len(looks) == 1:
+        return looks[0]
+    macs = sum(d.macs for d in looks)
+    return Decision(
+        V_c=jnp.stack([d.V_c for d in looks]).max(axis=0), V_t=jnp.stack([d.V_t for d in looks]).max(axis=0),
+        ratio=sum(d.ratio * (d.macs / macs) for d in looks), overhead=sum(d.overhead for d in looks),
+        macs=macs, least=sum(d.least * (d.macs / macs) for d in looks), most=sum(d.most for d in looks))
 
 
 class Layer:
@@ -158,7 +175,10 @@ class Layer:
         sound = jnp.isfinite(V_c).all(axis=1) & jnp.isfinite(V_t).all(axis=1)
         ratio = jnp.where(sound, share(V_c, self.channels) * frames, jnp.nan)
         least = self.channels[-1] / self.channels[0] * self.frames[-1] / self.frames[0]
-        return Decision(V_c, V_t, ratio, overhead, self.macs, least)
+        most = gate_macs + self.positions * (
+            self.length * sum(kernel.size for kernel in self.cheap_c.values()) + sum(
+                (self.length - self.frames[j]) * x.shape[-1] for j, x in self.cheap_t.items()))
+        return Decision(V_c, V_t, ratio, overhead, self.macs, least, float(most))
 
 
 def channel_counts(features: int, groups: int, S: int) -> list[int]:

@@ -70,6 +70,8 @@ class Adaptive(NamedTuple):
         order: in which the frames of a clip are consumed.
         full: (variables, frames) -> logits: the same network without early exits, for comparison.
         full_gmacs: what that costs, with the last head alone.
+        own_costs: an answer says what it cost (`executor.Answer.gmacs`), and predictions what stopping at
+            each checkpoint would have ('exit_gmacs' in `Prediction.extra`); `gmacs` is the static network's.
     """
 
     steps: Sequence[executor.Step]
@@ -79,6 +81,17 @@ class Adaptive(NamedTuple):
     order: tuple[int, ...]
     full: Callable
     full_gmacs: float
+    own_costs: bool = False
+
+    def spent(self, answer) -> float:
+        """GMACs of an `executor.Answer`."""
+        return answer.gmacs if self.own_costs else self.gmacs[answer.checkpoint]
+
+    def all_segments(self, prediction: Prediction, views: int = 1):
+        """(B,) GMACs of a prediction whose views ran through all segments, wherever they would stop."""
+        if self.own_costs:
+            return prediction.extra["exit_gmacs"][:, -1]
+        return jnp.full_like(prediction.gmacs, views * self.gmacs[-1])
 
 
 class Runner(NamedTuple):
@@ -171,6 +184,9 @@ class Method(abc.ABC):
     def references(self) -> dict[str, Callable]:
         """`predict` of frozen networks by name; evaluated before training: a wrong one shows at step 0."""
         return {}
+
+    def plan(self, num_steps: int) -> None:
+        """Told once, before variables are made, how many steps the run has; of something else it is not."""
 
     def check_calibration(self) -> None:
         """Raises UserError for what `calibrate` would refuse after the last step; called before the first."""

@@ -32,7 +32,7 @@ from data_pipelines import Field
 from effvid_jax.backbones import blocks, trace
 from effvid_jax.gating.variants import Decision, gradient_of
 from effvid_jax.methods import base
-from effvid_jax.methods.gated import Gated
+from effvid_jax.methods.gated import Gated, Gates
 
 
 class ChannelGatedConv(blocks.Conv):
@@ -75,6 +75,25 @@ class ChannelGatedConv(blocks.Conv):
         return y
 
 
+class ChannelGates(Gates):
+    """The part: convolutions that are `ChannelGatedConv`, and the pull on their thresholds."""
+
+    marker = "gate_threshold"
+
+    def make_conv(self):
+        """The channel-gated convolution with these settings."""
+        return partial(ChannelGatedConv, layers=self.layers, partitions=self.settings.partitions,
+                       threshold=self.settings.threshold, sharpness=self.settings.sharpness)
+
+    def penalty(self, params, stats, found, logits, batch, clip_shape):
+        """weight * sum (target - Delta)^2."""
+        del stats, found, logits, batch, clip_shape
+        flat = flax.traverse_util.flatten_dict(params)
+        return self.settings.threshold_weight * sum(
+            jnp.square(self.settings.threshold_target - value).sum()
+            for path, value in flat.items() if path[-1] == self.marker), {}, {}
+
+
 class CGNet(Gated):
     """The method of a config; reads `config.model` and `config.method`.
 
@@ -100,17 +119,4 @@ class CGNet(Gated):
             "threshold": Field.number(-1e6, 1e6), "sharpness": Field.number(0, 1e6),
             "threshold_target": Field.number(-1e6, 1e6), "threshold_weight": Field.number(0, 1e9)}
 
-    marker = "gate_threshold"
-
-    def make_conv(self):
-        """The channel-gated convolution with these settings."""
-        return partial(ChannelGatedConv, layers=self.layers, partitions=self.settings.partitions,
-                       threshold=self.settings.threshold, sharpness=self.settings.sharpness)
-
-    def penalty(self, params, stats, found, logits, batch, clip_shape):
-        """weight * sum (target - Delta)^2."""
-        del stats, found, logits, batch, clip_shape
-        flat = flax.traverse_util.flatten_dict(params)
-        return self.settings.threshold_weight * sum(
-            jnp.square(self.settings.threshold_target - value).sum()
-            for path, value in flat.items() if path[-1] == self.marker), {}, {}
+    gates_class = ChannelGates

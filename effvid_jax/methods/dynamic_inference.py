@@ -23,27 +23,19 @@ same.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import ClassVar
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-import data_pipelines
 from data_pipelines import Field
-from effvid_jax.cost.exits import all_heads_cost, route_costs
 from effvid_jax.errors import UserError
-from effvid_jax.exits import curve, executor, risk, routes, shares, stopping
-from effvid_jax.exits.network import run_segment
+from effvid_jax.exits import risk, stopping
 from effvid_jax.losses import soft_kl, weighted_mean
-from effvid_jax.methods import base, building
-
-RECORD = "stopping"  # in `Variables.stats`: thresholds, and the calibration videos' scores
-EXECUTORS = ("simulate", *executor.POLICIES)
+from effvid_jax.methods import base, parts
+from effvid_jax.methods.early_exits import EXECUTORS, PICTURES, Exits
 
 
-class DynamicInference(base.Method):
+class DynamicInference(parts.Composed):
     """The method of a config; reads `config.model`, `config.method` and the size of clips.
 
     Raises:
@@ -111,183 +103,80 @@ class DynamicInference(base.Method):
                                      f"{len(route)} checkpoints: {[tuple(c) for c in route]}.")
 
     calibrates = True
-    pictures = {"exits": ("Early exits", "Videos stop at the first checkpoint that is sure; moving the "
-                                         "thresholds, chosen on held-out training videos, draws the curve."),
-                "exit_classes": ("Where videos left", "How many stopped at each checkpoint, how many of them "
-                                 "were right, and the same per class, cheap ones first.")}
+    pictures = PICTURES
 
-    def __init__(self, config, task):
-        super().__init__(config, task)
-        if not task.class_scores:
-            raise UserError("config.task: method 'dynamic_inference' stops where a class is sure enough; "
-                             "this task has no scores of classes.")
-        self.model = building.build_network(config.model, task)
-        self.settings.check_lengths(self.model.route)
-        self.m = len(self.model.route)  # checkpoints
-        self.rule = stopping.RULES.index(self.settings.rule)
-        side = self.resolution or config.data.test_crop_size
-        self.clip_shape = (config.model.exits.frames, side, side, 3)  # that the network sees
-        self.costs, self.full_gmacs = route_costs(self.model, self.clip_shape)  # of a view
-        self._views = data_pipelines.num_views(config.data) if self.settings.budget_gmacs else 1
-
-    def init(self, rng, clip_shape):
-        """See `Method.init`; until it is calibrated nothing stops early."""
-        params, stats = building.init_backbone(self.model, rng, clip_shape)
-        m, size = self.m, self.settings.calibration_videos
-        thresholds = jnp.array([stopping.NEVER] * (m - 1) + [-stopping.NEVER], jnp.float32)
-        record = {"thresholds": thresholds, "count": jnp.zeros((), jnp.int32),
-                  "scores": jnp.zeros((size, m, len(stopping.RULES))), "hits": jnp.zeros((size, m), bool)}
-        return base.Variables(params, {**stats, RECORD: record})
-
-    def loss(self, params, variables, batch, rng):
-        """See `Method.loss`; L of the module docstring."""
-        (_, features), updated = self.model.apply(
-            {"params": params, "batch_stats": running(variables.stats)}, self._clips(batch), train=True,
-            rngs={"dropout": rng}, mutable=["batch_stats"])
-        logits_BmK, last_BK = features["checkpoints"], features["checkpoints"][:, -1]
-        value, scalars = 0.0, {}
-        for k, weight in enumerate(self.settings.loss_weights or (1.0,) * self.m):
-            here = logits_BmK[:, k]
-            ce = weighted_mean(self.task.loss(here, batch), batch["mask"])
-            value += weight * ce
-            if self.settings.distill_weight and k < self.m - 1:
-                kl = soft_kl(here, jax.lax.stop_gradient(last_BK), self.settings.distill_temperature)
-                value += self.settings.distill_weight * weighted_mean(kl, batch["mask"])
-            last = self.task.batch_scalars(here, batch)
-            scalars |= {f"loss_{k + 1}": ce} | {f"{name}_{k + 1}": x for name, x in last.items()}
-        scalars |= {"loss": value} | last
-        return value, ({**updated.get("batch_stats", {}), RECORD: variables.stats[RECORD]}, scalars)
+    def make_parts(self):
+        """See `Composed.make_parts`: L of the module docstring is all there is."""
+        self.exits = Exits(self.config, self.task, self.settings, checkpoint_loss)
+        return (self.exits,)
 
     def predict(self, variables, batch):
-        """See `Method.predict`. Views are averaged at every checkpoint: a video stops with all of them."""
-        b, v = batch["video"].shape[:2]
-        logits = base.over_views(lambda clips: self.model.apply(network(variables), clips)[1]["checkpoints"],
-                                 batch["video"], self.sight, self.views_per_pass)
-        logits = logits.astype(jnp.float32).reshape(b, v, self.m, -1)
-        logits = self.task.mean_of_views(logits)
-        scores = stopping.scores(logits)
-        taken = stopping.exits_taken(scores[..., self.rule], variables.stats[RECORD]["thresholds"])
-        return base.Prediction(
-            jnp.take_along_axis(logits, taken[:, None, None], axis=1)[:, 0],
-            v * jnp.asarray(self.costs, jnp.float32)[taken],
-            {"exit": taken, "stop_scores": scores, "answers": self.task.answers(logits)})
+        """See `Method.predict` and `Exits.predict`."""
+        return self.exits.predict(variables, batch)
 
-    # ----------------------------------------------------------------------------------- thresholds
     def check_calibration(self):
         """See `Method.check_calibration`: a budget that no thresholds keep."""
-        if not self.settings.thresholds and self.settings.search != risk.SEARCH:
-            share = 0.0 if self.settings.budget_gmacs else self.full_gmacs
-            stopping.check_budget(self.costs, self._budget, share, self._views)
+        self.exits.check_calibration()
 
     def calibrated(self, variables):
         """See `Method.calibrated`."""
-        return int(variables.stats[RECORD]["count"]) > 0
-
-    @property
-    def _budget(self) -> float:
-        """Mean GMACs of a view that thresholds are to keep: `costs` are of a view as well."""
-        return self.settings.budget_gmacs / self._views or self.settings.budget * self.full_gmacs
+        return self.exits.calibrated(variables)
 
     def calibrate(self, variables, rows):
         """See `Method.calibrate`: records what the calibration videos score, and sets the thresholds."""
-        record = variables.stats[RECORD]
-        if rows is not None:
-            record = {**record, **self._recorded(rows)}
-        if record["thresholds"].shape != (self.m,):
-            raise UserError(f"the checkpoint holds {record['thresholds'].shape[0]} thresholds; this "
-                             f"route has {self.m} checkpoints: they belong to another network.")
-        if self.settings.thresholds:
-            found = np.array(self.settings.thresholds, np.float32)
-        elif int(record["count"]):
-            self.check_calibration()
-            found = risk.search(self.settings, *self._known(record), self.costs, self._budget)
-        else:
-            return variables  # never calibrated: nothing stops early
-        record = {**record, "thresholds": jnp.asarray(found, jnp.float32)}
-        return base.Variables(variables.params, {**variables.stats, RECORD: record}, variables.frozen)
-
-    def _recorded(self, rows):
-        """Entries of the record for calibration videos, evenly chosen where there are too many of them."""
-        size, n = self.settings.calibration_videos, len(rows["exit"])
-        chosen = np.linspace(0, n - 1, min(size, n)).round().astype(int)
-        found = {"scores": rows["stop_scores"], "hits": self.task.right(rows["answers"], rows)}
-        return {"count": jnp.asarray(len(chosen), jnp.int32), **{
-            name: jnp.asarray(np.resize(values[chosen], (size, *values.shape[1:])))
-            for name, values in found.items()}}
-
-    def _known(self, record):
-        """(scores (n, m), right answers (n, m)) of the calibration videos."""
-        count = int(record["count"])
-        return np.asarray(record["scores"])[:count, :, self.rule], np.asarray(record["hits"])[:count]
+        return self.exits.calibrate(variables, rows)
 
     def analyse(self, rows, variables, workdir, split):
-        """See `Method.analyse`: where videos stop, by class too, how good each checkpoint is, and the curve.
+        """See `Method.analyse` and `Exits.analyse`."""
+        return self.exits.analyse(rows, variables, workdir, split)
 
-        Costs are per video with all its views, as `gmacs` is.
-        """
-        views = max(1, round(float(np.mean(rows["gmacs"] / self.costs[rows["exit"]]))))
-        costs = views * self.costs
-        every, paper = (views * all_heads_cost(self.model, self.clip_shape, rule)
-                        for rule in ("macs", "msdnet"))
-        out = {"full_gmacs": views * self.full_gmacs, "full_gmacs_all_heads": every,
-               "full_gmacs_paper": paper}
-        full = dict(zip((curve.FULL, curve.ALL_HEADS, curve.PAPER), out.values()))
-        out |= {f"exit{k + 1}_share": float((rows["exit"] == k).mean()) for k in range(self.m)}
-        out |= {f"exit{k + 1}_gmacs": float(costs[k]) for k in range(self.m)}
-        if workdir:
-            right_N = self.task.right(self.task.answers(rows["scores"]), rows)
-            shares.write(workdir, split, self.task, rows, right_N, costs, self.model.route)
-        if "answers" not in rows:  # videos really stopped: nobody knows what comes after
-            return out
-        right, name = self.task.right(rows["answers"], rows), self.task.watched
-        out |= {f"full_{name}": float(right[:, -1].mean())}
-        out |= {f"exit{k + 1}_{name}": float(right[:, k].mean()) for k in range(self.m)}
-        record = jax.device_get(variables.stats[RECORD])
-        if workdir and int(record["count"]):
-            curve.draw(workdir, split, self.task, self._known(record), rows["stop_scores"][..., self.rule],
-                       right, rows, costs, full, stopping.family(self.settings.search))
-        return out
-
-    # ------------------------------------------------------------------------------------ inference
     def runners(self):
         """Everything computed and the rule applied, or videos that really stop, by two policies."""
-        real = {policy: base.Runner(segments=self.segments, policy=policy, sizes=self.settings.executor_sizes)
-                for policy in executor.POLICIES}
-        return {"simulate": base.Runner(predict=self.predict), **real}
+        return self.exits.runners()
 
     @property
     def runner(self):
         """`config.method.executor`."""
         return self.settings.executor
 
-    @functools.cached_property
+    @property
     def segments(self) -> base.Adaptive:
-        """The network in segments, with scores, thresholds and costs; made once, so compiled once."""
-        segments = routes.plan_segments(self.model.route, self.model.group)
-        steps = [executor.Step(functools.partial(self._run_segment, k), s.first, s.frames)
-                 for k, s in enumerate(segments)]
-        return base.Adaptive(steps, self._score, self._thresholds, self.costs, self.model.order, self._full,
-                             self.full_gmacs)
+        """The network in segments, see `Exits.segments`."""
+        return self.exits.segments
 
-    def _run_segment(self, k, variables, state, frames):
-        frames = None if frames is None else self.sight(frames)
-        return run_segment(self.model, network(variables), k, state, frames)
+    @property
+    def costs(self):
+        """(m,) GMACs of a view that stops at each checkpoint."""
+        return self.exits.costs
 
-    def _score(self, logits):
-        return stopping.scores(logits)[:, self.rule]
-
-    def _thresholds(self, variables):
-        return variables.stats[RECORD]["thresholds"]
-
-    def _full(self, variables, clips):
-        return self.model.apply(network(variables), self.sight(clips), method="full")
+    @property
+    def full_gmacs(self) -> float:
+        """GMACs of a view without early exits."""
+        return self.exits.full_gmacs
 
 
-def running(stats):
-    """Statistics of the normalisation layers alone."""
-    return {name: value for name, value in stats.items() if name != RECORD}
+def checkpoint_loss(settings, task, logits_BmK, batch, share=None):
+    """L of the module docstring, and scalars to log.
 
-
-def network(variables) -> dict:
-    """What `model.apply` takes."""
-    return {"params": variables.params, "batch_stats": running(variables.stats)}
+    Args:
+        settings: `DynamicInference.Settings`; read here: `loss_weights`, `distill_weight`,
+            `distill_temperature`.
+        task: whose loss it is.
+        logits_BmK: of all checkpoints.
+        batch: what is true, and `mask` (B,).
+        share: of the weights of all checkpoints but the last, while exits come in; None: 1.
+    """
+    m, last_BK = logits_BmK.shape[1], logits_BmK[:, -1]
+    value, scalars = 0.0, {}
+    for k, weight in enumerate(settings.loss_weights or (1.0,) * m):
+        here = logits_BmK[:, k]
+        ce = weighted_mean(task.loss(here, batch), batch["mask"])
+        early = share is not None and k < m - 1
+        value += weight * (share * ce if early else ce)
+        if settings.distill_weight and k < m - 1:
+            kl = weighted_mean(soft_kl(here, jax.lax.stop_gradient(last_BK), settings.distill_temperature),
+                               batch["mask"])
+            value += settings.distill_weight * (share * kl if early else kl)
+        last = task.batch_scalars(here, batch)
+        scalars |= {f"loss_{k + 1}": ce} | {f"{name}_{k + 1}": x for name, x in last.items()}
+    return value, scalars | last

@@ -16,26 +16,30 @@ import jax.numpy as jnp
 
 from effvid_jax.errors import UserError
 from effvid_jax.gating import decisions, gates, ratios, variants
-from effvid_jax.losses import weighted_mean
-from effvid_jax.methods import base, building, sides
+from effvid_jax.methods import base, sides
+from effvid_jax.methods.parts import Answers, Composed, Part, Term
+
+PICTURES = {"gate_ratios": ("Gates", "Share of each gated convolution that is computed, per class.")}
 
 
-class Gated(base.Method):
-    """A network whose convolutions leave a `Decision` in the collection 'gates'.
+class Gates(Part):
+    """Convolutions that leave a `Decision` in the collection 'gates'.
 
     Attributes:
         marker: end of the path of a parameter that every such convolution has.
+        layers: regular expression of their paths.
         clip_by_clip: predict with batches of one clip.
     """
 
+    name, loss_name, collections = "gates", "loss_efficiency", ("gates",)
     marker: str
     clip_by_clip: bool = False
-    pictures = {"gate_ratios": ("Gates", "Share of each gated convolution that is computed, per class.")}
 
-    def __init__(self, config, task):
-        super().__init__(config, task)
-        self.layers = gates.layers_of(config.model.backbone, self.settings.layers)
-        self.model = building.build_network(config.model, task, conv=self.make_conv())
+    def __init__(self, config, task, settings):
+        super().__init__(config, task, settings)
+        self.layers = gates.layers_of(config.model.backbone, settings.layers)
+        if config.model.get("exits"):  # the network is a backbone inside of another module
+            self.layers = f"backbone/(?:{self.layers})"
 
     @abc.abstractmethod
     def make_conv(self) -> Callable:
@@ -49,52 +53,46 @@ class Gated(base.Method):
             The term; what is new in `Variables.stats` beside the network's own; scalars to log.
         """
 
-    def init(self, rng, clip_shape):
-        """See `Method.init`.
+    def fields(self):
+        """See `Part.fields`."""
+        return {"conv": self.make_conv()}
+
+    def init(self, variables, rng, clip_shape):
+        """See `Part.init`.
 
         Raises:
             UserError: no convolution of the network decides anything.
         """
-        params, stats = building.init_backbone(self.model, rng, clip_shape)
-        if not self.layer_names(params):
+        del rng, clip_shape
+        if not self.layer_names(variables.params):
             raise UserError(
                 f"config.method.layers={self.layers!r} matches no convolution of "
                 f"{self.config.model.backbone!r}, or config.method.temporal and channel are both off.")
-        return base.Variables(params, stats)
+        return variables
 
     def layer_names(self, params) -> list[str]:
         """Paths of the convolutions that decide, in the order of `decisions`."""
         return decisions.layer_names(params, self.marker)
 
-    def decisions(self, variables, clips) -> list[variants.Decision]:
-        """What every convolution decides for clips (B, T, H, W, 3); `variables`: of `apply`. Traced."""
-        return self._run(variables, clips)[1]
-
-    def loss(self, params, variables, batch, rng):
-        """See `Method.loss`."""
-        clips = self._clips(batch)
-        (logits, _), updated = self.model.apply(
-            {"params": params, "batch_stats": variables.stats}, clips, train=True,
-            rngs={"dropout": rng}, mutable=["batch_stats", "gates"])
-        found, mask = list(gates.collect(updated["gates"]).values()), batch["mask"]
-        ce = weighted_mean(self.task.loss(logits, batch), mask)
-        efficiency, own, told = self.penalty(params, variables.stats, found, logits, batch, clips.shape[1:])
-        scalars = {"loss": ce + efficiency, "loss_cls": ce, "loss_efficiency": efficiency,
-                   **self.task.batch_scalars(logits, batch), **decisions.statistics(found, mask), **told}
-        return ce + efficiency, ({**updated["batch_stats"], **own}, scalars)
+    def term(self, seen):
+        """See `Part.term`: the penalty."""
+        found, mask = list(gates.collect(seen.updated["gates"]).values()), seen.batch["mask"]
+        value, own, told = self.penalty(seen.params, seen.variables.stats, found, seen.logits, seen.batch,
+                                        seen.clips.shape[1:])
+        return Term(seen.ramped(self.name, value), {**decisions.statistics(found, mask), **told}, own)
 
     def predict(self, variables, batch):
         """See `Method.predict`."""
-        video = batch["video"]
+        video, method = batch["video"], self.method
         b, v = video.shape[:2]
 
         def look(clips):
-            said = [self._run(variables.network, x) for x in sides.in_sides(self.task, clips)]
+            said = [self.run(variables.network, x) for x in sides.in_sides(self.task, clips)]
             return self.task.of_sides([x for x, _ in said]), decisions.of_sides([x for _, x in said])
 
-        logits, found = base.over_views(look, video, self.sight, self.views_per_pass)
+        logits, found = base.over_views(look, video, method.sight, method.views_per_pass)
         plain_BV, overhead_BV = (x.reshape(b, v) for x in decisions.clip_gmacs(
-            found, sides.gmacs_in_sides(self.model, self.task, base.clip_shape(video, self.resolution))))
+            found, sides.gmacs_in_sides(method.model, self.task, base.clip_shape(video, method.resolution))))
         plain, overhead = plain_BV.sum(axis=1), overhead_BV.sum(axis=1)
         extra = {"ratios": jnp.stack([d.ratio for d in found], axis=1),
                  "computed": decisions.computed_share(found),
@@ -107,17 +105,49 @@ class Gated(base.Method):
                   "decisions": decided.reshape(b, v, *decided.shape[1:])}  # numbers of ratio and stride
         return base.Prediction(self.task.mean_of_views(logits), plain + overhead,
                                extra | base.clip_answers(self.task, logits)
-                               | sides.cost_of_head(self.model, self.task, video, self.resolution))
+                               | sides.cost_of_head(method.model, self.task, video, method.resolution))
 
-    def _run(self, variables, clips):
+    def run(self, variables, clips):
         """(logits, decisions in the order of the layers) of clips (B, T, H, W, 3)."""
         if self.clip_by_clip and clips.shape[0] != 1:
-            found = jax.lax.map(lambda clip: self._run(variables, clip[None]), clips)
+            found = jax.lax.map(lambda clip: self.run(variables, clip[None]), clips)
             return jax.tree.map(lambda x: x[:, 0], found)
-        (logits, _), state = self.model.apply(variables, clips, mutable=["gates"])
+        (logits, _), state = self.method.model.apply(variables, clips, mutable=["gates"])
         return logits, list(gates.collect(state["gates"]).values())
 
     def analyse(self, rows, variables, workdir, split):
         """What the gates did; see `gating.ratios.analyse`."""
         return ratios.analyse(rows, self.layer_names(variables.params), self.task, workdir, split,
-                                decide=bool(decisions.layer_names(variables.params, self.marker)))
+                              decide=bool(decisions.layer_names(variables.params, self.marker)))
+
+
+class Gated(Composed):
+    """A network with `Gates`, and nothing else.
+
+    Attributes:
+        gates: the part, of the class that a subclass names in `gates_class`.
+    """
+
+    gates_class: type[Gates]
+    pictures = PICTURES
+
+    def make_parts(self):
+        """See `Composed.make_parts`: CE(logits, y) + penalty."""
+        self.gates = self.gates_class(self.config, self.task, self.settings)
+        return Answers(self.config, self.task, self.settings), self.gates
+
+    def layer_names(self, params) -> list[str]:
+        """See `Gates.layer_names`."""
+        return self.gates.layer_names(params)
+
+    def decisions(self, variables, clips) -> list[variants.Decision]:
+        """What every convolution decides for clips (B, T, H, W, 3); `variables`: of `apply`. Traced."""
+        return self.gates.run(variables, clips)[1]
+
+    def predict(self, variables, batch):
+        """See `Method.predict`."""
+        return self.gates.predict(variables, batch)
+
+    def analyse(self, rows, variables, workdir, split):
+        """See `Method.analyse` and `Gates.analyse`."""
+        return self.gates.analyse(rows, variables, workdir, split)

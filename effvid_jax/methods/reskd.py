@@ -36,23 +36,19 @@ import dataclasses
 from typing import ClassVar
 
 import jax
-import jax.numpy as jnp
 
 from data_pipelines import Field
-from effvid_jax import checkpoint, console, cost
-from effvid_jax.backbones import blocks
 from effvid_jax.errors import UserError
-from effvid_jax.losses import soft_kl, squared_error, weighted_mean
-from effvid_jax.methods import base, building
+from effvid_jax.losses import soft_kl, squared_error
+from effvid_jax.methods import base, parts
 from effvid_jax.methods.supervised import Supervised
+from effvid_jax.methods.teacher import PROJECTION, Teacher, check_beside  # noqa: F401 - PROJECTION: its home
 from effvid_jax.model_fields import DTYPES
-from effvid_jax.tasks import make_task
 
-PROJECTION = checkpoint.TRAINING_ONLY  # its parameters beside the student's
 LOSSES = ("feature", "position_kl", "frame_kl", "clip_kl")
 
 
-class Reskd(base.Method):
+class Reskd(parts.Composed):
     """The ResKD method of a config: student from `config.model`, the rest from `config.method`.
 
     The teacher's architecture and weights come from `config.method.teacher`, the workdir of a supervised
@@ -122,33 +118,19 @@ class Reskd(base.Method):
             return model
 
     def __init__(self, config, task, networks=None):
+        self._networks = networks
         super().__init__(config, task)
-        if self.settings.loss != "feature" and not task.class_scores:
-            raise UserError(f"config.method.loss={self.settings.loss!r} compares scores of classes, which "
-                             f"this task does not have: 'feature' does without.")
-        if networks is None:
-            saved, variables = building.load_teacher(self.settings.teacher, task.class_names)
-            model = self.settings.teaching(saved.model)
-            if model.dtype != config.model.dtype:
-                console.say(f"the teacher computes in {model.dtype}, the student in {config.model.dtype}: "
-                            f"--config.method.teacher_dtype={config.model.dtype} makes them equal")
-            networks = (building.build_network(config.model, task),
-                        building.build_network(model, task), variables)
-            self._teacher_model = model
-        seen_by = config.model if self._teacher_model is None else self._teacher_model
-        self.teacher_sight = base.Sight.of(seen_by, self.settings.teacher_resolution)
-        self.student, self.teacher, self.teacher_variables = networks
 
-    _teacher_model = None  # config of the teacher, where it is not given as a module
+    def make_parts(self):
+        """See `Composed.make_parts`: CE(logits, y) + w * KD."""
+        given = None if self._networks is None else self._networks[1:]
+        self.guide = Teacher(self.config, self.task, self.settings, distillation_loss, given)
+        return parts.Answers(self.config, self.task, self.settings), self.guide
 
-    def _teacher_of(self, batch_size: int):
-        """The teacher whose batch statistics are of `teacher_clips` clips."""
-        clips = self.settings.teacher_clips
-        if not clips or self._teacher_model is None:
-            return self.teacher
-        model = self._teacher_model.copy_and_resolve_references()
-        model.bn_groups = 1 if batch_size % clips else batch_size // clips
-        return building.build_network(model, self.task)
+    def make_network(self):
+        """The student."""
+        given = None if self._networks is None else self._networks[0]
+        return super().make_network() if given is None else given
 
     @classmethod
     def inference(cls, config, task):
@@ -160,105 +142,13 @@ class Reskd(base.Method):
     @classmethod
     def check_beside(cls, config, others):
         """See `Method.check_beside`: features that are subtracted have the same shape."""
-        if "teacher" not in others:
-            return
-        task, teacher, data = make_task(config, ("some class", "another")), others["teacher"], config.data
-        settings = cls.Settings.read(config.method)
-        networks = [building.build_network(model, task)
-                    for model in (config.model, settings.teaching(teacher.model))]
-        sides = [config.model.resolution or data.crop, teacher.model.resolution or teacher.data.crop]
-        (params, stats), (frozen_params, frozen_stats) = (
-            jax.eval_shape(lambda net=net, side=side: building.init_backbone(
-                net, jax.random.key(0), (1, data.num_frames, side, side, 3)))
-            for net, side in zip(networks, sides))
-        frozen = {"params": frozen_params, "batch_stats": frozen_stats}
-        cls(config, task, (*networks, frozen))._check_features(
-            base.Variables(params, stats, {"teacher": frozen}), (data.num_frames, data.crop, sides[0], 3))
-
-    def init(self, rng, clip_shape):
-        """See `Method.init`; the teacher is the frozen part."""
-        b, t, high, _, c = clip_shape
-        low = self.resolution or high
-        params, stats = building.init_backbone(self.student, rng, (b, t, low, low, c))
-        variables = base.Variables(params, stats, {"teacher": self.teacher_variables})
-        width_s, width_t = self._check_features(variables, (t, high, low, c))
-        if not self.settings.projection:
-            return variables
-        layer = projection_to(width_t).init(jax.random.fold_in(rng, 1), jnp.zeros((1, width_s)))["params"]
-        return variables.replace(params={**params, PROJECTION: layer})
-
-    def loss(self, params, variables, batch, rng):
-        """See `Method.loss`; L of the module docstring."""
-        settings = self.settings
-        video = batch["video"]
-        projection = params.get(PROJECTION)
-        params = {name: tree for name, tree in params.items() if name != PROJECTION}
-        student_rng, teacher_rng = jax.random.split(rng)
-        (logits, out_s), updated = self.student.apply(
-            {"params": params, "batch_stats": variables.stats}, self.sight(video),
-            train=True, rngs={"dropout": student_rng}, mutable=["batch_stats"])
-        frozen = jax.lax.stop_gradient(variables.frozen["teacher"])
-        (_, out_t), _ = self._teacher_of(len(video)).apply(
-            frozen, self.teacher_sight(video),
-            train=settings.teacher_bn == "batch", rngs={"dropout": teacher_rng},
-            mutable=["batch_stats"])
-
-        def classify(model, weights, features):
-            return model.apply(weights, features, method="classify")
-
-        if projection is not None:
-            width = out_t["features"].shape[-1]
-            out_s = {"features": projection_to(width).apply({"params": projection}, out_s["features"])}
-        kd_B = distillation_loss(
-            settings, out_s, jax.lax.stop_gradient(out_t),
-            lambda f: classify(self.student, {"params": params, "batch_stats": variables.stats}, f),
-            lambda f: classify(self.teacher, frozen, f))
-        mask = batch["mask"]
-        ce = weighted_mean(self.task.loss(logits, batch), mask)
-        kd = settings.weight * weighted_mean(kd_B, mask)
-        scalars = {"loss": ce + kd, "loss_cls": ce, "loss_kd": kd, **self.task.batch_scalars(logits, batch)}
-        return ce + kd, (updated.get("batch_stats", {}), scalars)
-
-    def predict(self, variables, batch):
-        """See `Method.predict`; the student alone."""
-        return base.predict_views(self.student, self.task, self.sight, variables.network, batch,
-                                  self.views_per_pass)
-
-    def predict_teacher(self, variables, batch):
-        """As `predict`, for the teacher."""
-        return base.predict_views(self.teacher, self.task, self.teacher_sight,
-                                  variables.frozen["teacher"], batch, self.views_per_pass)
+        if "teacher" in others:
+            check_beside(cls, config, others["teacher"])
 
     @property
     def references(self):
         """See `Method.references`."""
-        return {"teacher": self.predict_teacher}
-
-    def _check_features(self, variables, sizes) -> tuple[int, int]:
-        """Channels of both feature maps; where these are subtracted they agree. Found without computing."""
-        t, high, low, c = sizes
-        high = self.settings.teacher_resolution or high
-
-        def features(model, variables, side):
-            x = jax.ShapeDtypeStruct((1, t, side, side, c), jnp.float32)
-            return jax.eval_shape(lambda v, x: model.apply(v, x)[1]["features"], variables, x).shape
-
-        cost.check_resolution(self.teacher, (t, high, high, c))
-        f_s = features(self.student, variables.network, low)
-        f_t = features(self.teacher, variables.frozen["teacher"], high)
-        as_they_are = self.settings.loss == "feature" and not self.settings.projection
-        if as_they_are and (f_s[-1] != f_t[-1] or f_s[1] != f_t[1]):
-            raise UserError(
-                f"config.method.loss='feature' subtracts maps, but the student's is "
-                f"{f_s[1]} frames x {f_s[-1]} channels and the teacher's {f_t[1]} x {f_t[-1]}: choose "
-                f"backbones of equal width, or config.method.loss='position_kl', which compares class "
-                f"scores, or config.method.projection=True, which learns a linear map between the two.")
-        return f_s[-1], f_t[-1]
-
-
-def projection_to(channels: int) -> blocks.Dense:
-    """The linear map of `settings.projection`, (..., C) -> (..., channels)."""
-    return blocks.Dense(channels)
+        return {"teacher": self.guide.predict}
 
 
 def like_teachers(f_s, f_t):

@@ -37,11 +37,74 @@ from effvid_jax.errors import UserError
 from effvid_jax.gating import decisions, freezing, gates, inputs, target
 from effvid_jax.losses import weighted_mean
 from effvid_jax.methods import base
-from effvid_jax.methods.gated import Gated
+from effvid_jax.methods.gated import Gated, Gates
 
 OF_THE_CONVOLUTION = ("search_space", "temporal", "channel", "cheap_kernel", "cheap_scale", "gate_width",
                       "gate_inputs", "gate_normalise", "gate_scale", "discrete", "beta", "beta_reduced",
                       "leak", "form", "positions", "frozen")
+
+
+class RedundancyGates(Gates):
+    """The part: convolutions that are `GatedConv`, and lambda_e * L_e."""
+
+    marker, records = "gate/beta", (target.RECORD,)
+
+    def __init__(self, config, task, settings):
+        super().__init__(config, task, settings)
+        self.clip_by_clip = settings.form == "compact" and not settings.positions
+
+    def make_conv(self):
+        """The gated convolution with these settings."""
+        return partial(gates.GatedConv, layers=self.layers,
+                       **{name: getattr(self.settings, name) for name in OF_THE_CONVOLUTION})
+
+    def layer_names(self, params):
+        """See `Gates.layer_names`; those that are frozen are among them."""
+        names = {*super().layer_names(params), *freezing.read(self.settings.frozen)}
+        return sorted(names, key=gates.natural_order)
+
+    def init(self, variables, rng, clip_shape):
+        """See `Gates.init`.
+
+        Raises:
+            UserError: no convolution decides anything, one that is frozen is not there, or a target below
+                what is left when every gate is closed.
+        """
+        variables = super().init(variables, rng, clip_shape)
+        there = flax.traverse_util.flatten_dict(variables.params, sep="/")
+        for path in freezing.read(self.settings.frozen):
+            if not {f"{path}/weights", f"{path}/{self.marker}"} & there.keys():
+                raise UserError(f"config.method.frozen: {path!r} is no gated convolution of "
+                                f"{self.config.model.backbone}: expected some of "
+                                f"{', '.join(decisions.layer_names(variables.params, self.marker))}.")
+        if not self.settings.target:
+            return variables
+        clip = jax.ShapeDtypeStruct((1, *self.method.seen_shape(clip_shape)[1:]), jnp.float32)
+        found = jax.eval_shape(lambda clip: self.run(variables.network, clip)[1], clip)
+        static = cost.gmacs(self.method.model, clip.shape[1:])
+        least = 1 - sum(d.macs / 1e9 * (1 - d.least) for d in found) / static
+        if self.settings.target < least:
+            raise UserError(
+                f"config.method.target={self.settings.target}: with every gate closed as far as "
+                f"config.method.search_space={self.settings.search_space} lets it, this network still costs "
+                f"{least:.2f} of the static one. Ask for more, or for a larger search space.")
+        return variables.replace(stats={**variables.stats, target.RECORD: target.begin()})
+
+    def penalty(self, params, stats, found, logits, batch, clip_shape):
+        """lambda_e * L_e; lambda_e as set, or as the target needs it."""
+        del params
+        mask, wanted, weight = batch["mask"], self.settings.target, self.settings.efficiency_weight
+        right = jax.lax.stop_gradient(self.task.right(self.task.answers(logits), batch))
+        if not wanted:
+            return weight * weighted_mean(efficiency_loss(found, right), mask), {}, {}
+        weight = target.weight(stats[target.RECORD], wanted, weight)
+        rising = right * 2 * jax.lax.stop_gradient(decisions.computed_share(found))
+        rising *= decisions.opening(found, 1.0 if self.settings.discrete else self.settings.leak or 1.0)
+        value = weight * weighted_mean(efficiency_loss(found, right) + (weight < 0) * rising, mask)
+        static = cost.gmacs(self.method.model, clip_shape)
+        share = weighted_mean(jax.lax.stop_gradient(sum(decisions.clip_gmacs(found, static))), mask) / static
+        return value, {target.RECORD: target.update(stats[target.RECORD], share, wanted)}, {
+            "gates/cost": share, "gates/efficiency_weight": weight}
 
 
 class VaRed2(Gated):
@@ -101,66 +164,11 @@ class VaRed2(Gated):
                                 f"config.method.target={self.target}; expected more than 0, such as 1.5.")
             freezing.read(self.frozen)
 
-    marker = "gate/beta"
+    gates_class = RedundancyGates
 
     def __init__(self, config, task):
         super().__init__(config, task)
-        self.clip_by_clip = self.settings.form == "compact" and not self.settings.positions
         self._forms = {self.settings.form: self}
-
-    def make_conv(self):
-        """The gated convolution with these settings."""
-        return partial(gates.GatedConv, layers=self.layers,
-                       **{name: getattr(self.settings, name) for name in OF_THE_CONVOLUTION})
-
-    def layer_names(self, params):
-        """See `Gated.layer_names`; those that are frozen are among them."""
-        names = {*super().layer_names(params), *freezing.read(self.settings.frozen)}
-        return sorted(names, key=gates.natural_order)
-
-    def init(self, rng, clip_shape):
-        """See `Gated.init`.
-
-        Raises:
-            UserError: no convolution decides anything, one that is frozen is not there, or a target below
-                what is left when every gate is closed.
-        """
-        variables = super().init(rng, clip_shape)
-        there = flax.traverse_util.flatten_dict(variables.params, sep="/")
-        for path in freezing.read(self.settings.frozen):
-            if not {f"{path}/weights", f"{path}/{self.marker}"} & there.keys():
-                raise UserError(f"config.method.frozen: {path!r} is no gated convolution of "
-                                f"{self.config.model.backbone}: expected some of "
-                                f"{', '.join(decisions.layer_names(variables.params, self.marker))}.")
-        if not self.settings.target:
-            return variables
-        sides = (self.resolution,) * 2 if self.resolution else clip_shape[2:4]
-        clip = jax.ShapeDtypeStruct((1, clip_shape[1], *sides, 3), jnp.float32)
-        found = jax.eval_shape(lambda clip: self._run(variables.network, clip)[1], clip)
-        static = cost.gmacs(self.model, clip.shape[1:])
-        least = 1 - sum(d.macs / 1e9 * (1 - d.least) for d in found) / static
-        if self.settings.target < least:
-            raise UserError(
-                f"config.method.target={self.settings.target}: with every gate closed as far as "
-                f"config.method.search_space={self.settings.search_space} lets it, this network still costs "
-                f"{least:.2f} of the static one. Ask for more, or for a larger search space.")
-        return variables.replace(stats={**variables.stats, target.RECORD: target.begin()})
-
-    def penalty(self, params, stats, found, logits, batch, clip_shape):
-        """lambda_e * L_e; lambda_e as set, or as the target needs it."""
-        del params
-        mask, wanted, weight = batch["mask"], self.settings.target, self.settings.efficiency_weight
-        right = jax.lax.stop_gradient(self.task.right(self.task.answers(logits), batch))
-        if not wanted:
-            return weight * weighted_mean(efficiency_loss(found, right), mask), {}, {}
-        weight = target.weight(stats[target.RECORD], wanted, weight)
-        rising = right * 2 * jax.lax.stop_gradient(decisions.computed_share(found))
-        rising *= decisions.opening(found, 1.0 if self.settings.discrete else self.settings.leak or 1.0)
-        value = weight * weighted_mean(efficiency_loss(found, right) + (weight < 0) * rising, mask)
-        static = cost.gmacs(self.model, clip_shape)
-        share = weighted_mean(jax.lax.stop_gradient(sum(decisions.clip_gmacs(found, static))), mask) / static
-        return value, {target.RECORD: target.update(stats[target.RECORD], share, wanted)}, {
-            "gates/cost": share, "gates/efficiency_weight": weight}
 
     def runners(self):
         """Both forms of the network."""

@@ -103,22 +103,25 @@ class Predictor(Network):
 
     def finish(self, started, names):
         """See `Network.finish`."""
-        exits = None if self._adaptive is None else started.extra["exit"]
+        exits = everything = [None] * len(names)
+        if self._adaptive is not None:
+            exits = started.extra["exit"]
+            everything = np.asarray(self._adaptive.all_segments(started, self.reader.num_views))
         logits, gmacs, exits = jax.device_get((started.logits, started.gmacs, exits))
         found = []
         for i, name in enumerate(names):
             try:
-                found.append(self._whole(name, logits[i], gmacs[i], None if exits is None else exits[i]))
+                found.append(self._whole(name, logits[i], gmacs[i], exits[i], everything[i]))
             except NotFiniteError as error:
                 found.append(error)
         return found
 
-    def _whole(self, name, logits, gmacs, exit):
+    def _whole(self, name, logits, gmacs, exit, everything):
         """As `scored`, of a video of which everything was computed."""
         views = self.reader.num_views
         if exit is None:
             return self._scored(name, logits, gmacs, views)
-        scores, told = self._scored(name, logits, views * self._adaptive.gmacs[-1], views)
+        scores, told = self._scored(name, logits, everything, views)
         return scores, {**told, "gmacs_where_it_stops": short(gmacs), **self._exit(exit)}
 
     def pooled(self, load, names, size, threads):
@@ -177,7 +180,7 @@ class Predictor(Network):
 
     def _stopped(self, name, answer):
         """As `scored`, of an answer of the executor."""
-        scores, told = self._scored(name, answer.logits, self._adaptive.gmacs[answer.checkpoint])
+        scores, told = self._scored(name, answer.logits, self._adaptive.spent(answer))
         return scores, {**told, **self._exit(answer.checkpoint)}
 
     def _exit(self, checkpoint) -> dict:

@@ -193,28 +193,28 @@ def test_a_teachers_statistics_are_of_as_many_clips_as_it_says(imported):
     x = base.Sight()(batch(8)["video"])
 
     def features(method, x):
-        (_, out), _ = jax.jit(lambda v, x: method._teacher_of(len(x)).apply(
+        (_, out), _ = jax.jit(lambda v, x: method.guide.of_batch(len(x)).apply(
             v, x, train=True, mutable=["batch_stats"], rngs={"dropout": jax.random.key(0)}),
-            compiler_options=EVERY_OPTIMISATION)(method.teacher_variables, x)  # digits are compared
+            compiler_options=EVERY_OPTIMISATION)(method.guide.variables, x)  # digits are compared
         return np.asarray(out["features"])
 
     four, saved, all_ = (distilled(imported, teacher_clips=n) for n in (4, 0, 8))
     halves = np.concatenate([features(all_, x[:4]), features(all_, x[4:])])
     np.testing.assert_allclose(features(four, x), halves, rtol=1e-5, atol=1e-6)
     together = features(all_, x)
-    assert np.abs(together - halves).max() > 1e-3 and saved._teacher_of(8) is saved.teacher
-    groups = {n: four._teacher_of(n).bn_groups for n in (8, 4, 12, 2, 3)}
+    assert np.abs(together - halves).max() > 1e-3 and saved.guide.of_batch(8) is saved.guide.teacher
+    groups = {n: four.guide.of_batch(n).bn_groups for n in (8, 4, 12, 2, 3)}
     assert groups == {8: 2, 4: 1, 12: 3, 2: 1, 3: 1}, "batches of other sizes, as the benchmark times them"
     asked = []
-    four._teacher_of = lambda n: asked.append(n) or four.teacher
+    four.guide.of_batch = lambda n: asked.append(n) or four.guide.teacher
     variables = jax.eval_shape(lambda: four.init(jax.random.key(0), (8, 2, 16, 16, 3)))
     jax.eval_shape(lambda v: four.loss(v.params, v, batch(8), jax.random.key(0))[0], variables)
     assert asked == [8], "the loss goes through it"
 
 
 def test_a_teacher_has_a_dtype_of_its_own(imported, capsys):
-    assert distilled(imported).teacher.dtype is None and distilled(
-        imported, teacher_dtype="bfloat16").teacher.dtype == jnp.bfloat16
+    assert distilled(imported).guide.teacher.dtype is None and distilled(
+        imported, teacher_dtype="bfloat16").guide.teacher.dtype == jnp.bfloat16
     assert "the teacher computes in bfloat16, the student in float32" in capsys.readouterr().err
     distilled(imported, teacher_dtype="float32")
     assert "computes in" not in capsys.readouterr().err

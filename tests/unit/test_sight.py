@@ -66,7 +66,7 @@ def test_a_teacher_and_its_student_each_see_their_own(odd):
     task = make_task(config, ["a", "b", "c"])
     student = building.build_network(config.model, task)
     method = Reskd(config, task, (student, student, {}))
-    assert method.teacher_sight == base.Sight(config.method.teacher_resolution, ODD)
+    assert method.guide.sight == base.Sight(config.method.teacher_resolution, ODD)
     config.model.backbone = "resnet18"
     assert Reskd(config, task, (student, student, {})).sight == base.Sight(config.model.resolution, IMAGENET)
 
