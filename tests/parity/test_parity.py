@@ -106,6 +106,15 @@ def test_unknown_architectures_are_skipped(tmp_path, change):
     assert result.status == "SKIP" and "not built here" in result.reason
 
 
+@pytest.mark.parametrize("kind, of", [("peer_forward", {"source": {"repo": "github.com/a/b"}}),
+                                      ("peer_op", {"source": {"repo": "github.com/a/b"}, "op": "guess"})])
+def test_unknown_systems_are_skipped(tmp_path, kind, of):
+    path = tmp_path / "peer.json"
+    path.write_text(json.dumps({"case": "peer", "kind": kind, **of}))
+    result = run.run_case(path)
+    assert result.status == "SKIP" and of.get("op", "a/b") in result.reason
+
+
 def test_exit_codes_and_lines(tmp_path, capsys):
     unknown = altered(tmp_path, "mm_tsn_r18_8x112", lambda case: case.update(kind="detection"))
     pipe = next(path for name, path in FILES.items() if name.startswith("pipe_metrics"))
