@@ -19,7 +19,7 @@ from data_pipelines import Field, shown
 from effvid_jax import best, model_fields, published, weights_and_biases
 from effvid_jax.backbones import remat
 from effvid_jax.errors import UserError
-from effvid_jax.exits import routes
+from effvid_jax.exits import network, routes
 from effvid_jax.methods import check_method, find_method
 from effvid_jax.optim import GROUPS, OPTIMIZERS, SCHEDULES, check_frozen, make_optimizer
 from effvid_jax.start.validation import during_training
@@ -45,7 +45,9 @@ FIELDS: dict[str, Field] = {
     "model.exits.shift": Field.choice("online", "offline", "none"),
     "model.exits.shift_div": Field.integer(1, 2**14), "model.exits.stages": Field.many(Field.integer(0, 256)),
     "model.exits.width": Field.integer(0, 2**16), "model.exits.share_heads": Field.flag(),
-    "model.exits.classifier_std": Field.number(0, 1e3),
+    "model.exits.classifier_std": Field.number(0, 1e3), "model.exits.lift_last": Field.flag(),
+    "model.exits.merge": Field.choice(*network.MERGES),
+    "model.exits.gates": Field.many(Field.integer(1, 2**16)),
     "method.name": Field.text(),
     "optim.name": Field.choice(*OPTIMIZERS), "optim.lr": Field.number(0, 1e6),
     "optim.momentum": Field.number(0, below=1), "optim.weight_decay": Field.number(0, 1e6),
