@@ -48,6 +48,8 @@ FIELDS: dict[str, Field] = {
     "model.exits.classifier_std": Field.number(0, 1e3), "model.exits.lift_last": Field.flag(),
     "model.exits.merge": Field.choice(*network.MERGES),
     "model.exits.gates": Field.many(Field.integer(1, 2**16)),
+    "model.glance": Field.group(), "model.glance.backbone": Field.text(),
+    "model.glance.resolution": _PIXELS, "model.glance.options": Field.group(),
     "method.name": Field.text(),
     "optim.name": Field.choice(*OPTIMIZERS), "optim.lr": Field.number(0, 1e6),
     "optim.momentum": Field.number(0, below=1), "optim.weight_decay": Field.number(0, 1e6),
@@ -75,8 +77,8 @@ FIELDS: dict[str, Field] = {
     "bench.resolutions": Field.many(Field.integer(1, 2**14)),
 }
 # Not in every config: of somebody's own, or younger than old workdirs.
-OPTIONAL = ("task", "evaluations", "model.exits", "model.remat", "train.validation", "bench", "export",
-            "name", "note", "optim.frozen", "init.probe",
+OPTIONAL = ("task", "evaluations", "model.exits", "model.glance", "model.remat", "train.validation",
+            "bench", "export", "name", "note", "optim.frozen", "init.probe",
             *(f"train.{name}" for name in ("best", "patience", "min_change", "ema", "label_smoothing",
                                            "mixup", "cutmix", "wandb")))
 # Of a backbone: what grows without end takes memory and time without end. Names not here: `_OPTION`.
@@ -106,8 +108,9 @@ def check_values(config, complete: bool = False) -> None:
         if problem := field.problem(inside[name]):
             raise UserError(f"config.{path}={shown(inside[name])}: expected {problem}.")
     data_pipelines.check_fields(dict(config.get("data", {}).items()))
-    for name, value in config.get("model", {}).get("options", {}).items():
-        _check_option(f"config.model.options.{name}", value, _OPTIONS.get(name))
+    for group in ("model", "model.glance"):
+        for name, value in (_find(config, f"{group}.options") or {}).items():
+            _check_option(f"config.{group}.options.{name}", value, _OPTIONS.get(name))
     for name, epochs in config.get("evaluations", {}).items():
         if problem := _EPOCHS.problem(epochs):
             raise UserError(f"config.evaluations.{name}={shown(epochs)}: expected {problem} (epochs between "

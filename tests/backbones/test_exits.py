@@ -153,12 +153,17 @@ def test_running_maximum_with_gates():
     model, variables, clip = build("resnet18", route, routes.coarse_to_fine(4), 4, "none")
     model = model.clone(merge="max", lift_last=True, gates=(8, 4), exit_stages=(1, 2, 3))
     variables = draw(model, clip)
-    dense = jax.jit(model.apply)(variables, clip)[1]
-    ordered, state, found, gates = clip[:, jnp.array(model.order)], {}, [], []
-    for k in range(4):
-        state, logits = network.run_segment(model, variables, k, state, ordered[:, k:k + 1])
-        found.append(logits)
-        gates.append(state.get("gate"))
+
+    @jax.jit
+    def both(variables, clip):
+        ordered, state, found, gates = clip[:, jnp.array(model.order)], {}, [], []
+        for k in range(4):
+            state, logits = network.run_segment(model, variables, k, state, ordered[:, k:k + 1])
+            found.append(logits)
+            gates.append(state.get("gate"))
+        return model.apply(variables, clip)[1], state, found, gates
+
+    dense, state, found, gates = both(variables, clip)
     np.testing.assert_allclose(jnp.stack(found, axis=1), dense["checkpoints"], atol=1e-5)
     np.testing.assert_allclose(jnp.stack(gates[1:3], axis=1), dense["gates"][:, :2], atol=1e-5)
     assert gates[0] is None and gates[3] is None and dense["gates"].shape == (2, 3)
