@@ -112,6 +112,7 @@ def moments(config, demo: bool) -> None:
 
 def _shrink(config) -> None:
     """Small networks that look at frames one by one, and heads of their size."""
+    config.model.backbone = config.model.backbone.removeprefix("tsm_")
     embedded.small_network(config)
     config.model.exits.update(dict(width=128, classifier_std=0.1))
     if config.model.exits.gates:

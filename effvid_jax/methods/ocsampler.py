@@ -39,10 +39,11 @@ from effvid_jax.errors import UserError
 from effvid_jax.exits.network import ExitNet
 from effvid_jax.losses import weighted_mean
 from effvid_jax.methods import base, building
+from effvid_jax.methods.clips import resize_nearest
 from effvid_jax.policies import policy_gradient, subset
 
 REWARDS = ("confidence", "label")
-RESIZES = ("bilinear", "nearest")
+RESIZES = {"bilinear": base.resize, "nearest": resize_nearest}
 FROZEN = "^classifier/"  # `config.optim.frozen` of the recipes
 
 
@@ -84,7 +85,7 @@ class OCSamplerNet(nn.Module):
 
     def scores(self, x_BTHWC, train: bool = False):
         """Of every frame (B, T): logits of the draw."""
-        x = shrink(x_BTHWC, self.side, self.resize)
+        x = RESIZES[self.resize](x_BTHWC, self.side)
         x = self.sampler.run_stem(x, train)
         for stage in range(1, self.sampler.num_stages + 1):
             x = self.sampler.run_stage(stage, x, train)
@@ -126,7 +127,7 @@ class OCSampler(base.Method):
 
         def check(self, config):
             """Raises UserError for what does not go together."""
-            self._check_known(reward=REWARDS, resize=RESIZES)
+            self._check_known(reward=REWARDS, resize=tuple(RESIZES))
             if not config.model.get("glance"):
                 raise UserError("config.model.glance is empty: method 'ocsampler' needs a network that "
                                 "chooses frames; start from a config of configs/ocsampler_*.py.")
@@ -162,8 +163,8 @@ class OCSampler(base.Method):
     def _sampler(self) -> nn.Module:
         model = self.config.model.copy_and_resolve_references()
         with model.unlocked():
-            model.update(dict(backbone=model.glance.backbone, dropout=0.0, exits={}))
-            model.options = model.glance.options
+            model.backbone, model.options = model.glance.backbone, model.glance.options
+            del model.exits
         plain = building.build_backbone(model, 1)
         if not hasattr(plain, "shift") or not hasattr(plain, "run_stage"):
             raise UserError(f"config.model.glance.backbone={model.backbone!r} takes no temporal shift: "
@@ -297,12 +298,3 @@ class OCSampler(base.Method):
         frame = cost.count(self.model.classifier.backbone, (1, *shape[1:]), "mmcv").gmacs
         return {"sampler": of("sampler", "score"), "classifier": of("classifier"),
                 "paper": of("sampler", "score", "classifier/lift") + self.settings.chosen * frame}
-
-
-def shrink(x_BTHWC, side: int, rule: str):
-    """Frames of `side` pixels (0: as they are); 'nearest' takes the pixel at floor(i * size / side)."""
-    height, width = x_BTHWC.shape[-3:-1]
-    if rule == "bilinear" or not side or (height, width) == (side, side):
-        return base.resize(x_BTHWC, side)
-    rows, columns = (np.arange(side) * size // side for size in (height, width))
-    return x_BTHWC[..., rows, :, :][..., columns, :]

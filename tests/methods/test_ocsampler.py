@@ -11,6 +11,7 @@ from configs import ocsampler_actnet, ocsampler_minik
 from effvid_jax.errors import UserError
 from effvid_jax.methods import make_method, ocsampler
 from effvid_jax.methods.base import Variables
+from effvid_jax.methods.clips import resize_nearest
 from effvid_jax.tasks import make_task
 
 
@@ -124,5 +125,5 @@ def test_what_a_user_may_get_wrong(config):
 
 def test_pixels_of_the_nearest_rule():
     x = jnp.arange(7.0)[None, None, :, None, None] * jnp.ones((1, 1, 7, 7, 1))
-    assert ocsampler.shrink(x, 3, "nearest")[0, 0, :, 0, 0].tolist() == [0, 2, 4]  # floor(i * 7 / 3)
-    assert ocsampler.shrink(x, 0, "nearest").shape == x.shape
+    assert resize_nearest(x, 3)[0, 0, :, 0, 0].tolist() == [0, 2, 4]  # floor(i * 7 / 3)
+    assert resize_nearest(x, 0).shape == x.shape
