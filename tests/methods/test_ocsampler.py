@@ -23,6 +23,7 @@ class Pixels(nn.Module):
     def run_stem(self, x, train=False):
         return x.mean(axis=(2, 3), keepdims=True)
 
+    @nn.compact
     def run_stage(self, stage, x, train=False):
         return nn.Dense(8, name="stage")(x)
 
@@ -70,7 +71,7 @@ def test_it_finds_the_two_frames_that_tell(config, reward):
     with config.unlocked():
         config.method.update(dict(chosen=2, reward=reward))
     method = make_method(config, make_task(config, ["a", "b", "c"]))
-    method.model = ocsampler.OCSamplerNet(Pixels(), Colours(), 2)
+    method.model, method.gmacs = ocsampler.OCSamplerNet(Pixels(), Colours(), 2), dict(sampler=0, classifier=0)
     rng, optimizer = np.random.default_rng(0), optax.sgd(0.5, 0.9)
 
     def clips(n):
