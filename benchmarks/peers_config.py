@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from configs.recipes import base
+from effvid_jax.backbones.facts import small_member
 from effvid_jax.errors import UserError
 
 STEPS, BATCH, FRAMES = 400, 16, 16
@@ -98,6 +99,10 @@ def _together(part, whole: bool, frames: int, clips) -> None:
     model = part.get("model", {})
     if str(model.get("backbone", "")).startswith("tsm_resnet"):  # nothing is told by motion here
         model.backbone = model.backbone.removeprefix("tsm_")
+    if glance := model.get("glance"):  # as cheap beside the other network as published ones are
+        backbone, options = small_member("resnet18")
+        glance.update(dict(backbone=backbone, resolution=32))
+        glance.options = ml_collections.ConfigDict(options | dict(width=8))
     if exits := model.get("exits"):
         _reroute(exits, frames)
 

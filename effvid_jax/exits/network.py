@@ -31,6 +31,7 @@ from effvid_jax.backbones import blocks, shifts
 from effvid_jax.errors import UserError
 from effvid_jax.exits import routes
 from effvid_jax.exits.gate import ExitGate
+from effvid_jax.exits.largest import largest
 
 MERGES = ("mean", "max")
 
@@ -116,7 +117,7 @@ class ExitNet(nn.Module):
 
     def merged(self, pooled_BTC):
         """What a head reads (B, C), of what frames look like at its depth."""
-        return pooled_BTC.max(axis=1) if self.merge == "max" else pooled_BTC.mean(axis=1)
+        return largest(pooled_BTC) if self.merge == "max" else pooled_BTC.mean(axis=1)
 
     def ask(self, checkpoint: int, before_BC, merged_BC, train: bool = False):
         """Gate of a checkpoint (from 1): what its head reads, and the head before -> (B,), below 0: stop."""
@@ -152,9 +153,11 @@ class ExitNet(nn.Module):
                 most = max(frames for _, frames in here)
                 seen = jax.tree.map(lambda a: a[:, :most], x)  # noqa: B023
                 pooled_BTC = self.pool(depth, seen, train)
+                before, old = None, 0
                 for k, frames in here:
-                    read[k] = self.merged(pooled_BTC[:, :frames])
-                    logits[k] = self.classify(k, read[k], train)
+                    read[k] = before = (largest(pooled_BTC[:, old:frames], before) if self.merge == "max" else
+                                        self.merged(pooled_BTC[:, :frames]))
+                    logits[k], old = self.classify(k, read[k], train), frames
         back = jnp.argsort(jnp.array(self.order))
         out = {name: jax.tree.map(lambda a: a[:, back], maps) for name, maps in out.items()}
         last = out[f"stage{self.num_stages}"]
@@ -285,8 +288,7 @@ def run_segment(model: ExitNet, variables, k: int, state, frames_BTHWC):
 def _total(model: ExitNet, total_BC, pooled_BTC):
     """What a segment keeps of the frames seen so far: their sum, or the largest values."""
     if model.merge == "max":
-        new = pooled_BTC.max(axis=1)
-        return new if total_BC is None else jnp.maximum(total_BC, new)
+        return largest(pooled_BTC, total_BC)
     return (0.0 if total_BC is None else total_BC) + pooled_BTC.sum(axis=1)
 
 

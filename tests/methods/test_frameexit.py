@@ -2,17 +2,20 @@
 
 import dataclasses
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from configs import frameexit_actnet, frameexit_minik
 from effvid_jax import cost
-from effvid_jax.backbones import make_backbone
+from effvid_jax.backbones import blocks, make_backbone
 from effvid_jax.errors import UserError
-from effvid_jax.exits import executor
+from effvid_jax.exits import executor, network, routes
 from effvid_jax.methods import make_method
+from effvid_jax.methods.base import Variables
 from effvid_jax.tasks import make_task
 
 FRAMES, CLASSES = 4, ["a", "b", "c"]
@@ -101,6 +104,62 @@ def test_gates_learn_whether_an_answer_is_good_enough(small):
     assert (asked[0] == 1).all() and (asked[2] == 0).all() and 0 < asked[1].sum() < 2, asked
     gradients = [{name: x for name, x in gradient.items() if "gate" not in name} for gradient, _ in found]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *gradients[:2])
+
+
+class Pixels(nn.Module):
+    """A backbone of one stage that sees the mean colour of a frame."""
+
+    num_stages = 1
+
+    def run_stem(self, x, train=False):
+        return x
+
+    @nn.compact
+    def run_stage(self, stage, x, train=False):
+        return blocks.Dense(16, name="stage")(x)
+
+
+def test_larger_beta_takes_fewer_frames_at_equal_accuracy():
+    """Clips of which all frames tell the class, or one; with exits as many are right as without."""
+    config = frameexit_minik.get_config("tiny")
+    method = make_method(config, make_task(config, CLASSES))
+    route = tuple(routes.Checkpoint(n, 1) for n in range(1, FRAMES + 1))
+    method.model = network.ExitNet(Pixels(), 3, route, tuple(range(FRAMES)), FRAMES, (1,), 16, lift_last=True,
+                                   merge="max", gates=(32, 16), classifier_std=0.3)
+    rng, optimizer = np.random.default_rng(0), optax.sgd(optax.cosine_decay_schedule(0.05, 300), 0.9)
+
+    def clips(n):
+        labels, x = rng.integers(0, 3, n), rng.uniform(0, 0.3, (n, FRAMES, 1, 1, 3)).astype(np.float32)
+        telling = rng.integers(0, FRAMES, n)[:, None] == np.arange(FRAMES)
+        telling |= rng.uniform(size=(n, 1)) < 0.5
+        x[np.arange(n)[:, None], np.arange(FRAMES), 0, 0, labels[:, None]] += telling
+        return {"video": jnp.asarray(x), "label": jnp.asarray(labels), "mask": jnp.ones(n)}
+
+    start = jax.jit(method.model.init)(jax.random.key(0), jnp.zeros((1, FRAMES, 1, 1, 3)))
+    settings, predict = method.settings, jax.jit(method.predict)
+
+    @jax.jit
+    def step(variables, state, batch, beta):
+        method.settings = dataclasses.replace(settings, beta=beta)
+        gradient, (stats, _) = jax.grad(lambda p: method.loss(p, variables, batch, jax.random.key(0)),
+                                        has_aux=True)(variables.params)
+        updates, state = optimizer.update(gradient, state)
+        return Variables(optax.apply_updates(variables.params, updates), stats), state
+
+    frames = []
+    for beta in (0.001, 0.05, 10.0):
+        variables = Variables(start["params"], start["batch_stats"])
+        state = optimizer.init(variables.params)
+        for _ in range(300):
+            variables, state = step(variables, state, clips(64), beta)
+        batch = clips(400)
+        out = predict(variables, {"video": batch["video"][:, None]})
+        frames.append(float(out.extra["frames"].mean()))
+        right, full = ((np.asarray(x).argmax(axis=-1) == batch["label"]).mean() for x in (
+            out.logits, method.model.apply(variables.network, batch["video"])[0]))
+        print(f"beta {beta}: {frames[-1]} frames, {right} right, {full} of all frames")
+        assert beta > 1 or (full > 0.95 and right >= full - 0.01)
+    assert frames[0] > frames[1] > frames[2]
 
 
 def test_mistakes_are_named(small):
