@@ -119,6 +119,7 @@ class Pixels(nn.Module):
         return blocks.Dense(16, name="stage")(x)
 
 
+@pytest.mark.slow
 def test_larger_beta_takes_fewer_frames_at_equal_accuracy():
     """Clips of which all frames tell the class, or one; with exits as many are right as without."""
     config = frameexit_minik.get_config("tiny")
