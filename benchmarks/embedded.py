@@ -38,7 +38,8 @@ def arguments(doc: str, workdir: str, more: Callable = lambda parser: None):
     return args, extra
 
 
-def train(workdir: str, seed: int, run: str, config: str, flags: Sequence[str]) -> None:
+def train(workdir: str, seed: int, run: str, config: str, flags: Sequence[str],
+          configs: str = "configs/") -> None:
     """One run as a user would start it, unless it is finished. Seeds share the clips.
 
     Args:
@@ -47,11 +48,12 @@ def train(workdir: str, seed: int, run: str, config: str, flags: Sequence[str]) 
         run: name of the folder.
         config: file in `configs/`, with arguments.
         flags: further ones of `main.py`.
+        configs: what stands before `config` in place of that folder.
     """
     folder = os.path.join(workdir, f"seed{seed}", run)
     if os.path.exists(os.path.join(folder, "metrics.json")):
         return
-    command = [sys.executable, "main.py", f"--config=configs/{config}", f"--workdir={folder}",
+    command = [sys.executable, "main.py", f"--config={configs}{config}", f"--workdir={folder}",
                f"--config.seed={seed}", f"--config.data.seed={seed}",
                f"--config.data.root={workdir}/benchmark", *flags]
     print("$", " ".join(command[1:]), flush=True)
@@ -70,11 +72,11 @@ def read(workdir: str, seeds: Sequence[int], stage: str) -> list[dict]:
 
 
 def row(what: str, values: Sequence[float], form: str, config: str, command: str,
-        seeds: Sequence[int]) -> dict[str, str]:
+        seeds: Sequence[int], dataset: str = DATASET) -> dict[str, str]:
     """A row of `docs/results.csv`: mean and standard deviation over the seeds, and how it was made."""
     spread = format(statistics.stdev(values), form.lstrip("+")) if len(values) > 1 else ""
     return results.make_row(
-        what, format(statistics.mean(values), form), dataset=DATASET, config=config,
+        what, format(statistics.mean(values), form), dataset=dataset, config=config,
         command=f"{command} --seeds {','.join(map(str, seeds))}", seeds=seeds,
         spread=spread if float(spread.replace(",", "") or 0) else "")
 

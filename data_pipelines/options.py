@@ -249,6 +249,11 @@ def check_config(config, process_count: int = 1) -> None:
 
         check_synthetic(options)
         check_params(options.synthetic)
+    if options.source == "synthetic_moments":
+        from data_pipelines.synthetic.moments import check_params
+
+        check_synthetic(options)
+        check_params(options.synthetic)
     if options.source == "synthetic_boxes":
         from data_pipelines.synthetic.moving import check_params
 

@@ -49,6 +49,32 @@ def accuracy_against_cost(points: Mapping[str, tuple[float, float]], label: str)
     return _png(figure)
 
 
+def two_prices(points: Mapping[str, tuple[float, float, float]], prices: tuple[str, str], label: str):
+    """Accuracy over two prices side by side, one point a network.
+
+    Args:
+        points: {name: (first price, second price, accuracy in the unit of the label)}.
+        prices: what they are.
+        label: of the accuracy, such as 'top-1 (%)'.
+
+    Returns:
+        A figure, for `forms`.
+    """
+    figure = _blank(10, 4.5)
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, price, k in zip(panels, prices, (0, 1)):
+        _frame(axes)
+        for i, (name, values) in enumerate(points.items()):
+            axes.scatter(values[k], values[2], s=70, color=_colour(i), zorder=3,
+                         marker=MARKERS[i // len(COLOURS) % len(MARKERS)], label=_name(name))
+        axes.set_xscale("log")
+        axes.set_xlabel(price)
+        axes.margins(x=0.15, y=0.15)
+    panels[0].set_ylabel(label)
+    figure.legend(*panels[0].get_legend_handles_labels(), frameon=False, ncols=4, loc="outside upper center")
+    return figure
+
+
 def curves(histories: Mapping[str, Sequence[Mapping[str, float]]], metric: str, label: str,
            scale: float, loss_title: str) -> bytes:
     """Loss and accuracy while training.

@@ -24,7 +24,7 @@ def defaults() -> ml_collections.ConfigDict:
 
     config.data = ml_collections.ConfigDict(dict(
         source="list",  # list | folder | array_record | tfds | synthetic (the embedded benchmark)
-        # images: masks | sceneparse | synthetic_scenes
+        # synthetic_moments (the same of long clips) | images: masks | sceneparse | synthetic_scenes
         root="",  # folder that paths are relative to; folder source: the folder of classes
         train_root="", val_root="",  # the same of one split, below `root` or anywhere; "": `root`
         train_list="", val_list="",  # list files, shard patterns (array_record), splits (tfds)

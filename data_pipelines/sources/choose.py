@@ -82,9 +82,11 @@ def split_names(config: Options) -> list[str]:
 
 def _synthetic_source(config, split):
     from data_pipelines import synthetic  # writes videos: not needed for anything else
+    from data_pipelines.synthetic import moments
 
     check_synthetic(config)
-    train_list, val_list, classes_file, root = synthetic.ensure_built(config)
+    kind = moments if config.source == "synthetic_moments" else synthetic
+    train_list, val_list, classes_file, root = kind.ensure_built(config)
     config = copy.copy(config)
     vars(config).update(train_list=str(train_list), val_list=str(val_list), root=str(root),
                         classes_file=str(classes_file), list_format="video", multi_label=False, num_classes=0)
@@ -120,6 +122,7 @@ _SOURCES = {
     "array_record": ArrayRecordSource,
     "tfds": TfdsSource,
     "synthetic": _synthetic_source,
+    "synthetic_moments": _synthetic_source,
     "boxes": box_source,
     "jhmdb": jhmdb_source,
     "synthetic_boxes": _synthetic_boxes,

@@ -1,7 +1,9 @@
 """A backbone with exits along a route through the grid of frames x depth.
 
 Dynamic Inference, arXiv 2002.03342: at checkpoint (n, d) a head reads the mean, over the n frames seen so
-far, of what they look like at depth d. The same network runs in two forms with equal results:
+far, of what they look like at depth d; FrameExit's (arXiv 2104.13400) reads the largest value of each channel
+(`merge='max'`), and gates beside the heads may read it before and after the newest frames (`gates`). The same
+network runs in two forms with equal results:
 
     dense          module.apply(variables, clip)            all frames, all depths: training, simulation
     progressive    run_segment(module, variables, k, ...)   checkpoint after checkpoint: real early exit
@@ -12,7 +14,8 @@ that, an ordinary temporal shift does not.
 How an exit of a plain backbone looks is not published. Ours: pool, and before the last depth lift to
 `exit_width` channels (linear, batch norm, ReLU); then one linear classifier a checkpoint. With 2048
 channels after stages 2 and 3, three heads and 400 classes this gives the paper's parameter counts
-(29.12 M and 48.12 M for ResNet-50 and -101), as 23 other designs do. MSDNet brings its own exits.
+(29.12 M and 48.12 M for ResNet-50 and -101), as 23 other designs do. FrameExit lifts at the last depth as
+well (`lift_last`). MSDNet brings its own exits.
 """
 
 from __future__ import annotations
@@ -27,8 +30,11 @@ import jax.numpy as jnp
 from effvid_jax.backbones import blocks, shifts
 from effvid_jax.errors import UserError
 from effvid_jax.exits import routes
+from effvid_jax.exits.gate import ExitGate
+from effvid_jax.exits.largest import largest
 from effvid_jax.gating import surroundings
 
+MERGES = ("mean", "max")
 
 class ExitNet(nn.Module):
     """See the module docstring.
@@ -41,7 +47,11 @@ class ExitNet(nn.Module):
         order: order in which frames are consumed; positions of a route count in it.
         group: frames of a group, as in the backbone's `shifts.OnlineShift`; 0: all.
         exit_stages: stage of the backbone behind each depth, from depth 1 on; 0 is the stem.
-        exit_width: channels that exits before the last are lifted to; 0: no lift.
+        exit_width: channels that exits before the last depth are lifted to; 0: no lift.
+        lift_last: lifted at the last depth, too.
+        merge: what becomes of the frames seen so far: their 'mean', or the largest value of each channel
+            ('max').
+        gates: widths of the gates, see `gate.ExitGate`, one after each checkpoint but the first; (): none.
         share_heads: one linear classifier a depth instead of one a checkpoint.
         dropout: rate before the classifiers.
         classifier_std: of the classifiers' initial weights.
@@ -58,11 +68,14 @@ class ExitNet(nn.Module):
     share_heads: bool = False
     dropout: float = 0.0
     classifier_std: float = 0.001
+    lift_last: bool = False
+    merge: str = "mean"
+    gates: tuple[int, ...] = ()
     bn_groups: int = 1
     dtype: Any = None
 
     def setup(self):
-        last = self.exit_stages[-1]
+        last = 0 if self.lift_last else self.exit_stages[-1]
         self.own_exits = hasattr(self.backbone, "pool_exit")
         lifts = self.exit_width and not self.own_exits
         depths = [d for d, stage in enumerate(self.exit_stages, 1) if stage != last]
@@ -76,6 +89,8 @@ class ExitNet(nn.Module):
         self.head = {str(h): blocks.Dense(
             self.num_classes, dtype=self.dtype,
             kernel_init=nn.initializers.normal(self.classifier_std)) for h in heads}
+        self.gate_after = {str(h): ExitGate(self.gates, self.bn_groups, self.dtype)
+                           for h in range(2, len(self.route) + 1) if self.gates}
 
     @property
     def num_stages(self) -> int:
@@ -101,8 +116,16 @@ class ExitNet(nn.Module):
             x = blocks.relu(self.lift_bn[str(depth)](self.lift[str(depth)](x), train))
         return x
 
+    def merged(self, pooled_BTC):
+        """What a head reads (B, C), of what frames look like at its depth."""
+        return largest(pooled_BTC) if self.merge == "max" else pooled_BTC.mean(axis=1)
+
+    def ask(self, checkpoint: int, before_BC, merged_BC, train: bool = False):
+        """Gate of a checkpoint (from 1): what its head reads, and the head before -> (B,), below 0: stop."""
+        return self.gate_after[str(checkpoint + 1)](before_BC, merged_BC, train)
+
     def classify(self, checkpoint: int, merged_BC, train: bool = False):
-        """Head of a checkpoint (from 0) on the mean over frames -> logits (B, K)."""
+        """Head of a checkpoint (from 0) on merged frames -> logits (B, K)."""
         name = self.route[checkpoint].depth if self.share_heads else checkpoint + 1
         return self.head[str(name)](self.drop(merged_BC, deterministic=not train))
 
@@ -116,11 +139,12 @@ class ExitNet(nn.Module):
         Returns:
             logits (B, K) of the last checkpoint, and a dict: 'checkpoints' (B, m, K) logits of all;
             'stage1'... the backbone's states, frames in natural order; 'features' the last map;
-            'pooled' (B, T, C) what the last head reads of each frame.
+            'pooled' (B, T, C) what the last head reads of each frame; with gates 'gates' (B, m - 1), see
+            `ask`. They are trained without a gradient to what they read.
         """
         assert x_BTHWC.shape[1] == len(self.order), (x_BTHWC.shape, self.order)
         x = x_BTHWC[:, jnp.array(self.order)]
-        out, logits = {}, {}
+        out, logits, read = {}, {}, {}
         pooled_BTC = None
         for depth in range(1, len(self.exit_stages) + 1):
             x, maps = self._next_depth(x, depth, train)
@@ -130,14 +154,21 @@ class ExitNet(nn.Module):
                 most = max(frames for _, frames in here)
                 seen = jax.tree.map(lambda a: a[:, :most], x)  # noqa: B023
                 pooled_BTC = self.pool(depth, seen, train)
+                before, old = None, 0
                 for k, frames in here:
-                    logits[k] = self.classify(k, pooled_BTC[:, :frames].mean(axis=1), train)
+                    read[k] = before = (largest(pooled_BTC[:, old:frames], before) if self.merge == "max" else
+                                        self.merged(pooled_BTC[:, :frames]))
+                    logits[k], old = self.classify(k, read[k], train), frames
         back = jnp.argsort(jnp.array(self.order))
         out = {name: jax.tree.map(lambda a: a[:, back], maps) for name, maps in out.items()}
         last = out[f"stage{self.num_stages}"]
         out["features"] = jax.tree.leaves(last)[-1]  # of several scales the coarsest
         out["pooled"] = pooled_BTC[:, back]
         out["checkpoints"] = jnp.stack([logits[k] for k in range(len(self.route))], axis=1)
+        if self.gates:
+            read = jax.lax.stop_gradient(read)
+            out["gates"] = jnp.stack([self.ask(k, read[k - 1], read[k], train)
+                                      for k in range(1, len(self.route))], axis=1)
         return logits[len(self.route) - 1], out
 
     def _next_depth(self, x, depth: int, train: bool = False):
@@ -153,7 +184,7 @@ class ExitNet(nn.Module):
         x = x_BTHWC[:, jnp.array(self.order)]
         for depth in range(1, len(self.exit_stages) + 1):
             x, _ = self._next_depth(x, depth)
-        return self.classify(len(self.route) - 1, self.pool(len(self.exit_stages), x).mean(axis=1))
+        return self.classify(len(self.route) - 1, self.merged(self.pool(len(self.exit_stages), x)))
 
 
 def make_exit_net(exits, make_backbone, num_classes: int, **options) -> ExitNet:
@@ -161,7 +192,7 @@ def make_exit_net(exits, make_backbone, num_classes: int, **options) -> ExitNet:
 
     Args:
         exits: config with `frames`, `scheme`, `route`, `order`, `groups`, `shift`, `shift_div`,
-            `stages`, `width`, `share_heads`, `classifier_std`.
+            `stages`, `width`, `share_heads`, `classifier_std`, and maybe `lift_last`, `merge`, `gates`.
         make_backbone: (shift, or nothing) -> module.
         num_classes: K.
         options: further fields of `ExitNet`.
@@ -199,8 +230,16 @@ def make_exit_net(exits, make_backbone, num_classes: int, **options) -> ExitNet:
     if exits.shift not in kinds:
         raise UserError(f"config.model.exits.shift={exits.shift!r}: expected one of {list(kinds)}.")
     backbone = make_backbone(shift=kinds[exits.shift]) if hasattr(plain, "shift") else plain
+    gates, depths = tuple(exits.get("gates", ())), {checkpoint.depth for checkpoint in route}
+    if gates and len(depths) > 1:
+        raise UserError(f"config.model.exits.gates={gates} compare frames at one depth; this route has "
+                        f"{len(depths)}: use a route along the frames, or gates=().")
+    if gates and len(gates) != 2:
+        raise UserError(f"config.model.exits.gates={gates}: expected two widths, or none.")
     return ExitNet(backbone, num_classes, route, order, frames // groups, stages, exits.width,
-                   exits.share_heads, classifier_std=exits.classifier_std, **options)
+                   exits.share_heads, classifier_std=exits.classifier_std,
+                   lift_last=exits.get("lift_last", False), merge=exits.get("merge", "mean"), gates=gates,
+                   **options)
 
 
 def run_segment(model: ExitNet, variables, k: int, state, frames_BTHWC, found: list | None = None):
@@ -215,7 +254,8 @@ def run_segment(model: ExitNet, variables, k: int, state, frames_BTHWC, found: l
         found: gets the collection 'gates' of every pass over some depths, in order.
 
     Returns:
-        The state for the next segment (arrays with the batch first), and logits (B, K).
+        The state for the next segment (arrays with the batch first; with gates also 'gate' (B,), the answer
+        of the one that is asked here), and logits (B, K).
     """
     segment = routes.plan_segments(model.route, model.group)[k]
     stream = state.get("stream", {})
@@ -237,20 +277,30 @@ def run_segment(model: ExitNet, variables, k: int, state, frames_BTHWC, found: l
     if segment.first and segment.depth > segment.join or not segment.chunks:
         together, updated = run(_join([state["maps"], new]), segment.join, segment.depth, {})
         stream = _merge(stream, updated.get("stream", {}))
-        total, maps = 0.0, together
+        total, maps = None, together
         fresh = together
     else:
-        fresh, total = new, state.get("total", 0.0)
+        fresh, total = new, state.get("total")
         maps = _join([state.get("maps"), new])
     pooled_BTC = model.apply(variables, segment.depth, fresh, method="pool")
-    total = total + pooled_BTC.sum(axis=1)
-    logits = model.apply(variables, k, total / segment.frames, method="classify")
-    out = {"total": total}
+    out = {"total": _total(model, total, pooled_BTC)}
+    merged_BC = out["total"] if model.merge == "max" else out["total"] / segment.frames
+    logits = model.apply(variables, k, merged_BC, method="classify")
+    if model.gates and 0 < k < len(model.route) - 1:  # the last head answers without being asked
+        before_BC = total if model.merge == "max" else total / segment.first
+        out["gate"] = model.apply(variables, k, before_BC, merged_BC, method="ask")
     if segment.keep:
         out["maps"] = maps
     if segment.stream:
         out["stream"] = stream
     return out, logits
+
+
+def _total(model: ExitNet, total_BC, pooled_BTC):
+    """What a segment keeps of the frames seen so far: their sum, or the largest values."""
+    if model.merge == "max":
+        return largest(pooled_BTC, total_BC)
+    return (0.0 if total_BC is None else total_BC) + pooled_BTC.sum(axis=1)
 
 
 def _depths(model: ExitNet, x, start: int, stop: int):

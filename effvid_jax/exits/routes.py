@@ -123,6 +123,21 @@ def frame_order(num_frames: int, scheme: str) -> tuple[int, ...]:
     return tuple(sorted(range(num_frames), key=lambda i: (i.bit_count() % 2, i)))
 
 
+def coarse_to_fine(num_frames: int) -> tuple[int, ...]:
+    """Frames from coarse to fine: the middle, the ends, the middles of the halves, of the quarters, ...
+
+    AdaFocus V2's released rule (`input_order` of its main_v2.py), of 16 frames
+    7 0 15 3 11 1 5 9 13 2 4 6 8 10 12 14.
+    """
+    last = num_frames - 1
+    order, parts = list(dict.fromkeys((last // 2, 0, last))), 2
+    while len(order) < num_frames:
+        ends = [last * i // parts for i in range(parts + 1)]
+        order = list(dict.fromkeys([*order, *((a + b) // 2 for a, b in zip(ends, ends[1:]))]))
+        parts *= 2
+    return tuple(order)
+
+
 def check_order(order: Sequence[int], num_frames: int) -> tuple[int, ...]:
     """An order given by hand, checked.
 

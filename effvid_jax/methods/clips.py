@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from effvid_jax.backbones.facts import IMAGENET, Pixels, facts
 
@@ -51,6 +52,14 @@ def resize(x, size: int):
     if not size or x.shape[-3:-1] == (size, size):
         return x
     return jax.image.resize(x, (*x.shape[:-3], size, size, x.shape[-1]), "bilinear", antialias=False)
+
+
+def resize_nearest(x, size: int):
+    """As `resize`, by the pixel at floor(i * side / size): torch's `interpolate(mode='nearest')`."""
+    if not size or x.shape[-3:-1] == (size, size):
+        return x
+    rows, columns = (np.arange(size) * side // size for side in x.shape[-3:-1])
+    return x[..., rows, :, :][..., columns, :]
 
 
 def clip_shape(video, resolution: int) -> tuple[int, ...]:

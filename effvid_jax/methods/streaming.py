@@ -126,6 +126,9 @@ def memories(model: nn.Module, frames: int) -> tuple[int, ...]:
     if kind is not None and kind is not shifts.OnlineShift:
         raise UserError(f"the temporal shift of this {name} is two-sided: a frame reads the one after it, "
                         f"which a stream does not have yet. {ADVICE}")
+    if getattr(model, "merge", "mean") != "mean":
+        raise UserError(f"config.model.exits.merge={model.merge!r}: the largest values of all frames answer, "
+                        f"from which a stream cannot take its oldest frame away. {ADVICE}")
     group = (shift is not None and getattr(shift, "keywords", {}).get("group", 0)) or frames
     order = getattr(model, "order", tuple(range(frames)))
     of = [order.index(t) // group for t in range(frames)]

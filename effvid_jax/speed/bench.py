@@ -66,7 +66,7 @@ def bench(config, workdir: str) -> dict:
     result: dict[str, Any] = {"config": config.name, "environment": writers.environment()}
     # Open until the end: the loop runs the step that was compiled for its own table.
     with (tempfile.TemporaryDirectory() as folder,
-          console.bar(len(SHARES) + bool(config.model.get("exits")), "bench", "table") as progress):
+          console.bar(len(SHARES) + _stops_early(config), "bench", "table") as progress):
         steps = {}
 
         def tick():
@@ -97,7 +97,7 @@ def bench(config, workdir: str) -> dict:
             lambda seconds, tick: inference(
                 config.model, make_task(config, class_names), resolutions(config), config.data.num_frames,
                 _batch_size(config, config.data.eval_batch_size), seconds=seconds, progress=tick))
-        if config.model.get("exits"):
+        if _stops_early(config):
             run("exits", "Early exits with random weights: R = measured over promised speed-up",
                 lambda seconds, tick: exits(config, class_names, seconds, tick), EXITS_SHARE)
         run("loop", "Train loop of the last stage: does the step wait for data?",
@@ -380,6 +380,12 @@ def exits(config, class_names: Sequence[str], seconds: float, progress=lambda: N
     variables = method.init(jax.random.key(0), shape)
     return exit_bench.measure(segments, variables, random_clips(shape, contrast=True), batch,
                                seconds=seconds, progress=progress)
+
+
+def _stops_early(config) -> bool:
+    """Whether the network has several exits; one is no early one."""
+    exits = config.model.get("exits")
+    return bool(exits) and len(exits.get("route", ())) != 1
 
 
 def predict_side(predict, variables, shape: Sequence[int]) -> Callable[[], Any]:

@@ -19,7 +19,7 @@ from data_pipelines import Field, shown
 from effvid_jax import best, model_fields, published, weights_and_biases
 from effvid_jax.backbones import remat
 from effvid_jax.errors import UserError
-from effvid_jax.exits import routes
+from effvid_jax.exits import network, routes
 from effvid_jax.methods import check_method, find_method
 from effvid_jax.optim import GROUPS, OPTIMIZERS, SCHEDULES, check_frozen, make_optimizer
 from effvid_jax.start.validation import during_training
@@ -45,7 +45,11 @@ FIELDS: dict[str, Field] = {
     "model.exits.shift": Field.choice("online", "offline", "none"),
     "model.exits.shift_div": Field.integer(1, 2**14), "model.exits.stages": Field.many(Field.integer(0, 256)),
     "model.exits.width": Field.integer(0, 2**16), "model.exits.share_heads": Field.flag(),
-    "model.exits.classifier_std": Field.number(0, 1e3),
+    "model.exits.classifier_std": Field.number(0, 1e3), "model.exits.lift_last": Field.flag(),
+    "model.exits.merge": Field.choice(*network.MERGES),
+    "model.exits.gates": Field.many(Field.integer(1, 2**16)),
+    "model.glance": Field.group(), "model.glance.backbone": Field.text(),
+    "model.glance.resolution": _PIXELS, "model.glance.options": Field.group(),
     "method.name": Field.text(),
     "optim.name": Field.choice(*OPTIMIZERS), "optim.lr": Field.number(0, 1e6),
     "optim.momentum": Field.number(0, below=1), "optim.weight_decay": Field.number(0, 1e6),
@@ -74,8 +78,8 @@ FIELDS: dict[str, Field] = {
     "bench.resolutions": Field.many(Field.integer(1, 2**14)),
 }
 # Not in every config: of somebody's own, or younger than old workdirs.
-OPTIONAL = ("task", "evaluations", "model.exits", "model.remat", "train.validation", "bench", "export",
-            "name", "note", "optim.frozen", "init.probe",
+OPTIONAL = ("task", "evaluations", "model.exits", "model.glance", "model.remat", "train.validation",
+            "bench", "export", "name", "note", "optim.frozen", "init.probe",
             *(f"train.{name}" for name in ("best", "patience", "min_change", "ema", "label_smoothing",
                                            "mixup", "cutmix", "wandb", "fsdp")))
 # Of a backbone: what grows without end takes memory and time without end. Names not here: `_OPTION`.
@@ -105,8 +109,9 @@ def check_values(config, complete: bool = False) -> None:
         if problem := field.problem(inside[name]):
             raise UserError(f"config.{path}={shown(inside[name])}: expected {problem}.")
     data_pipelines.check_fields(dict(config.get("data", {}).items()))
-    for name, value in config.get("model", {}).get("options", {}).items():
-        _check_option(f"config.model.options.{name}", value, _OPTIONS.get(name))
+    for group in ("model", "model.glance"):
+        for name, value in (_find(config, f"{group}.options") or {}).items():
+            _check_option(f"config.{group}.options.{name}", value, _OPTIONS.get(name))
     for name, epochs in config.get("evaluations", {}).items():
         if problem := _EPOCHS.problem(epochs):
             raise UserError(f"config.evaluations.{name}={shown(epochs)}: expected {problem} (epochs between "

@@ -49,6 +49,7 @@ _SOURCES = {
     "array_record": ("S_root", "S_list", "num_classes"),
     "tfds": ("S_root", "S_list", "tfds_name", "num_classes"),
     "synthetic": ("synthetic.*",), "synthetic_boxes": ("synthetic.*",),
+    "synthetic_moments": ("synthetic.*",),
     "boxes": ("S_root", "S_list", "list_format", "classes_file", "num_classes"),
     "jhmdb": ("S_list", "num_classes"),
     "masks": ("S_root", "S_list", "classes_file", "num_classes", "mask_first"),

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from effvid_jax.errors import UserError
-from effvid_jax.torch_import import naming_mobile, naming_transformers
+from effvid_jax.torch_import import naming_frameexit, naming_mobile, naming_transformers
 from effvid_jax.torch_import.naming_tables import TABLES
 
 Rules = list[tuple[str, str]]  # (pattern of the file's module name, our module path)
@@ -268,6 +268,7 @@ NAMING: dict[str, Rules] = {
     **naming_mobile.NAMING,
     **naming_transformers.NAMING,
 }
+NAMING |= naming_frameexit.tables(NAMING)
 
 
 def our_paths(key: str, rules: Rules) -> list[str]:

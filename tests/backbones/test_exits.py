@@ -145,3 +145,33 @@ def test_parameters_of_the_assumed_head_design(name, parameters):
         tuple(range(16)), 0, (2, 3, 4))
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 16, 64, 64, 3)))
     assert sum(x.size for x in jax.tree.leaves(shapes["params"])) == parameters
+
+
+def test_running_maximum_with_gates():
+    """FrameExit's network: progressive equals dense, gates too, and a prefix is a maximum of its frames."""
+    route = tuple(routes.Checkpoint(n, 3) for n in range(1, 5))
+    model, variables, clip = build("resnet18", route, routes.coarse_to_fine(4), 4, "none")
+    model = model.clone(merge="max", lift_last=True, gates=(8, 4), exit_stages=(1, 2, 3))
+    variables = draw(model, clip)
+
+    @jax.jit
+    def both(variables, clip):
+        ordered, state, found, gates = clip[:, jnp.array(model.order)], {}, [], []
+        for k in range(4):
+            state, logits = network.run_segment(model, variables, k, state, ordered[:, k:k + 1])
+            found.append(logits)
+            gates.append(state.get("gate"))
+        return model.apply(variables, clip)[1], state, found, gates
+
+    dense, state, found, gates = both(variables, clip)
+    np.testing.assert_allclose(jnp.stack(found, axis=1), dense["checkpoints"], atol=1e-5)
+    np.testing.assert_allclose(jnp.stack(gates[1:3], axis=1), dense["gates"][:, :2], atol=1e-5)
+    assert gates[0] is None and gates[3] is None and dense["gates"].shape == (2, 3)
+    np.testing.assert_allclose(dense["pooled"].max(axis=1), state["total"], atol=1e-6)
+
+
+def test_orders_from_coarse_to_fine():
+    assert routes.coarse_to_fine(10) == (4, 0, 9, 2, 6, 1, 3, 5, 7, 8)
+    assert routes.coarse_to_fine(16) == (7, 0, 15, 3, 11, 1, 5, 9, 13, 2, 4, 6, 8, 10, 12, 14)
+    for n in (1, 2, 3, 7, 48):
+        assert sorted(routes.coarse_to_fine(n)) == list(range(n))

@@ -129,6 +129,18 @@ def build_input(case: dict[str, Any]) -> np.ndarray:
     return x
 
 
+def build_normal(spec: dict[str, Any]) -> np.ndarray:
+    """|standard normal| numbers of the generator keyed by a seed, float32: features in place of a clip.
+
+    Raises:
+        CaseError: as of `build_input`.
+    """
+    rng = np.random.Generator(np.random.Philox(key=spec["seed"]))
+    x = np.abs(rng.standard_normal(tuple(spec["shape"]))).astype(np.float32)
+    _check_crc("input", zlib.crc32(np.ascontiguousarray(x).tobytes()), spec)
+    return x
+
+
 def _check_crc(what: str, crc: int, spec) -> None:
     if "crc32" in spec and crc != spec["crc32"]:
         raise CaseError(f"rebuilt {what} have crc32 {crc}, the case says {spec['crc32']}: the file was "
@@ -159,6 +171,12 @@ def fingerprint_error(value, stored: dict[str, Any]) -> float:
     spread = stored["std"] or 1.0
     return _finite(max(abs(value.mean() - stored["mean"]), abs(value.std() - stored["std"]),
                        np.abs(sample - np.asarray(stored["sample"])).max()) / spread)
+
+
+def relative_distance(values, reference) -> float:
+    """|values - reference| / |reference| of two vectors, by their lengths."""
+    reference = np.asarray(reference)
+    return _finite(np.linalg.norm(np.asarray(values) - reference) / (np.linalg.norm(reference) or 1.0))
 
 
 def relative_error(value: float, reference: float) -> float:

@@ -44,6 +44,9 @@ def _check(case: dict[str, Any], x64: bool) -> tuple[float, list[str]]:
     if kind == "train_step":
         from tests.parity import train_step
         return train_step.check(case, x64)
+    if kind in ("peer_forward", "peer_train", "peer_op"):
+        from tests.parity import peers
+        return peers.check(case, x64)
     from tests.parity import pipelines
     checks = {"sample_frames": pipelines.check_sample_frames, "geometry": pipelines.check_geometry,
               "metrics": pipelines.check_metrics}

@@ -15,7 +15,7 @@ from tests.parity import golden, run
 # Of each kind of case and family a small one, always; what takes longer is marked slow.
 ALWAYS = re.compile(
     r"mm_ts\w_(?!r152)|mm_rkd|tv_resnet(18|50)|step_reskd_r18|pipe_|mm_slowonly|mm_x3d|el_(tsm|lite0_(2|pub))|"
-    r"trn_\w+_3x224|timm_mobilenetv3_small|hf_videomae_s|uniformer_s_16")
+    r"peer_op_|trn_\w+_3x224|timm_mobilenetv3_small|hf_videomae_s|uniformer_s_16")
 FILES = {path.stem: path for path in sorted(run.CASES.glob("*.json"))}
 ALWAYS_SINGLE = re.compile(r"mm_tsn_r18|mm_tsm_mobile|mm_rkd|tv_resnet18")
 
@@ -104,6 +104,15 @@ def test_other_weights_or_input_fail_before_the_network_runs(tmp_path, part, mes
 def test_unknown_architectures_are_skipped(tmp_path, change):
     result = run.run_case(altered(tmp_path, "mm_tsn_r18_8x112", change))
     assert result.status == "SKIP" and "not built here" in result.reason
+
+
+@pytest.mark.parametrize("kind, of", [("peer_forward", {"source": {"repo": "github.com/a/b"}}),
+                                      ("peer_op", {"source": {"repo": "github.com/a/b"}, "op": "guess"})])
+def test_unknown_systems_are_skipped(tmp_path, kind, of):
+    path = tmp_path / "peer.json"
+    path.write_text(json.dumps({"case": "peer", "kind": kind, **of}))
+    result = run.run_case(path)
+    assert result.status == "SKIP" and of.get("op", "a/b") in result.reason
 
 
 def test_exit_codes_and_lines(tmp_path, capsys):

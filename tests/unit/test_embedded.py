@@ -14,10 +14,13 @@ from benchmarks import embedded
 from configs import reskd_minik, supervised_minik
 from effvid_jax.methods import building, reskd
 from effvid_jax.reports import results
+from effvid_jax.start import bounds, runs
 from effvid_jax.tasks import make_task
 
 sys.path.insert(0, os.path.dirname(embedded.__file__))  # as a script finds its neighbours
 import gate_inputs
+import peers_config
+import peers_embedded
 import reskd_embedded
 import reskd_pairs
 import va_red2_embedded
@@ -53,6 +56,33 @@ def test_a_run_starts_as_a_user_would_and_only_once(tmp_path, monkeypatch):
     (tmp_path / "seed2" / "run" / "metrics.json").write_text("{}")
     embedded.train(str(tmp_path), 2, "run", "reskd_minik.py:demo", [])
     assert len(started) == 1
+
+
+@pytest.mark.parametrize("name", peers_config.SYSTEMS)
+def test_peers_have_one_budget_and_one_benchmark(name):
+    """Learning steps of all stages together, clips, batches; every stage is one that its config has."""
+    system, config = peers_config.SYSTEMS[name], peers_config.get_config(f"{name},steps=100")
+    names = runs.stage_names(config)
+    stages = [runs.stage_config(config, stage, "w") for stage in names] or [config]
+    assert sum(stage.train.num_steps for stage in stages) == 100 and len(system.shares) == len(stages)
+    assert peers_embedded.last_stage(name) == "/".join([name, *names[-1:]])
+    for stage in stages:
+        bounds.check_values(stage, complete=True)
+        data = stage.data
+        assert (data.source, data.batch_size, data.num_frames) == (
+            "synthetic_moments", peers_config.BATCH, system.frames), stage.name
+        assert dict(data.synthetic) == peers_config.CLIPS and not stage.model.backbone.startswith("tsm_")
+
+
+def test_peers_columns():
+    """Without a saving in multiply-adds nothing is said of its share on the clock."""
+    plain = [{"val/top1": 0.5, "val/gmacs": 1.0}]
+    saves = peers_embedded.columns_of([{"val/top1": 0.6, "val/gmacs": 0.5, "val/gmacs_paper": 0.4}], [30.0],
+                                      plain, [20.0])
+    assert {name: value for name, ((value,), _) in saves.items()} == pytest.approx({
+        "top-1 (%)": 60, "GMACs (10⁻³)": 500, "as the paper counts": 400, "clips/s": 30,
+        "clips/s, plain = 1": 1.5, "saving on the clock (%)": 200 / 3})
+    assert "saving on the clock (%)" not in peers_embedded.columns_of(plain, [20.0], plain, [20.0])
 
 
 def test_va_red2_rows_start_from_their_own_networks(tmp_path, monkeypatch):
