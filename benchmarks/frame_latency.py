@@ -3,11 +3,11 @@
     python benchmarks/frame_latency.py --results docs/results.csv
     python benchmarks/frame_latency.py --networks movinet_a0_stream:172 --frames 4 --seconds 1     # to try it
 
-Networks that take a camera's frames as they come: the stream MoViNets (which remember all frames) and TSM with an
-online shift (whose answer is the mean over the last clip). Weights are random. After `--frames` frames the answer has
-to be that of the clip, to `--tolerance` of the largest logit, or nothing is timed. What is printed: the median and
-the slowest of 20 of a frame's latency, one stream at a time as a camera gives it, and how many times longer it would
-take to look at the last `--frames` frames anew for every frame. Sides are timed in turns.
+Networks that take a camera's frames as they come: the stream MoViNets (which remember all frames) and TSM with
+an online shift (whose answer is the mean over the last clip). Weights are random. After `--frames` frames the
+answer has to be that of the clip, to `--tolerance` of the largest logit, or nothing is timed. What is printed:
+the median and the slowest of 20 of a frame's latency, one stream at a time as a camera gives it, and how many
+times longer it would take to look at the last `--frames` frames anew for every frame. Sides are timed in turns.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def measure(backbone: str, side: int, frames: int, classes: int, seconds: float,
     expected = whole(variables, at)
     difference = float(jnp.abs(answer - expected).max() / jnp.abs(expected).max())
     if not difference <= tolerance:
-        raise SystemExit(f"{backbone}: after {frames} frames one by one the answer differs from the clip's by "
-                         f"{difference:.1e} of the largest logit; --tolerance={tolerance}.")
+        raise SystemExit(f"{backbone}: after {frames} frames one by one the answer differs from the clip's "
+                         f"by {difference:.1e} of the largest logit; --tolerance={tolerance}.")
     times, kept = [], state
 
     def a_frame():
@@ -77,7 +77,8 @@ def measure(backbone: str, side: int, frames: int, classes: int, seconds: float,
 
     timed = timing.measure({"frame": a_frame, "clip": lambda: whole(variables, at)}, seconds=seconds,
                            min_repeats=5, min_sample_seconds=0)
-    return {"frame_ms": 1e3 * timed["frame"].median, "slow_frame_ms": 1e3 * float(np.quantile(times[2:], 0.95)),
+    return {"frame_ms": 1e3 * timed["frame"].median,
+            "slow_frame_ms": 1e3 * float(np.quantile(times[2:], 0.95)),
             "clip_ms": 1e3 * timed["clip"].median, "gmacs": stream.gmacs, "difference": difference}
 
 
@@ -94,7 +95,8 @@ def main(argv=None) -> None:
     table, rows = [], []
     for network in args.networks.split(","):
         backbone, _, side = network.partition(":")
-        found = measure(backbone, int(side or 224), args.frames, args.classes, args.seconds, args.tolerance)
+        found = measure(backbone, int(side or 224), args.frames, args.classes, args.seconds,
+                        args.tolerance)
         ratio = found["clip_ms"] / found["frame_ms"]
         table.append((backbone, side, f"{found['gmacs']:.3f}", f"{found['frame_ms']:.1f}",
                       f"{found['slow_frame_ms']:.1f}", f"{ratio:.1f}", f"{found['difference']:.0e}"))
@@ -103,8 +105,9 @@ def main(argv=None) -> None:
             rows.append(results.make_row(
                 f"frame_latency: {backbone}, {side}²: {column}", value, dataset="noise", seeds=[0],
                 config=f"{args.frames} frames, float32", command="python benchmarks/frame_latency.py"))
-    print(tabulate.tabulate(table, ["network", "pixels", "GMACs of a frame", "a frame, ms", "slowest of 20, ms",
-                                    "clip anew ÷ frame", "difference"], disable_numparse=True))
+    print(tabulate.tabulate(table, ["network", "pixels", "GMACs of a frame", "a frame, ms",
+                                    "slowest of 20, ms", "clip anew ÷ frame", "difference"],
+                            disable_numparse=True))
     if args.results:
         results.replace_measured(args.results, rows)
 
