@@ -3,11 +3,11 @@
     python benchmarks/frame_latency.py --results docs/results.csv
     python benchmarks/frame_latency.py --networks movinet_a0_stream:172 --frames 4 --seconds 1     # to try it
 
-Networks that take a camera's frames as they come: the stream MoViNets (which remember all frames) and TSM with
-an online shift (whose answer is the mean over the last clip). Weights are random. After `--frames` frames the
-answer has to be that of the clip, to `--tolerance` of the largest logit, or nothing is timed. What is printed:
+Networks that take a camera's frames as they come: the stream MoViNets (which remember all frames) and TSM
+with an online shift (whose answer is the mean over the last clip). Weights are random. After `--frames` frames
+the answer has to be that of the clip, to `--tolerance` of the largest logit, or nothing is timed. Printed are
 the median and the slowest of 20 of a frame's latency, one stream at a time as a camera gives it, and how many
-times longer it would take to look at the last `--frames` frames anew for every frame. Sides are timed in turns.
+times longer looking at the last `--frames` frames anew would take. Sides are timed in turns.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ def measure(backbone: str, side: int, frames: int, classes: int, seconds: float,
 
 def main(argv=None) -> None:
     """Prints the table; with `--results` its rows replace older ones of this hardware."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", default=",".join(NETWORKS), help="BACKBONE:PIXELS, with commas")
     parser.add_argument("--frames", type=int, default=16, help="T of a clip")
     parser.add_argument("--classes", type=int, default=400)
