@@ -74,6 +74,21 @@ class Step(NamedTuple):
     stop: int
 
 
+class StateScore(NamedTuple):
+    """A score that reads a row's state beside its logits, such as a gate's answer that a step left there.
+
+    Attributes:
+        of: (state, logits (B, K)) -> (B,); `state` is what the step that gave the logits returned.
+    """
+
+    of: Callable
+
+
+def scored(score: Callable | StateScore, state, logits):
+    """(B,) scores of rows after a step, by either kind of rule."""
+    return score.of(state, logits) if isinstance(score, StateScore) else score(logits)
+
+
 class Rows(NamedTuple):
     """A batch to answer, of at most the executor's size; it may be empty.
 
@@ -130,7 +145,8 @@ class Executor:
 
     Args:
         steps: in order; the last one answers everything that reaches it.
-        score: logits (B, K) -> (B,); a row stops at step k where `score >= thresholds[k]`.
+        score: logits (B, K) -> (B,), or a `StateScore`; a row stops at step k where
+            `score >= thresholds[k]`.
         batch_size: rows of a full batch.
         sizes: further batch sizes to compile, for what is left of a batch; by default a half, a quarter,
             an eighth and a 32nd. Smaller ones waste less, more of them compile longer.
@@ -150,7 +166,7 @@ class Executor:
         UserError: unknown policy, or sizes that do not fit the batch or the devices.
     """
 
-    def __init__(self, steps: Sequence[Step], score: Callable, batch_size: int,
+    def __init__(self, steps: Sequence[Step], score: Callable | StateScore, batch_size: int,
                  sizes: Sequence[int] = (), policy: str = "pool", mesh=None, threads: int = 8,
                  max_wait: int = 16, max_seconds: float | None = None):
         if policy not in POLICIES:
@@ -506,7 +522,7 @@ def _run_step(step: Step, score, have, keep, last, variables, threshold, state):
         out["frames"] = frames[:, keep - have:]
     if last:  # answers everything, whatever its score
         return out, logits, jnp.ones(logits.shape[:1], bool), spent
-    return out, logits, score(logits) >= threshold, spent
+    return out, logits, scored(score, net, logits) >= threshold, spent
 
 
 def _run_piece(run, size, variables, threshold, state, start, out):

@@ -64,7 +64,7 @@ class Adaptive(NamedTuple):
 
     Attributes:
         steps: the segments.
-        score: logits (B, K) -> (B,).
+        score: logits (B, K) -> (B,), or an `executor.StateScore`.
         thresholds: variables -> (m,), one a segment.
         gmacs: (m,) cumulative cost of stopping after each segment; the last is that of computing everything.
         order: in which the frames of a clip are consumed.
@@ -75,7 +75,7 @@ class Adaptive(NamedTuple):
     """
 
     steps: Sequence[executor.Step]
-    score: Callable
+    score: Callable | executor.StateScore
     thresholds: Callable
     gmacs: Any
     order: tuple[int, ...]

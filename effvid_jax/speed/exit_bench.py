@@ -97,7 +97,7 @@ def measure(adaptive: Adaptive, variables, clips_NTHWC, batch_size: int, *, spee
 def _segments(adaptive: Adaptive, variables, frames, seconds: float, progress):
     """Scores (N, m) at all checkpoints, and seconds of each segment on a full batch."""
     steps = [jax.jit(step.run) for step in adaptive.steps]
-    score = jax.jit(adaptive.score)
+    score = jax.jit(partial(executor.scored, adaptive.score))
     scores, calls = [], {}
     for number, x in enumerate(frames):
         state, found = {}, []
@@ -106,7 +106,7 @@ def _segments(adaptive: Adaptive, variables, frames, seconds: float, progress):
             if number == 0:
                 calls[k] = lambda k=k, state=state, new=new: steps[k](variables, state, new)
             state, logits = steps[k](variables, state, new)
-            found.append(score(logits))
+            found.append(score(state, logits))
             progress()
         scores.append(np.stack(jax.device_get(found), axis=1))
     times = timing.measure(calls, seconds=seconds, progress=progress)

@@ -97,6 +97,23 @@ def test_equals_the_simulated_rule(network, executors, simulated, policy, size, 
 
 
 @pytest.mark.parametrize("policy", executor.POLICIES)
+def test_a_score_may_read_the_state(network, policy):
+    """Here every step's hidden values, none of which the logits tell."""
+    steps, variables, clips = network
+    thresholds = [0.9, 0.5, 0.1, 0]
+    hidden = executor.StateScore(lambda state, logits: state["nested"]["h"][:, 0])
+    run = executor.Executor(steps, hidden, 7, policy=policy)
+    answers = list(run.run(variables, thresholds, batches(clips, 7, "load")))
+    state, stops = {}, []
+    for k, step in enumerate(steps):
+        new = clips[:, step.start:step.stop] if step.stop > step.start else None
+        state, _ = step.run(variables, state, new)
+        stops.append(np.asarray(state["nested"]["h"][:, 0] >= thresholds[k]) | (k == len(steps) - 1))
+    expected = np.argmax(np.stack(stops, axis=1), axis=1)
+    assert [a.checkpoint for a in answers] == expected.tolist() and len(set(expected.tolist())) > 2
+
+
+@pytest.mark.parametrize("policy", executor.POLICIES)
 def test_nothing_is_compiled_after_warming_up(network, policy):
     steps, variables, clips = network
     for load in (False, True):
