@@ -187,7 +187,11 @@ class Evaluator:
                             f"evaluate on several with one that computes everything.")
         split, segments, size = self.split, runner.segments, self._batch_size
         run = executor.Executor(segments.steps, segments.score, size, runner.sizes, runner.policy,
-                                self.mesh if self.mesh.size > 1 else None, self._threads)
+                                self.mesh if self.mesh.size > 1 else None, self._threads,
+                                deadline=runner.deadline)
+        if runner.deadline is not None:
+            _, frames, side = split.clip_shape
+            run.warm_up(variables, np.zeros((1, frames, side, side, 3), np.uint8), load=True)
         batches = (executor.Rows(range(start, min(start + size, len(split))),
                                  load=lambda i, start, stop: split.frames(i, segments.order[start:stop]))
                    for start in range(0, len(split), size))
@@ -202,6 +206,8 @@ class Evaluator:
                     raise answer.error
                 told = {"id": answer.id, "scores": self.task.scores(answer.logits[None])[0],
                         "gmacs": segments.spent(answer), "exit": answer.checkpoint}
+                if runner.deadline is not None:
+                    told |= {"seconds": answer.seconds, "cut": answer.cut}
                 for name, x in {**split.targets.evaluate(split.entry(answer.id)), **told}.items():
                     found[name].append(x)
         return {name: np.array(values) for name, values in found.items()}, len(split.broken)

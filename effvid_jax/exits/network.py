@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from effvid_jax.backbones import blocks, shifts
 from effvid_jax.errors import UserError
 from effvid_jax.exits import routes
+from effvid_jax.exits.judge import Judge
 from effvid_jax.gating import surroundings
 
 
@@ -45,6 +46,7 @@ class ExitNet(nn.Module):
         share_heads: one linear classifier a depth instead of one a checkpoint.
         dropout: rate before the classifiers.
         classifier_std: of the classifiers' initial weights.
+        judge_width: hidden units of the heads that the rule 'learned' reads (`judge.py`); 0: no heads.
         bn_groups, dtype: see `blocks.BatchNorm`, `ResNet`.
     """
 
@@ -58,6 +60,7 @@ class ExitNet(nn.Module):
     share_heads: bool = False
     dropout: float = 0.0
     classifier_std: float = 0.001
+    judge_width: int = 0
     bn_groups: int = 1
     dtype: Any = None
 
@@ -76,6 +79,8 @@ class ExitNet(nn.Module):
         self.head = {str(h): blocks.Dense(
             self.num_classes, dtype=self.dtype,
             kernel_init=nn.initializers.normal(self.classifier_std)) for h in heads}
+        self.judge = {str(k): Judge(self.judge_width) for k in range(1, len(self.route) + 1)
+                      if self.judge_width}
 
     @property
     def num_stages(self) -> int:
@@ -106,6 +111,10 @@ class ExitNet(nn.Module):
         name = self.route[checkpoint].depth if self.share_heads else checkpoint + 1
         return self.head[str(name)](self.drop(merged_BC, deterministic=not train))
 
+    def sure(self, checkpoint: int, merged_BC, logits_BK):
+        """Logit (B,) of the probability that the end answers as a checkpoint did with `logits_BK`."""
+        return self.judge[str(checkpoint + 1)](merged_BC, logits_BK)
+
     def __call__(self, x_BTHWC, train: bool = False):
         """All frames through all depths.
 
@@ -116,11 +125,11 @@ class ExitNet(nn.Module):
         Returns:
             logits (B, K) of the last checkpoint, and a dict: 'checkpoints' (B, m, K) logits of all;
             'stage1'... the backbone's states, frames in natural order; 'features' the last map;
-            'pooled' (B, T, C) what the last head reads of each frame.
+            'pooled' (B, T, C) what the last head reads of each frame; with judges 'sure' (B, m), see `sure`.
         """
         assert x_BTHWC.shape[1] == len(self.order), (x_BTHWC.shape, self.order)
         x = x_BTHWC[:, jnp.array(self.order)]
-        out, logits = {}, {}
+        out, logits, sure = {}, {}, {}
         pooled_BTC = None
         for depth in range(1, len(self.exit_stages) + 1):
             x, maps = self._next_depth(x, depth, train)
@@ -131,13 +140,18 @@ class ExitNet(nn.Module):
                 seen = jax.tree.map(lambda a: a[:, :most], x)  # noqa: B023
                 pooled_BTC = self.pool(depth, seen, train)
                 for k, frames in here:
-                    logits[k] = self.classify(k, pooled_BTC[:, :frames].mean(axis=1), train)
+                    merged = pooled_BTC[:, :frames].mean(axis=1)
+                    logits[k] = self.classify(k, merged, train)
+                    if self.judge_width:
+                        sure[k] = self.sure(k, merged, logits[k])
         back = jnp.argsort(jnp.array(self.order))
         out = {name: jax.tree.map(lambda a: a[:, back], maps) for name, maps in out.items()}
         last = out[f"stage{self.num_stages}"]
         out["features"] = jax.tree.leaves(last)[-1]  # of several scales the coarsest
         out["pooled"] = pooled_BTC[:, back]
         out["checkpoints"] = jnp.stack([logits[k] for k in range(len(self.route))], axis=1)
+        if self.judge_width:
+            out["sure"] = jnp.stack([sure[k] for k in range(len(self.route))], axis=1)
         return logits[len(self.route) - 1], out
 
     def _next_depth(self, x, depth: int, train: bool = False):
@@ -161,7 +175,7 @@ def make_exit_net(exits, make_backbone, num_classes: int, **options) -> ExitNet:
 
     Args:
         exits: config with `frames`, `scheme`, `route`, `order`, `groups`, `shift`, `shift_div`,
-            `stages`, `width`, `share_heads`, `classifier_std`.
+            `stages`, `width`, `share_heads`, `classifier_std`, maybe `judge`.
         make_backbone: (shift, or nothing) -> module.
         num_classes: K.
         options: further fields of `ExitNet`.
@@ -200,7 +214,8 @@ def make_exit_net(exits, make_backbone, num_classes: int, **options) -> ExitNet:
         raise UserError(f"config.model.exits.shift={exits.shift!r}: expected one of {list(kinds)}.")
     backbone = make_backbone(shift=kinds[exits.shift]) if hasattr(plain, "shift") else plain
     return ExitNet(backbone, num_classes, route, order, frames // groups, stages, exits.width,
-                   exits.share_heads, classifier_std=exits.classifier_std, **options)
+                   exits.share_heads, classifier_std=exits.classifier_std,
+                   judge_width=exits.get("judge", 0), **options)
 
 
 def run_segment(model: ExitNet, variables, k: int, state, frames_BTHWC, found: list | None = None):
@@ -215,7 +230,8 @@ def run_segment(model: ExitNet, variables, k: int, state, frames_BTHWC, found: l
         found: gets the collection 'gates' of every pass over some depths, in order.
 
     Returns:
-        The state for the next segment (arrays with the batch first), and logits (B, K).
+        The state for the next segment (arrays with the batch first; with judges 'sure' (B,), see
+        `ExitNet.sure`), and logits (B, K).
     """
     segment = routes.plan_segments(model.route, model.group)[k]
     stream = state.get("stream", {})
@@ -244,8 +260,11 @@ def run_segment(model: ExitNet, variables, k: int, state, frames_BTHWC, found: l
         maps = _join([state.get("maps"), new])
     pooled_BTC = model.apply(variables, segment.depth, fresh, method="pool")
     total = total + pooled_BTC.sum(axis=1)
-    logits = model.apply(variables, k, total / segment.frames, method="classify")
+    merged = total / segment.frames
+    logits = model.apply(variables, k, merged, method="classify")
     out = {"total": total}
+    if model.judge_width:
+        out["sure"] = model.apply(variables, k, merged, logits, method="sure")
     if segment.keep:
         out["maps"] = maps
     if segment.stream:

@@ -45,7 +45,7 @@ FIELDS: dict[str, Field] = {
     "model.exits.shift": Field.choice("online", "offline", "none"),
     "model.exits.shift_div": Field.integer(1, 2**14), "model.exits.stages": Field.many(Field.integer(0, 256)),
     "model.exits.width": Field.integer(0, 2**16), "model.exits.share_heads": Field.flag(),
-    "model.exits.classifier_std": Field.number(0, 1e3),
+    "model.exits.classifier_std": Field.number(0, 1e3), "model.exits.judge": Field.integer(0, 2**14),
     "method.name": Field.text(),
     "optim.name": Field.choice(*OPTIMIZERS), "optim.lr": Field.number(0, 1e6),
     "optim.momentum": Field.number(0, below=1), "optim.weight_decay": Field.number(0, 1e6),
