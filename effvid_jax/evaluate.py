@@ -206,7 +206,10 @@ class Evaluator:
             size //= jax.process_count()
             sizes = tuple(part for part in sizes if part <= size)
         run = executor.Executor(segments.steps, segments.score, size, sizes, runner.policy,
-                                mesh if mesh.size > 1 else None, self._threads)
+                                mesh if mesh.size > 1 else None, self._threads, deadline=runner.deadline)
+        if runner.deadline is not None:
+            _, frames, side = split.clip_shape
+            run.warm_up(variables, np.zeros((1, frames, side, side, 3), np.uint8), load=True)
         batches = (executor.Rows(own[start:start + size],
                                  load=lambda i, start, stop: split.frames(i, segments.order[start:stop]))
                    for start in range(0, len(own), size))
@@ -225,6 +228,8 @@ class Evaluator:
                     raise answer.error
                 told = {"id": answer.id, "scores": self.task.scores(answer.logits[None])[0],
                         "gmacs": segments.spent(answer), "exit": answer.checkpoint}
+                if runner.deadline is not None:
+                    told |= {"seconds": answer.seconds, "cut": answer.cut}
                 for name, x in {**split.targets.evaluate(split.entry(answer.id)), **told}.items():
                     found[name].append(x)
         if several and not asked:

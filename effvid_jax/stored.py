@@ -8,6 +8,7 @@ restores a flipped bit and casts types without a word, so every array is checked
 from __future__ import annotations
 
 import os
+import re
 import zlib
 from typing import Any
 
@@ -21,6 +22,7 @@ from effvid_jax import course, fit, sharding, writers
 from effvid_jax.errors import UserError
 
 META = os.path.join("meta", "metadata")  # orbax's name for the json of `meta`
+YOUNGER = re.compile(r"(^|/)stopping/more_scores$")  # arrays that older code did not save
 EXPECTED = {"step": int, "config": dict, "class_names": list, "num_classes": int, "arrays": dict}  # in it
 
 
@@ -130,7 +132,7 @@ def to_nested(tree: Any) -> dict[str, Any]:
 
 
 def from_nested(nested, template: Any, where: str) -> Any:
-    """The inverse of `to_nested`, in the structure of `template`.
+    """The inverse of `to_nested`, in the structure of `template`, which has what older code did not save.
 
     Raises:
         CheckpointError: lists every array that is missing, unused or of another shape or type.
@@ -138,6 +140,7 @@ def from_nested(nested, template: Any, where: str) -> Any:
     flat = flatten(nested)
     paths, structure = jax.tree_util.tree_flatten_with_path(template)
     wanted = {_name(path): x for path, x in paths}
+    flat |= {name: np.asarray(x) for name, x in wanted.items() if name not in flat and YOUNGER.search(name)}
     problems = fit.differences(*({name: (tuple(x.shape), str(x.dtype)) for name, x in arrays.items()}
                                  for arrays in (wanted, flat)))
     if count := sum(map(len, problems)):

@@ -83,4 +83,4 @@ def _combine(config, args, parts) -> None:
 
 
 # What a plain network to start from does not have.
-_NEW = "^head_|^lift|gate|cheap_|^stopping/|^schedule/"
+_NEW = "^head_|^judge_|^lift|gate|cheap_|^stopping/|^schedule/"

@@ -35,7 +35,7 @@ def recipe(dataset_name: str, arg: str, **defaults):
     config.model.exits = exits(args.frames, args.scheme, args.shift)
     config.method = DynamicInference.Settings().to_config()
     config.optim.update(dict(groups="tsm_fc5", schedule="step", lr=0.01))
-    config.init.skip = "^head_|(^|/)fc/|^stopping/"  # classifiers and thresholds are this data set's
+    config.init.skip = "^head_|^judge_|(^|/)fc/|^stopping/"  # classifiers and thresholds are this data set's
     config.train.num_epochs = 50.0
     config.optim.milestones = (20, 40)
     if dataset_name == "k400":
@@ -66,6 +66,7 @@ def exits(frames: int, scheme: str, shift: str) -> ml_collections.ConfigDict:
         width=2048,  # of exits before the last; ours, fits the paper's parameters
         share_heads=False,  # one classifier a depth instead of one a checkpoint (as drawn)
         classifier_std=0.001,
+        judge=0,  # hidden units of the heads that the rule 'learned' reads, such as 32; 0: none
     ))
 
 

@@ -27,6 +27,11 @@ What is promised:
                 Time that the source takes for its next batch comes on top, unless there are `max_seconds`:
                 then the source is read in a thread of its own, and a row goes on to the end that many
                 seconds after it was read, whether or not the next batch has come.
+    deadline    With `deadline` a row is answered within that many seconds of when it came (`Rows.since`), by
+                the last checkpoint it has reached: a step that would not be over in time (`deadline.py`) does
+                not start for it. A row that has no answer yet is not left without one: the first step runs,
+                and its answer may be late, as one may be whose step takes longer than before. Nothing is read
+                ahead, and survivors wait for others no longer than leaves time for all steps to come.
     order       That of the input, or with `ordered=False` as rows are done.
     memory      A batch before each step, the batches read ahead, and answers that wait for their turn: those
                 of at most `max_wait` + 1 batches.
@@ -44,7 +49,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -53,6 +58,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from effvid_jax.errors import UserError
+from effvid_jax.exits.deadline import Pace, check
 from effvid_jax.exits.in_time import in_time
 
 POLICIES = ("compact", "pool")
@@ -102,12 +108,15 @@ class Rows(NamedTuple):
             ids: ids without frames get an error, and so do all of a batch with more frames than ids, where
             it is not known which is whose.
         load: (id, start, stop) -> array (stop - start, ...) of one row, called in threads. What rows that
-            stopped would have needed is never loaded. An exception ends its row, not the run.
+            stopped would have needed is never loaded. An exception ends its row, not the run. With a deadline
+            a call may go on when the run is over: nobody waits for it.
+        since: when they came, by the executor's clock; None: when they are read.
     """
 
     ids: Sequence[Any]
     frames: Any = None
     load: Callable | None = None
+    since: float | None = None
 
 
 class Answer(NamedTuple):
@@ -117,6 +126,8 @@ class Answer(NamedTuple):
         id: as given.
         checkpoint: where it stopped, from 0.
         logits: (K,) there.
+        seconds: since the row came.
+        cut: whether the deadline stopped it.
         error: what `Rows.load` raised, or a ValueError that says what is wrong with the row's frames; the
             other fields mean nothing then.
         gmacs: what the row cost, of steps that say it; None: what all rows cost that stop there.
@@ -127,10 +138,12 @@ class Answer(NamedTuple):
     logits: np.ndarray | None
     error: Exception | None = None
     gmacs: float | None = None
+    seconds: float = math.nan
+    cut: bool = False
 
 
 class _Row(NamedTuple):
-    """A row under way: place in the order of the input, its batch's, when it was read, frames to come."""
+    """A row under way: place in the order of the input, its batch's, when it came, frames to come."""
 
     number: int
     batch: int
@@ -138,6 +151,7 @@ class _Row(NamedTuple):
     id: Any
     load: Callable | None
     frames: Future | None
+    best: tuple[Any, float | None] | None = None  # logits (K,) of the last step, and the GMACs until then
 
 
 class Executor:
@@ -158,6 +172,8 @@ class Executor:
             fill batches better, fewer answer sooner.
         max_seconds: that a row waits at most, before any step and for any batch, before it goes on to be
             answered; None: as long as `max_wait` allows. For a source whose batches come slowly.
+        deadline: seconds within which a row is answered, see the module docstring; None: no limit.
+        clock: gives seconds, of which only differences count.
 
     Attributes:
         runs: how often each (step, size) ran since it was made: what was really computed.
@@ -168,7 +184,8 @@ class Executor:
 
     def __init__(self, steps: Sequence[Step], score: Callable | StateScore, batch_size: int,
                  sizes: Sequence[int] = (), policy: str = "pool", mesh=None, threads: int = 8,
-                 max_wait: int = 16, max_seconds: float | None = None):
+                 max_wait: int = 16, max_seconds: float | None = None, deadline: float | None = None,
+                 clock: Callable[[], float] = time.monotonic):
         if policy not in POLICIES:
             raise UserError(f"policy={policy!r}: expected one of {list(POLICIES)}.")
         devices = mesh.size if mesh is not None else 1
@@ -181,11 +198,12 @@ class Executor:
                              f"{devices}, between 1 and batch_size={batch_size}.")
         if max_wait < 0:
             raise UserError(f"max_wait={max_wait}: expected a number of batches, 0 or more.")
-        if max_seconds is not None and not 0 <= max_seconds < threading.TIMEOUT_MAX:
-            raise UserError(f"max_seconds={max_seconds}: expected a number of seconds, 0 or more, or None.")
+        check(max_seconds, "max_seconds")
+        check(deadline, "deadline")
         default = {batch_size // part // devices * devices for part in (2, 4, 8, 32)} - {0}
         self.steps, self.batch_size, self.policy, self.threads = steps, batch_size, policy, threads
         self.max_wait, self.max_seconds = max_wait, max_seconds
+        self.deadline, self.clock, self.pace = deadline, clock, Pace()
         self.sizes = tuple(sorted({*(sizes or default), batch_size}, reverse=True))
         self.runs: collections.Counter = collections.Counter()
         self.cut = None
@@ -244,10 +262,10 @@ class Executor:
                 raise run.failure
         finally:  # whoever stops listening does not wait for frames that nobody needs
             run.stop.set()
-            loaders.shutdown(cancel_futures=True)
+            loaders.shutdown(wait=self.deadline is None, cancel_futures=True)
 
     def warm_up(self, variables, frames, load: bool = False) -> None:
-        """Compiles everything that `run` can need: every step for every size.
+        """Compiles everything that `run` can need: every step for every size; for a deadline times them, too.
 
         Args:
             variables: as for `run`.
@@ -258,12 +276,17 @@ class Executor:
             ValueError: too few frames, or no numbers.
         """
         frames, never = np.asarray(frames), np.full(len(self.steps), np.inf)
-        for n in {*self.sizes, max(1, self.batch_size - 1)}:
-            rows = Rows(range(n), None if load else np.repeat(frames, n, axis=0),
-                        (lambda _, start, stop: frames[0, start:stop]) if load else None)
-            for answer in self.run(variables, never, [rows]):
-                if answer.error is not None:
-                    raise answer.error
+        deadline, self.deadline = self.deadline, None  # compiling takes longer
+        try:
+            sizes = sorted({*self.sizes, max(1, self.batch_size - 1)})
+            for n in sizes if deadline is None else sizes + sizes:  # again: how long they take
+                rows = Rows(range(n), None if load else np.repeat(frames, n, axis=0),
+                            (lambda _, start, stop: frames[0, start:stop]) if load else None)
+                for answer in self.run(variables, never, [rows]):
+                    if answer.error is not None:
+                        raise answer.error
+        finally:
+            self.deadline = deadline
 
     def pieces(self, n: int) -> list[tuple[int, int]]:
         """(start, size) of compiled sizes that cover `n` rows; the last one may reach beyond them."""
@@ -293,19 +316,23 @@ class _Run:
         self.failure: Exception | None = None
         self.ahead: collections.deque = collections.deque()  # batches whose frames are being loaded
         self.stop = threading.Event()  # nobody listens any more
+        self.held: list[tuple[int, list[_Row]]] = []  # with a deadline: before steps that others go before
+        self.expired: set[int] = set()  # numbers of rows that are answered, and still in a buffer
+        self.most_ahead = 2 if executor.deadline is None else 0
 
     def read(self, batches: Iterable[Rows]):
         """(rows, frames or None) of each batch, while the next two are being loaded; None: time is over."""
         ahead = self.ahead
         try:
-            if self.executor.max_seconds is not None:
+            if self.executor.max_seconds is not None or self.executor.deadline is not None:
                 batches = in_time(batches, self._seconds_left, self.stop)
             for batch in batches:
                 if batch is not None:
                     ahead.append(self._taken(batch))
                 while ahead:
                     rows, frames = ahead[0]
-                    if rows and frames is None and len(ahead) <= 2 and not self._is_late(rows):
+                    loading = rows and frames is None
+                    if loading and len(ahead) <= self.most_ahead and not self._is_late(0, rows):
                         break
                     yield ahead.popleft()
                 if batch is None:
@@ -315,16 +342,31 @@ class _Run:
         yield from ahead
 
     def _seconds_left(self) -> float | None:
-        """Until the first row that waits has done so for `max_seconds`; None: no row waits."""
-        waiting = [rows for _, rows in self.waiting.values()] + [rows for rows, _ in self.ahead]
-        since = min((row.since for rows in waiting for row in rows), default=None)
-        return None if since is None else max(since + self.executor.max_seconds - time.monotonic(), 0)
+        """Until the first row that waits must go on; None: no row waits, or none has to."""
+        waiting = [(0, rows) for rows, _ in self.ahead] + [(k, rows) for k, (_, rows) in self.waiting.items()]
+        first = min((self._last_time(k, rows) for k, rows in waiting if rows), default=math.inf)
+        return max(first - self.executor.clock(), 0) if first < math.inf else None
 
-    def _is_late(self, rows: list[_Row]) -> bool:
-        """Whether a row of these has waited long enough, in batches or in seconds."""
-        batch, seconds = self.batches_started - self.executor.max_wait, self.executor.max_seconds
-        since = -math.inf if seconds is None else time.monotonic() - seconds
-        return any(row.batch < batch or row.since <= since for row in rows)
+    def _last_time(self, k: int, rows: list[_Row]) -> float:
+        """When rows must go on with step `k`: the first of them has waited long enough, or has to hurry."""
+        since, seconds = min(row.since for row in rows), self.executor.max_seconds
+        time = math.inf if seconds is None else since + seconds
+        if (deadline := self.executor.deadline) is not None:
+            ahead = sum(self._takes(later, len(rows)) for later in range(k, len(self.executor.steps)))
+            time = min(time, since + deadline - ahead)
+        return time
+
+    def _takes(self, k: int, n: int) -> float:
+        """Seconds that step `k` will take for so many rows."""
+        return self.executor.pace.of(k, [size for _, size in self.executor.pieces(n)])
+
+    def _is_late(self, k: int, rows: list[_Row], ahead: float = 0.0) -> bool:
+        """Whether a row of these has waited long enough, in batches or in seconds, or will have so soon."""
+        if not rows:
+            return False
+        batch = self.batches_started - self.executor.max_wait
+        return any(row.batch < batch for row in rows) or (
+            self._last_time(k, rows) <= self.executor.clock() + ahead)
 
     def _taken(self, batch: Rows):
         """(rows, frames or None) of a batch, without rows that are no good: those are answered."""
@@ -332,7 +374,7 @@ class _Run:
             raise ValueError(f"{len(batch.ids)} rows in a batch: at most batch_size="
                              f"{self.executor.batch_size}.")
         how = "given" if batch.frames is not None else "loaded" if batch.load is not None else "missing"
-        now = time.monotonic()
+        now = self.executor.clock() if batch.since is None else batch.since
         rows = [_Row(self.next_number + i, self.batches_read, now, row_id, batch.load, None)
                 for i, row_id in enumerate(batch.ids)]
         self.next_number += len(rows)
@@ -362,11 +404,13 @@ class _Run:
                 state["frames"] = self._place(frames)
             self._step(0, state, rows)
 
-    def hurry(self) -> None:
-        """Runs on whatever has waited long enough."""
-        for k in range(1, len(self.executor.steps)):
-            if self._is_late(self.waiting.get(k, (None, []))[1]):
-                self.go_on(k)
+    def hurry(self, ahead: float = 0.0) -> None:
+        """Runs on whatever has waited long enough, or will have so within `ahead` seconds."""
+        def late(k):
+            return self._is_late(k, self.waiting.get(k, (None, []))[1], ahead)
+
+        while k := next(filter(late, range(1, len(self.executor.steps))), 0):
+            self.go_on(k)
 
     def answered(self) -> Iterator[Answer]:
         """Answers that are known; those whose turn it is in the order of the input."""
@@ -384,19 +428,27 @@ class _Run:
 
     def _step(self, k: int, state, rows: list[_Row]) -> None:
         """Step `k` on the first rows of a buffer; survivors wait before the next step, or run on."""
+        if self.executor.deadline is not None:
+            state, rows = self._in_time(k, state, rows)
+            if not rows:
+                return
         state, failed = self._loaded(k, state, rows)
         if len(failed) == len(rows):
-            self.done |= {row.number: Answer(row.id, k, None, failed[i]) for i, row in enumerate(rows)}
+            for i, row in enumerate(rows):
+                self._answer(row, k, None, error=failed[i])
             return
         state, logits, stop, spent = self._compute(k, state, len(rows))
+
+        def cost(i):
+            return None if spent is None else float(spent[i])
+
         for i, row in enumerate(rows):
             if i in failed or stop[i]:
-                gmacs = None if spent is None else float(spent[i])
-                self.done[row.number] = Answer(row.id, k, logits[i], failed.get(i), gmacs)
+                self._answer(row, k, logits[i], cost(i), failed.get(i))
         index = np.array([i for i in range(len(rows)) if not (stop[i] or i in failed)], np.int32)
         if not len(index):
             return
-        left = [self._load(k + 1, rows[i]) for i in index]
+        left = [self._load(k + 1, rows[i]._replace(best=(logits[i], cost(i)))) for i in index]
         if self.executor.policy == "compact":
             if len(index) < self.executor.batch_size:
                 state = self._choose(state, state, index)
@@ -414,22 +466,75 @@ class _Run:
         else:
             self._step(k + 1, full, every[:size])
 
+    def _answer(self, row: _Row, k: int, logits, gmacs=None, error=None, cut: bool = False) -> None:
+        seconds = self.executor.clock() - row.since
+        self.done[row.number] = Answer(row.id, k, logits, error, gmacs, seconds, cut)
+
+    def _in_time(self, k: int, state, rows: list[_Row]):
+        """A buffer and its rows, without those that have no time for step `k` and an answer: they get it.
+
+        Others that will not have the time afterwards go first, or get theirs too.
+        """
+        takes = self._takes(k, len(rows))  # nothing else runs until this step is over
+        self.held.append((k, rows))
+        self.hurry(takes)
+        self.held.pop()
+        if not k:
+            self._expire(takes)
+            return state, rows
+        now = self.executor.clock()
+        last = [row.since + self.executor.deadline - takes for row in rows]  # at which the step has to start
+        there = [now <= time and row.number not in self.expired for row, time in zip(rows, last)]
+        if any(now <= row.since + self.executor.deadline for row in rows) and not any(there):
+            self.executor.pace.fade(k)
+        until = min((time for time, stays in zip(last, there) if stays), default=now)
+        loading = [i for i, row in enumerate(rows) if there[i] and row.frames is not None]
+        if any(there):
+            self._expire(takes + (until - now if any(not rows[i].frames.done() for i in loading) else 0))
+        for i in loading:
+            there[i] = bool(wait([rows[i].frames], max(until - self.executor.clock(), 0)).done)
+        for i, row in enumerate(rows):
+            if not there[i]:
+                if row.frames is not None:
+                    row.frames.cancel()
+                if row.number not in self.expired:
+                    self._answer(row, k - 1, *row.best, cut=True)
+                self.expired.discard(row.number)
+        index = np.array([i for i, stays in enumerate(there) if stays], np.int32)
+        if 0 < len(index) < len(rows):
+            state = self._choose(state, state, index)
+        return state, [rows[i] for i in index]
+
+    def _expire(self, ahead: float) -> None:
+        """Answers rows that would be late after so many seconds by what they have."""
+        since = self.executor.clock() + ahead - self.executor.deadline
+        for k, rows in [*self.held, *((k, rows) for k, (_, rows) in self.waiting.items())]:
+            for row in rows:
+                if row.since < since and row.best is not None and row.number not in self.expired:
+                    self._answer(row, k - 1, *row.best, cut=True)
+                    self.expired.add(row.number)
+
     def _compute(self, k: int, state, n: int):
         """The first `n` rows through step `k` -> (buffer, logits (n, K), stop (n,), GMACs (n,) or None)."""
+        pieces, begun = self.executor.pieces(n), self.executor.clock()
+        self.executor.runs.update((k, size) for _, size in pieces)
+        state, *said = self._dispatch(k, state, pieces)
+        said = jax.device_get(said)
+        self.executor.pace.add(k, [size for _, size in pieces], self.executor.clock() - begun)
+        return state, *said
+
+    def _dispatch(self, k: int, state, pieces):
+        """As `_compute`, on the device."""
         ex, threshold = self.executor, self.thresholds[k]
-        pieces = ex.pieces(n)
-        ex.runs.update((k, size) for _, size in pieces)
         if pieces == [(0, ex.batch_size)]:
-            state, *said = ex._full[k](self.variables, threshold, state)
-            return state, *jax.device_get(said)
+            return ex._full[k](self.variables, threshold, state)
         key = k, np.shape(state.get("frames", ()))  # carried frames come back, loaded ones do not
         if key not in ex._shapes:
             ex._shapes[key] = jax.eval_shape(ex._full[k], self.variables, threshold, state)
         out = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype, device=ex.cut), ex._shapes[key])
         for start, size in pieces:
             out = ex._piece[k](size, self.variables, threshold, state, np.int32(start), out)
-        state, *said = out
-        return state, *jax.device_get(said)
+        return out
 
     def _choose(self, first, second, index):
         """Rows of two buffers (the second counts from `batch_size`) as one buffer."""

@@ -31,6 +31,7 @@ from effvid_jax.backbones import blocks, shifts
 from effvid_jax.errors import UserError
 from effvid_jax.exits import routes
 from effvid_jax.exits.gate import ExitGate
+from effvid_jax.exits.judge import Judge
 from effvid_jax.exits.largest import largest
 from effvid_jax.gating import surroundings
 
@@ -55,6 +56,7 @@ class ExitNet(nn.Module):
         share_heads: one linear classifier a depth instead of one a checkpoint.
         dropout: rate before the classifiers.
         classifier_std: of the classifiers' initial weights.
+        judge_width: hidden units of the heads that the rule 'learned' reads (`judge.py`); 0: no heads.
         bn_groups, dtype: see `blocks.BatchNorm`, `ResNet`.
     """
 
@@ -71,6 +73,7 @@ class ExitNet(nn.Module):
     lift_last: bool = False
     merge: str = "mean"
     gates: tuple[int, ...] = ()
+    judge_width: int = 0
     bn_groups: int = 1
     dtype: Any = None
 
@@ -91,6 +94,8 @@ class ExitNet(nn.Module):
             kernel_init=nn.initializers.normal(self.classifier_std)) for h in heads}
         self.gate_after = {str(h): ExitGate(self.gates, self.bn_groups, self.dtype)
                            for h in range(2, len(self.route) + 1) if self.gates}
+        self.judge = {str(k): Judge(self.judge_width) for k in range(1, len(self.route) + 1)
+                      if self.judge_width}
 
     @property
     def num_stages(self) -> int:
@@ -129,6 +134,10 @@ class ExitNet(nn.Module):
         name = self.route[checkpoint].depth if self.share_heads else checkpoint + 1
         return self.head[str(name)](self.drop(merged_BC, deterministic=not train))
 
+    def sure(self, checkpoint: int, merged_BC, logits_BK):
+        """Logit (B,) of the probability that the end answers as a checkpoint did with `logits_BK`."""
+        return self.judge[str(checkpoint + 1)](merged_BC, logits_BK)
+
     def __call__(self, x_BTHWC, train: bool = False):
         """All frames through all depths.
 
@@ -139,12 +148,12 @@ class ExitNet(nn.Module):
         Returns:
             logits (B, K) of the last checkpoint, and a dict: 'checkpoints' (B, m, K) logits of all;
             'stage1'... the backbone's states, frames in natural order; 'features' the last map;
-            'pooled' (B, T, C) what the last head reads of each frame; with gates 'gates' (B, m - 1), see
-            `ask`. They are trained without a gradient to what they read.
+            'pooled' (B, T, C) what the last head reads of each frame; with judges 'sure' (B, m), see `sure`;
+            with gates 'gates' (B, m - 1), see `ask`. Both are trained without a gradient to what they read.
         """
         assert x_BTHWC.shape[1] == len(self.order), (x_BTHWC.shape, self.order)
         x = x_BTHWC[:, jnp.array(self.order)]
-        out, logits, read = {}, {}, {}
+        out, logits, read, sure = {}, {}, {}, {}
         pooled_BTC = None
         for depth in range(1, len(self.exit_stages) + 1):
             x, maps = self._next_depth(x, depth, train)
@@ -156,9 +165,11 @@ class ExitNet(nn.Module):
                 pooled_BTC = self.pool(depth, seen, train)
                 before, old = None, 0
                 for k, frames in here:
-                    read[k] = before = (largest(pooled_BTC[:, old:frames], before) if self.merge == "max" else
-                                        self.merged(pooled_BTC[:, :frames]))
+                    read[k] = before = (largest(pooled_BTC[:, old:frames], before) if self.merge == "max"
+                                        else self.merged(pooled_BTC[:, :frames]))
                     logits[k], old = self.classify(k, read[k], train), frames
+                    if self.judge_width:
+                        sure[k] = self.sure(k, read[k], logits[k])
         back = jnp.argsort(jnp.array(self.order))
         out = {name: jax.tree.map(lambda a: a[:, back], maps) for name, maps in out.items()}
         last = out[f"stage{self.num_stages}"]
@@ -169,6 +180,8 @@ class ExitNet(nn.Module):
             read = jax.lax.stop_gradient(read)
             out["gates"] = jnp.stack([self.ask(k, read[k - 1], read[k], train)
                                       for k in range(1, len(self.route))], axis=1)
+        if self.judge_width:
+            out["sure"] = jnp.stack([sure[k] for k in range(len(self.route))], axis=1)
         return logits[len(self.route) - 1], out
 
     def _next_depth(self, x, depth: int, train: bool = False):
@@ -192,7 +205,8 @@ def make_exit_net(exits, make_backbone, num_classes: int, **options) -> ExitNet:
 
     Args:
         exits: config with `frames`, `scheme`, `route`, `order`, `groups`, `shift`, `shift_div`,
-            `stages`, `width`, `share_heads`, `classifier_std`, and maybe `lift_last`, `merge`, `gates`.
+            `stages`, `width`, `share_heads`, `classifier_std`, and maybe `lift_last`, `merge`, `gates`,
+            `judge`.
         make_backbone: (shift, or nothing) -> module.
         num_classes: K.
         options: further fields of `ExitNet`.
@@ -239,7 +253,7 @@ def make_exit_net(exits, make_backbone, num_classes: int, **options) -> ExitNet:
     return ExitNet(backbone, num_classes, route, order, frames // groups, stages, exits.width,
                    exits.share_heads, classifier_std=exits.classifier_std,
                    lift_last=exits.get("lift_last", False), merge=exits.get("merge", "mean"), gates=gates,
-                   **options)
+                   judge_width=exits.get("judge", 0), **options)
 
 
 def run_segment(model: ExitNet, variables, k: int, state, frames_BTHWC, found: list | None = None):
@@ -255,7 +269,7 @@ def run_segment(model: ExitNet, variables, k: int, state, frames_BTHWC, found: l
 
     Returns:
         The state for the next segment (arrays with the batch first; with gates also 'gate' (B,), the answer
-        of the one that is asked here), and logits (B, K).
+        of the one that is asked here, with judges 'sure' (B,), see `ExitNet.sure`), and logits (B, K).
     """
     segment = routes.plan_segments(model.route, model.group)[k]
     stream = state.get("stream", {})
@@ -289,6 +303,8 @@ def run_segment(model: ExitNet, variables, k: int, state, frames_BTHWC, found: l
     if model.gates and 0 < k < len(model.route) - 1:  # the last head answers without being asked
         before_BC = total if model.merge == "max" else total / segment.first
         out["gate"] = model.apply(variables, k, before_BC, merged_BC, method="ask")
+    if model.judge_width:
+        out["sure"] = model.apply(variables, k, merged_BC, logits, method="sure")
     if segment.keep:
         out["maps"] = maps
     if segment.stream:

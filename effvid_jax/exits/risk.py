@@ -87,8 +87,20 @@ def search(settings, scores_Nm, hits_Nm, costs_m, budget: float, span=None) -> n
         return found.thresholds
     known = scores_Nm, hits_Nm, costs_m, budget, settings.search
     if settings.budget_delta:
-        return thresholds_for_budget(*known, settings.budget_delta, span)
+        found = thresholds_for_budget(*known, settings.budget_delta, span)
+        if (found == -stopping.NEVER).all():
+            console.say(f"early exits: {len(scores_Nm)} calibration videos promise no budget of {budget:.4g} "
+                        f"GMACs a view with probability {1 - settings.budget_delta:.3g} but by stopping "
+                        f"every video at the first checkpoint: more of them, or a larger budget, would")
+        return found
     return stopping.thresholds_for_budget(*known)
+
+
+def say_uncalibrated(settings) -> None:
+    """Where a promise is asked for and no video was ever seen. `settings`: see `search`."""
+    if settings.search == SEARCH or settings.budget_delta:
+        console.say("early exits: this checkpoint has no calibration videos (its run has not ended), "
+                    "so nothing can be promised and no video stops")
 
 
 def least_videos(epsilon: float, delta: float) -> int:

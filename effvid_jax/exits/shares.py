@@ -38,6 +38,27 @@ def table(rows, right_N, costs_m: Sequence[float], groups) -> list[dict]:
     return lines
 
 
+def metrics(taken_N, costs_m: Sequence[float], right_Nm, watched: str) -> dict[str, float]:
+    """What an evaluation says of every checkpoint, from 1.
+
+    Args:
+        taken_N: where the videos left, from 0.
+        costs_m: GMACs per video of leaving at each checkpoint.
+        right_Nm: whether the answers of all checkpoints are right; None where videos really stopped.
+        watched: name of the accuracy.
+
+    Returns:
+        'exit1_share', 'exit1_gmacs', ...; with `right_Nm` also 'full_top1', of the last, 'exit1_top1', ...
+    """
+    numbers = range(1, len(costs_m) + 1)
+    out = {f"exit{k}_share": float((np.asarray(taken_N) == k - 1).mean()) for k in numbers}
+    out |= {f"exit{k}_gmacs": float(costs_m[k - 1]) for k in numbers}
+    if right_Nm is not None:
+        out |= {f"full_{watched}": float(right_Nm[:, -1].mean())}
+        out |= {f"exit{k}_{watched}": float(right_Nm[:, k - 1].mean()) for k in numbers}
+    return out
+
+
 def write(workdir: str, split: str, task, rows, right_N, costs_m: Sequence[float], route) -> None:
     """`exit_classes_<split>.csv`, `.png` and `.svg`; classes are sorted by their mean cost.
 

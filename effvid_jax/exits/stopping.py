@@ -1,12 +1,7 @@
-"""When to stop: scores of an exit's answer, thresholds from a calibration set, accuracy against cost.
+"""When to stop: thresholds from a calibration set, accuracy against cost.
 
-A video stops at the first checkpoint k whose score reaches its threshold; the last one always answers. A
-score that is not a number (logits that are not finite) reaches no threshold: the video goes on.
-
-    score          of the class probabilities p                             source
-    'confidence'   max p                                                    Dynamic Inference (the paper)
-    'margin'       largest p minus second largest                           ours
-    'entropy'      1 - H(p) / log K                                         BranchyNet; AdaFocusV2's option
+A video stops at the first checkpoint k whose score (`rules.py`) reaches its threshold; the last one always
+answers. A score that is not a number (logits that are not finite) reaches no threshold: the video goes on.
 
 Thresholds are chosen on calibration videos. The paper does not say how; there are two searches:
 
@@ -25,13 +20,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from effvid_jax.errors import UserError
+from effvid_jax.exits import rules
+from effvid_jax.exits.rules import RULES, scores  # noqa: F401 - their first home
 
-RULES = ("confidence", "margin", "entropy")
 SEARCHES = ("msdnet", "accuracy")
 NEVER = 1e8  # a threshold that no score reaches, as in the reference; finite, so that it can be saved
 RATIOS = tuple(s / 20 for s in range(1, 40))  # the reference's sweep
@@ -48,15 +43,6 @@ class Point(NamedTuple):
     parameter: float
     gmacs: float
     accuracy: float
-
-
-def scores(logits) -> jax.Array:
-    """Scores of all rules: logits (..., K) -> (..., 3) in the order of `RULES`, float32."""
-    p = jax.nn.softmax(jnp.asarray(logits, jnp.float32), axis=-1)
-    top = jax.lax.top_k(p, min(2, p.shape[-1]))[0]
-    entropy = -(p * jnp.log(jnp.maximum(p, 1e-30))).sum(axis=-1)
-    return jnp.stack([top[..., 0], top[..., 0] - top[..., -1],
-                      1 - entropy / np.log(max(p.shape[-1], 2))], axis=-1)
 
 
 def check_finite(scores_Nm, what: str) -> None:
@@ -83,6 +69,18 @@ def exits_taken(scores_Nm, thresholds_m):
     stop = scores_Nm >= thresholds_m
     stop = jnp.concatenate([stop[:, :-1], jnp.ones_like(stop[:, :1])], axis=1)
     return stop.argmax(axis=1)
+
+
+def by_hand(settings, num_checkpoints: int) -> tuple[float, ...]:
+    """Thresholds (m,) for which no calibration video is asked; () if there are none.
+
+    Args:
+        settings: of Dynamic Inference: `patience` (so many agreeing checkpoints, at all alike), `thresholds`.
+        num_checkpoints: m.
+    """
+    if settings.patience:
+        return (rules.of_row(settings.patience, num_checkpoints),) * (num_checkpoints - 1) + (-NEVER,)
+    return tuple(settings.thresholds)
 
 
 def geometric_shares(num_checkpoints: int, ratio: float) -> np.ndarray:

@@ -101,12 +101,14 @@ class Runner(NamedTuple):
         predict: (variables, batch) -> Prediction; None for a network in segments.
         segments: what `effvid_jax.exits.executor` runs; None otherwise.
         policy, sizes: of the executor.
+        deadline: seconds within which it answers, see there; None: no limit.
     """
 
     predict: Callable | None = None
     segments: Adaptive | None = None
     policy: str = ""
     sizes: tuple[int, ...] = ()
+    deadline: float | None = None
 
 
 class Method(abc.ABC):

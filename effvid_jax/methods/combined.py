@@ -208,7 +208,7 @@ class Combined(Composed):
     def runner(self):
         """`config.method.executor`, or without exits `config.method.form`."""
         if self.exits is not None:
-            return self.settings.executor
+            return self.exits.runner
         return self.settings.form if self.gates is not None else super().runner
 
     @property

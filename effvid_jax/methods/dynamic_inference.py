@@ -7,8 +7,8 @@ Wu et al., "Dynamic Inference: A New Approach Toward Efficient Video Action Reco
     network        `effvid_jax/exits/network.py`: head k reads the mean over the frames seen so far
     training       one pass over all frames and depths, every checkpoint read from prefixes:
                    L = sum_k w_k CE(logits_k, y)  [+ distillation from the last checkpoint, ours, off]
-    stopping       the first k whose score reaches its threshold answers, `effvid_jax/exits/stopping.py`;
-                   thresholds from a held-out part of the training videos, for a budget of GMACs
+    stopping       the first k whose score (`exits/rules.py`) reaches its threshold answers; thresholds from a
+                   held-out part of the training videos, for a budget of GMACs (`exits/stopping.py`)
     inference      `predict` computes everything and applies the rule; `segments` go to
                    `effvid_jax/exits/executor.py`, which really stops. Same answers.
 
@@ -29,7 +29,7 @@ import jax
 
 from data_pipelines import Field
 from effvid_jax.errors import UserError
-from effvid_jax.exits import risk, stopping
+from effvid_jax.exits import risk, rules, stopping
 from effvid_jax.losses import soft_kl, weighted_mean
 from effvid_jax.methods import base, parts
 from effvid_jax.methods.early_exits import EXECUTORS, PICTURES, Exits
@@ -52,7 +52,8 @@ class DynamicInference(parts.Composed):
         loss_weights: tuple[float, ...] = ()  # per checkpoint; (): 1 each, MSDNet's; the paper does not say
         distill_weight: float = 0.0  # from the last checkpoint; ours
         distill_temperature: float = 1.0  # of it
-        rule: str = "confidence"  # the paper | margin | entropy (ours)
+        rule: str = "confidence"  # the paper | margin | entropy | patience | learned, see exits/rules.py
+        patience: int = 0  # of that rule: checkpoints in a row that must agree, by hand; 0: as `search` finds
         search: str = "accuracy"  # of thresholds: accuracy (ours) | msdnet, see exits/stopping.py | risk:
         # the cheapest that keep a promise about errors, whatever the budget, see exits/risk.py; ours
         epsilon: float = 0.01  # risk: more errors than full inference, at most
@@ -64,6 +65,7 @@ class DynamicInference(parts.Composed):
         thresholds: tuple[float, ...] = ()  # by hand, one a checkpoint; (): from the calibration videos
         calibration_videos: int = 5000  # at most; their scores are saved with the checkpoint
         executor: str = "simulate"  # evaluation: compute everything | compact | pool: really stop
+        deadline_ms: float = 0.0  # evaluation (by the pool) and predict: for the best answer so far; 0: none
         executor_sizes: tuple[int, ...] = ()  # batch sizes to compile beside eval_batch_size; (): 1/2 to 1/32
 
         bounds: ClassVar = {
@@ -71,8 +73,8 @@ class DynamicInference(parts.Composed):
             "distill_temperature": Field.number(above=0, most=1e6), "budget": Field.number(0, 1e6),
             "budget_gmacs": Field.number(0, 1e12), "budget_delta": Field.number(0, below=1),
             "epsilon": Field.number(above=0, below=1), "delta": Field.number(above=0, below=1),
-            "calibration_videos": Field.integer(1, 10**7),
-            "executor_sizes": Field.many(Field.integer(1, 2**20))}
+            "calibration_videos": Field.integer(1, 10**7), "patience": Field.integer(0, 256),
+            "deadline_ms": Field.number(0, 1e9), "executor_sizes": Field.many(Field.integer(1, 2**20))}
 
         def check(self, config):
             """Raises UserError for a network without exits, other clips than its route, or unknown words."""
@@ -87,12 +89,15 @@ class DynamicInference(parts.Composed):
             if crop and not config.model.resolution and crop != config.data.test_crop_size:
                 raise UserError(f"config.train.validation.test_crop_size={crop}: costs of exits are counted "
                                 f"for config.data.test_crop_size={config.data.test_crop_size}; leave it 0.")
-            self._check_known(rule=stopping.RULES, search=(*stopping.SEARCHES, risk.SEARCH),
+            self._check_known(rule=rules.RULES, search=(*stopping.SEARCHES, risk.SEARCH),
                               executor=EXECUTORS)
             self._check_least(calibration_videos=1, budget_gmacs=0)
             if not self.budget_gmacs and not self.budget > 0:
                 raise UserError(f"config.method.budget={self.budget}: expected a share of the cost of full "
                                  f"inference, such as 0.5.")
+            if self.patience and (self.rule != "patience" or self.thresholds):
+                raise UserError(f"config.method.patience={self.patience} is for config.method.rule="
+                                f"'patience' without thresholds: leave it at 0.")
 
         def check_lengths(self, route) -> None:
             """Raises UserError where a value a checkpoint is meant, and there are more or fewer."""
@@ -101,6 +106,9 @@ class DynamicInference(parts.Composed):
                 if values and len(values) != len(route):
                     raise UserError(f"config.method.{name} has {len(values)} entries; this route has "
                                      f"{len(route)} checkpoints: {[tuple(c) for c in route]}.")
+            if self.patience >= max(2, len(route)):
+                raise UserError(f"config.method.patience={self.patience}: no video would stop early on a "
+                                f"route of {len(route)} checkpoints; expected less, or 0.")
 
     calibrates = True
     pictures = PICTURES
@@ -136,8 +144,8 @@ class DynamicInference(parts.Composed):
 
     @property
     def runner(self):
-        """`config.method.executor`."""
-        return self.settings.executor
+        """See `Exits.runner`."""
+        return self.exits.runner
 
     @property
     def segments(self) -> base.Adaptive:

@@ -1,10 +1,10 @@
 """The part that stops: a network with exits whose videos are answered at the first checkpoint that is sure.
 
-Loss and settings are those of `dynamic_inference.py`, the rule and its thresholds in `effvid_jax/exits/`
-(`stopping.py`, `risk.py`). Where the network has gated convolutions too, a gate decides for the frames that a
-segment gives it, and never sees later ones. What an answer cost is then its own: what the gates of its
-segments computed, up to where it stopped. `predict` then runs one segment after the other, as the executor
-does.
+Loss and settings are those of `dynamic_inference.py`, the rules and their thresholds in `effvid_jax/exits/`
+(`rules.py`, `stopping.py`, `risk.py`). Where the network has gated convolutions too, a gate decides for the
+frames that a segment gives it, and never sees later ones. What an answer cost is then its own: what the gates
+of its segments computed, up to where it stopped. `predict` then runs one segment after the other, as the
+executor does.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ import numpy as np
 import data_pipelines
 from effvid_jax.cost.exits import all_heads_cost, route_costs
 from effvid_jax.errors import UserError
-from effvid_jax.exits import curve, executor, risk, routes, shares, stopping
+from effvid_jax.exits import curve, deadline, executor, judge, record, risk, routes, rules, shares, stopping
 from effvid_jax.exits.network import run_segment
+from effvid_jax.losses import weighted_mean
 from effvid_jax.methods import base
 from effvid_jax.methods.parts import Part, Term
 
-RECORD = "stopping"  # in `Variables.stats`: thresholds, and the calibration videos' scores
+RECORD = record.NAME  # in `Variables.stats`: thresholds, and the calibration videos' scores
 EXECUTORS = ("simulate", *executor.POLICIES)
 PICTURES = {"exits": ("Early exits", "Videos stop at the first checkpoint that is sure; moving the "
                                      "thresholds, chosen on held-out training videos, draws the curve."),
@@ -55,7 +56,7 @@ class Exits(Part):
         if not task.class_scores:
             raise UserError(f"config.task: method {config.method.name!r} stops where a class is sure enough; "
                             f"this task has no scores of classes.")
-        self.checkpoint_loss, self.rule = checkpoint_loss, stopping.RULES.index(settings.rule)
+        self.checkpoint_loss, self.rule = checkpoint_loss, rules.RULES.index(settings.rule)
         self._views = data_pipelines.num_views(config.data) if settings.budget_gmacs else 1
 
     def bind(self, method):
@@ -64,38 +65,46 @@ class Exits(Part):
         self.model = method.model
         self.settings.check_lengths(self.model.route)
         self.m = len(self.model.route)
+        if self.settings.rule == "learned" and not self.model.judge_width:
+            raise UserError("config.method.rule='learned' reads heads that this network does not have: train "
+                            "it with config.model.exits.judge=32 (hidden units), or use another rule.")
         side = method.resolution or self.config.data.test_crop_size
         self.clip_shape = (self.config.model.exits.frames, side, side, 3)  # that the network sees
         self.costs, self.full_gmacs = route_costs(self.model, self.clip_shape)
 
     def init(self, variables, rng, clip_shape):
         """See `Part.init`; until it is calibrated nothing stops early."""
-        m, size = self.m, self.settings.calibration_videos
-        thresholds = jnp.array([stopping.NEVER] * (m - 1) + [-stopping.NEVER], jnp.float32)
-        record = {"thresholds": thresholds, "count": jnp.zeros((), jnp.int32),
-                  "scores": jnp.zeros((size, m, len(stopping.RULES))), "hits": jnp.zeros((size, m), bool)}
-        return variables.replace(stats={**variables.stats, RECORD: record})
+        begun = record.begin(self.settings.calibration_videos, self.m)
+        return variables.replace(stats={**variables.stats, RECORD: begun})
 
     def term(self, seen):
         """See `Part.term`."""
-        return Term(*self.checkpoint_loss(self.settings, self.task, seen.out["checkpoints"], seen.batch,
-                                          seen.shares.get(self.name)))
+        logits_BmK = seen.out["checkpoints"]
+        value, scalars = self.checkpoint_loss(self.settings, self.task, logits_BmK, seen.batch,
+                                              seen.shares.get(self.name))
+        if self.model.judge_width:  # its gradient stays in its own parameters
+            found = weighted_mean(judge.loss(seen.out["sure"], logits_BmK), seen.batch["mask"])
+            value, scalars = value + found, {**scalars, "loss_judge": found}
+        return Term(value, scalars)
 
     def predict(self, variables, batch):
         """See `Method.predict`. Views are averaged at every checkpoint: a video stops with all of them."""
         b, v = batch["video"].shape[:2]
-        method = self.method
-        logits = base.over_views(
-            lambda clips: self.model.apply(method.network(variables), clips)[1]["checkpoints"],
-            batch["video"], method.sight, method.views_per_pass)
+        logits, sure = base.over_views(lambda clips: self._checkpoints(variables, clips), batch["video"],
+                                       self.method.sight, self.method.views_per_pass)
         logits = logits.astype(jnp.float32).reshape(b, v, self.m, -1)
         logits = self.task.mean_of_views(logits)
-        scores = stopping.scores(logits)
+        scores = rules.all_scores(logits, None if sure is None else sure.reshape(b, v, self.m).mean(axis=1))
         taken = stopping.exits_taken(scores[..., self.rule], variables.stats[RECORD]["thresholds"])
         return base.Prediction(
             jnp.take_along_axis(logits, taken[:, None, None], axis=1)[:, 0],
             v * jnp.asarray(self.costs, jnp.float32)[taken],
             {"exit": taken, "stop_scores": scores, "answers": self.task.answers(logits)})
+
+    def _checkpoints(self, variables, clips):
+        """Logits (B, m, K), and what the judges say (B, m), if there are any."""
+        out = self.model.apply(self.method.network(variables), clips)[1]
+        return out["checkpoints"], jax.nn.sigmoid(out["sure"]) if self.model.judge_width else None
 
     # ----------------------------------------------------------------------------------- thresholds
     @property
@@ -108,9 +117,9 @@ class Exits(Part):
         """GMACs of a view that no video falls below and none exceeds; None: those of the first and last."""
         return None
 
-    def costs_of(self, record):
+    def costs_of(self, kept):
         """GMACs of a view of calibration videos that stop at each checkpoint: (m,) or, one by one, (n, m)."""
-        del record
+        del kept
         return self.costs
 
     def costs_of_rows(self, rows):
@@ -120,7 +129,7 @@ class Exits(Part):
 
     def check_calibration(self):
         """See `Method.check_calibration`: a budget that no thresholds keep."""
-        if not self.settings.thresholds and self.settings.search != risk.SEARCH:
+        if not stopping.by_hand(self.settings, self.m) and self.settings.search != risk.SEARCH:
             share = 0.0 if self.settings.budget_gmacs else self.full_gmacs
             stopping.check_budget(self.least_costs, self._budget, share, self._views)
 
@@ -135,38 +144,30 @@ class Exits(Part):
 
     def calibrate(self, variables, rows):
         """See `Method.calibrate`: records what the calibration videos score, and sets the thresholds."""
-        record = variables.stats[RECORD]
+        kept = variables.stats[RECORD]
         if rows is not None:
-            record = {**record, **self._recorded(rows)}
-        if record["thresholds"].shape != (self.m,):
-            raise UserError(f"the checkpoint holds {record['thresholds'].shape[0]} thresholds; this "
+            kept = {**kept, **self._recorded(rows)}
+        if kept["thresholds"].shape != (self.m,):
+            raise UserError(f"the checkpoint holds {kept['thresholds'].shape[0]} thresholds; this "
                              f"route has {self.m} checkpoints: they belong to another network.")
-        if self.settings.thresholds:
-            found = np.array(self.settings.thresholds, np.float32)
-        elif int(record["count"]):
+        if found := stopping.by_hand(self.settings, self.m):
+            found = np.array(found, np.float32)
+        elif int(kept["count"]):
             self.check_calibration()
-            found = risk.search(self.settings, *self._known(record), self.costs_of(record), self._budget,
-                                self.span)
+            known = record.known(kept, self.settings.rule)
+            if known is None:
+                raise record.unknown(kept, self.settings.rule)
+            found = risk.search(self.settings, *known, self.costs_of(kept), self._budget, self.span)
         else:
-            return variables  # never calibrated: nothing stops early
-        record = {**record, "thresholds": jnp.asarray(found, jnp.float32)}
-        return base.Variables(variables.params, {**variables.stats, RECORD: record}, variables.frozen)
+            risk.say_uncalibrated(self.settings)
+            return variables  # nothing stops early
+        kept = {**kept, "thresholds": jnp.asarray(found, jnp.float32)}
+        return base.Variables(variables.params, {**variables.stats, RECORD: kept}, variables.frozen)
 
     def _recorded(self, rows):
-        """Entries of the record for calibration videos, evenly chosen where there are too many of them."""
-        count = min(self.settings.calibration_videos, len(rows["exit"]))
-        return {"count": jnp.asarray(count, jnp.int32), "scores": self._chosen(rows["stop_scores"]),
-                "hits": self._chosen(self.task.right(rows["answers"], rows))}
-
-    def _chosen(self, values_N):
-        size, n = self.settings.calibration_videos, len(values_N)
-        chosen = np.linspace(0, n - 1, min(size, n)).round().astype(int)
-        return jnp.asarray(np.resize(values_N[chosen], (size, *values_N.shape[1:])))
-
-    def _known(self, record):
-        """(scores (n, m), right answers (n, m)) of the calibration videos."""
-        count = int(record["count"])
-        return np.asarray(record["scores"])[:count, :, self.rule], np.asarray(record["hits"])[:count]
+        """Entries of the record for calibration videos."""
+        right = self.task.right(rows["answers"], rows)
+        return record.of_videos(rows["stop_scores"], right, self.settings.calibration_videos)
 
     def analyse(self, rows, variables, workdir, split):
         """See `Method.analyse`: where videos stop, by class too, how good each checkpoint is, and the curve.
@@ -179,28 +180,32 @@ class Exits(Part):
         out = {"full_gmacs": views * self.full_gmacs, "full_gmacs_all_heads": every,
                "full_gmacs_paper": paper}
         full = dict(zip((curve.FULL, curve.ALL_HEADS, curve.PAPER), out.values()))
-        out |= {f"exit{k + 1}_share": float((rows["exit"] == k).mean()) for k in range(self.m)}
-        out |= {f"exit{k + 1}_gmacs": float(costs[k]) for k in range(self.m)}
+        right = self.task.right(rows["answers"], rows) if "answers" in rows else None
+        out |= shares.metrics(rows["exit"], costs, right, self.task.watched)
         if workdir:
             right_N = self.task.right(self.task.answers(rows["scores"]), rows)
             shares.write(workdir, split, self.task, rows, right_N, costs, self.model.route)
-        if "answers" not in rows:  # videos really stopped: nobody knows what comes after
-            return out
-        right, name = self.task.right(rows["answers"], rows), self.task.watched
-        out |= {f"full_{name}": float(right[:, -1].mean())}
-        out |= {f"exit{k + 1}_{name}": float(right[:, k].mean()) for k in range(self.m)}
-        record = jax.device_get(variables.stats[RECORD])
-        if workdir and int(record["count"]):
-            curve.draw(workdir, split, self.task, self._known(record), rows["stop_scores"][..., self.rule],
+        if "cut" in rows:
+            out |= deadline.told(rows, self.settings.deadline_ms)
+        known = record.known(jax.device_get(variables.stats[RECORD]), self.settings.rule)
+        if workdir and right is not None and known is not None:
+            curve.draw(workdir, split, self.task, known, rows["stop_scores"][..., self.rule],
                        right, rows, costs, full, stopping.family(self.settings.search))
         return out
 
     # ------------------------------------------------------------------------------------ inference
     def runners(self):
         """Everything computed and the rule applied, or videos that really stop, by two policies."""
-        real = {policy: base.Runner(segments=self.segments, policy=policy, sizes=self.settings.executor_sizes)
+        sizes, seconds = self.settings.executor_sizes, self.settings.deadline_ms / 1e3 or None
+        real = {policy: base.Runner(segments=self.segments, policy=policy, sizes=sizes, deadline=seconds)
                 for policy in executor.POLICIES}
         return {"simulate": base.Runner(predict=self.method.predict), **real}
+
+    @property
+    def runner(self) -> str:
+        """`config.method.executor`; what is simulated knows no deadline."""
+        simulated = self.settings.executor == "simulate"
+        return "pool" if simulated and self.settings.deadline_ms else self.settings.executor
 
     @functools.cached_property
     def segments(self) -> base.Adaptive:
@@ -211,15 +216,14 @@ class Exits(Part):
         segments = routes.plan_segments(self.model.route, self.model.group)
         steps = [executor.Step(functools.partial(self._run_segment, k), s.first, s.frames)
                  for k, s in enumerate(segments)]
-        return base.Adaptive(steps, self._score, self._thresholds, self.costs, self.model.order, self._full,
+        score = executor.StateScore(functools.partial(rules.of_state, self.settings.rule, self.m))
+        return base.Adaptive(steps, score, self._thresholds, self.costs, self.model.order, self._full,
                              self.full_gmacs, self.own_costs)
 
     def _run_segment(self, k, variables, state, frames):
         frames = None if frames is None else self.method.sight(frames)
-        return run_segment(self.model, self.method.network(variables), k, state, frames)
-
-    def _score(self, logits):
-        return stopping.scores(logits)[:, self.rule]
+        after, logits = run_segment(self.model, self.method.network(variables), k, state, frames)
+        return rules.remember(self.settings.rule, state, after, logits), logits
 
     def _thresholds(self, variables):
         return variables.stats[RECORD]["thresholds"]

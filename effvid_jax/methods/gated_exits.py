@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from effvid_jax.cost.counting import traced
-from effvid_jax.exits import routes, stopping
+from effvid_jax.exits import record, routes, rules, stopping
 from effvid_jax.exits.network import run_segment
 from effvid_jax.gating import decisions, gates, variants
 from effvid_jax.methods import base
@@ -36,9 +36,9 @@ class GatedExits(Exits):
     def init(self, variables, rng, clip_shape):
         """See `Part.init`; the record has the costs of calibration videos, too."""
         variables = super().init(variables, rng, clip_shape)
-        record = variables.stats[RECORD]
-        record = {**record, "gmacs": jnp.zeros(record["hits"].shape)}
-        return variables.replace(stats={**variables.stats, RECORD: record})
+        begun = variables.stats[RECORD]
+        begun = {**begun, "gmacs": jnp.zeros(begun["hits"].shape)}
+        return variables.replace(stats={**variables.stats, RECORD: begun})
 
     @functools.cached_property
     def limits(self) -> tuple[np.ndarray, np.ndarray]:
@@ -65,9 +65,9 @@ class GatedExits(Exits):
         """See `Exits.span`."""
         return float(self.limits[0][0]), float(self.limits[1][-1])
 
-    def costs_of(self, record):
+    def costs_of(self, kept):
         """See `Exits.costs_of`: (n, m), a row a calibration video."""
-        return np.asarray(record["gmacs"], np.float64)[:int(record["count"])]
+        return np.asarray(kept["gmacs"], np.float64)[:int(kept["count"])]
 
     def costs_of_rows(self, rows):
         """See `Exits.costs_of_rows`; of videos that really stopped, those of the ones that left there."""
@@ -80,7 +80,8 @@ class GatedExits(Exits):
     def _recorded(self, rows):
         """See `Exits`; costs are of a view."""
         views = rows["clip_gmacs"].shape[1]
-        return {**super()._recorded(rows), "gmacs": self._chosen(rows["exit_gmacs"] / views)}
+        gmacs = record.chosen(rows["exit_gmacs"] / views, self.settings.calibration_videos)
+        return {**super()._recorded(rows), "gmacs": gmacs}
 
     # ---------------------------------------------------------------------------------------- inference
     def predict(self, variables, batch):
@@ -95,7 +96,7 @@ class GatedExits(Exits):
                                 method.views_per_pass)
         found = {name: x.reshape(b, v, *x.shape[1:]) for name, x in found.items()}
         logits = self.task.mean_of_views(found.pop("logits").astype(jnp.float32))
-        scores = stopping.scores(logits)
+        scores = rules.all_scores(logits, found.pop("sure").mean(axis=1) if "sure" in found else None)
         taken = stopping.exits_taken(scores[..., self.rule], variables.stats[RECORD]["thresholds"])
         gmacs, plain = found.pop("gmacs"), found.pop("plain")
 
@@ -116,17 +117,19 @@ class GatedExits(Exits):
             found = jax.lax.map(lambda clip: self._whole(variables, clip[None]), clips)
             return jax.tree.map(lambda x: x[:, 0], found)
         ordered = clips[:, jnp.array(self.model.order)]
-        state, logits, gmacs, plain, looks = {}, [], [], [], {}
+        state, logits, gmacs, plain, looks, sure = {}, [], [], [], {}, []
         for k, segment in enumerate(self.plan):
             new = ordered[:, segment.first:segment.frames]
             state, here, saved, found = self._segment(k, variables, state, new)
             logits.append(here)
             gmacs.append(state["gmacs"])
+            sure += [jax.nn.sigmoid(state["sure"])] if "sure" in state else []
             plain.append(saved + (plain[-1] if plain else 0))
             for path, decision in found:
                 looks.setdefault(path, []).append(decision)
         every = [variants.together(looks[path]) for path in sorted(looks, key=gates.natural_order)]
-        return {"logits": jnp.stack(logits, axis=1), "gmacs": jnp.stack(gmacs, axis=1),
+        judged = {"sure": jnp.stack(sure, axis=1)} if sure else {}
+        return {**judged, "logits": jnp.stack(logits, axis=1), "gmacs": jnp.stack(gmacs, axis=1),
                 "plain": jnp.stack(plain, axis=1), "ratios": jnp.stack([d.ratio for d in every], axis=1),
                 "computed": decisions.computed_share(every),
                 "dead": jnp.stack([decisions.is_dead(d) for d in every], axis=1).astype(jnp.float32)}
@@ -140,6 +143,7 @@ class GatedExits(Exits):
         every = _decisions(found)
         plain, overhead = (jnp.zeros(logits.shape[:1]) + x for x in decisions.clip_gmacs(every, static))
         spent = state["gmacs"] if k else 0.0
+        after = rules.remember(self.settings.rule, state, after, logits)
         return ({**after, "gmacs": spent + plain + overhead}, logits, plain,
                 [pair for one in found for pair in gates.collect(one).items()])
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
+import time
 
 import jax
 import numpy as np
@@ -10,14 +13,40 @@ import numpy as np
 from data_pipelines import ClipReader, VideoError
 from effvid_jax import console, evaluate
 from effvid_jax.drawn import along
-from effvid_jax.errors import NotFiniteError
+from effvid_jax.errors import NotFiniteError, UserError
 from effvid_jax.exits import executor
+from effvid_jax.methods import Runner
 from effvid_jax.predict.network import Network, name_of, short
 from effvid_jax.predict.streams import Stream
 from effvid_jax.start import runs
 
 FEW = 16  # videos that stop early are not worth the programs of a pool's sizes
 MAX_WAIT = 4  # batches that a video of a pool waits for at most
+
+
+@contextlib.contextmanager
+def _open_to_threads(opened):
+    """`frames` of an open video, for threads; it is closed when they are done, and nobody waits for that."""
+    lock, over = threading.Lock(), threading.Event()
+
+    def frames(positions):
+        with lock:
+            if over.is_set():
+                raise RuntimeError("nobody waits for these frames any more")
+            return opened.frames(positions)
+
+    def close():
+        with lock:
+            opened.close()
+
+    try:
+        yield frames
+    finally:
+        over.set()
+        if lock.locked():  # a deadline was over before the frames were there
+            threading.Thread(target=close).start()
+        else:
+            close()
 
 
 class Predictor(Network):
@@ -51,13 +80,21 @@ class Predictor(Network):
         self._variables = jax.device_put(variables)
         self._predict = jax.jit(method.predict)
         self._features = jax.jit(method.features)
-        self._adaptive = next((r.segments for r in method.runners().values() if r.segments), None)
+        stopping = next((runner for runner in method.runners().values() if runner.segments), Runner())
+        self._adaptive, self._deadline = stopping.segments, stopping.deadline
         self.batch_size = config.data.eval_batch_size
         self._executor, self._pool = None, None
+        if self._deadline is not None and self.reader.num_views > 1:
+            raise UserError(f"config.method.deadline_ms: of {self.reader.num_views} views per video all are "
+                            f"computed, so no deadline can be kept; use one view, or leave it at 0.")
         if self._adaptive is not None and self.reader.num_views == 1:
             self._thresholds = jax.device_get(self._adaptive.thresholds(variables))
             self._executor = executor.Executor(self._adaptive.steps, self._adaptive.score, 1,
-                                               policy="compact", threads=1)
+                                               policy="compact", threads=1, deadline=self._deadline)
+            if self._deadline is not None:  # or the first clip would be late
+                _, frames, side = self.clip_shape
+                black = np.zeros((1, frames, side, side, 3), np.uint8)
+                self._executor.warm_up(self._variables, black, load=True)
 
     @property
     def stops_early(self) -> bool:
@@ -77,7 +114,9 @@ class Predictor(Network):
             "gmacs" of all views together: where clips stop early, what was computed until then. With several
             views also "gmacs_per_clip", of one of them, and a network with exits computes all of each;
             "gmacs_where_it_stops" is then what stopping would have cost (evaluation's `gmacs`). Of a network
-            with exits also "exit", the number of the checkpoint that answered, of how many ("exits").
+            with exits also "exit", the number of the checkpoint that answered, of how many ("exits"); with a
+            deadline (`config.method.deadline_ms`) "ms", from opening the clip to the answer, and whether the
+            deadline "cut" it.
 
         Raises:
             VideoError: the clip cannot be read.
@@ -87,14 +126,14 @@ class Predictor(Network):
 
     def scored(self, video):
         """See `Network.scored`; what is told as `__call__` has it."""
-        name = name_of(video)
+        name, since = name_of(video), time.monotonic()
         if self.task.every:
             with self.reader.open(video) as opened:
                 said = self.along(opened, name)
             return np.stack([one.scores for one in said]), along.answer(self.task, said)
         if self.stops_early:
-            with self.reader.open(video) as opened:
-                return self._stop_early(opened.frames, name)
+            with _open_to_threads(self.reader.open(video)) as frames:
+                return self._stop_early(frames, name, since)
         return self.scored_views(self.reader.views(video), name)
 
     def start(self, videos_BVTHWC):
@@ -126,7 +165,7 @@ class Predictor(Network):
 
     def pooled(self, load, names, size, threads):
         """See `Network.pooled`: those that go on from several batches share the later segments."""
-        if len(names) < FEW:
+        if len(names) < FEW or self._deadline is not None:  # a deadline is of one video, not of its batch
             yield from super().pooled(load, names, size, threads)
             return
         if self._pool is None or self._pool.batch_size != size or self._pool.threads != threads:
@@ -154,8 +193,9 @@ class Predictor(Network):
         views, exits = self.reader.num_views, {} if self._adaptive is None else {"exit": 1, "exits": 1}
         per_clip = {"gmacs_per_clip": 0.0} if views > 1 else {}
         stops = {"gmacs_where_it_stops": 0.0} if exits and views > 1 else {}
+        timed = {} if self._deadline is None else {"ms": 0.0, "cut": False}
         return {**self.task.answer(np.full(len(self.class_names), 0.5)), "gmacs": 0.0, **per_clip, **stops,
-                **exits}
+                **exits, **timed}
 
     def along(self, opened, name="(no file)") -> list[along.Said]:
         """What is said of every few frames of an open video; raises as `__call__` does."""
@@ -169,10 +209,10 @@ class Predictor(Network):
                 progress.update()
         return said
 
-    def _stop_early(self, frames, name):
-        """As `scored`; `frames` gives those at some positions of the clip."""
+    def _stop_early(self, frames, name, since=None):
+        """As `scored`; `frames` gives those at some positions of the clip, which came at the time `since`."""
         order = self._adaptive.order
-        rows = executor.Rows([0], load=lambda _, start, stop: frames(order[start:stop]))
+        rows = executor.Rows([0], load=lambda _, start, stop: frames(order[start:stop]), since=since)
         answer, = self._executor.run(self._variables, self._thresholds, [rows])
         if answer.error is not None:
             raise answer.error
@@ -181,7 +221,8 @@ class Predictor(Network):
     def _stopped(self, name, answer):
         """As `scored`, of an answer of the executor."""
         scores, told = self._scored(name, answer.logits, self._adaptive.spent(answer))
-        return scores, {**told, **self._exit(answer.checkpoint)}
+        timed = {} if self._deadline is None else {"ms": round(1e3 * answer.seconds, 2), "cut": answer.cut}
+        return scores, {**told, **self._exit(answer.checkpoint), **timed}
 
     def _exit(self, checkpoint) -> dict:
         """The checkpoint (from 0) that answered, as people count."""

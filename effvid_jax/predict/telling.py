@@ -54,4 +54,5 @@ def show(network, path: str, told: dict, as_json: bool) -> None:
 def _words(network, told: dict) -> str:
     each = f", {told['gmacs_per_clip']:.3g} per clip" if "gmacs_per_clip" in told else ""
     left = f", exit {told['exit']} of {told['exits']}" if "exit" in told else ""
+    left += f", {told['ms']:.3g} ms{' (the deadline)' if told['cut'] else ''}" if "ms" in told else ""
     return f"{network.words(told)} ({told['gmacs']:.3g} GMACs{each}{left})"

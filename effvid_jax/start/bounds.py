@@ -46,7 +46,7 @@ FIELDS: dict[str, Field] = {
     "model.exits.shift_div": Field.integer(1, 2**14), "model.exits.stages": Field.many(Field.integer(0, 256)),
     "model.exits.width": Field.integer(0, 2**16), "model.exits.share_heads": Field.flag(),
     "model.exits.classifier_std": Field.number(0, 1e3), "model.exits.lift_last": Field.flag(),
-    "model.exits.merge": Field.choice(*network.MERGES),
+    "model.exits.merge": Field.choice(*network.MERGES), "model.exits.judge": Field.integer(0, 2**14),
     "model.exits.gates": Field.many(Field.integer(1, 2**16)),
     "model.glance": Field.group(), "model.glance.backbone": Field.text(),
     "model.glance.resolution": _PIXELS, "model.glance.options": Field.group(),

@@ -179,8 +179,9 @@ def test_pieces_are_all_frames_once_at_every_depth(scheme):
 # ------------------------------------------------------------------------------------ exits with gates
 @pytest.fixture(scope="module")
 def gated():
-    """(method in the compact form, variables with gates that differ, views): exits and gates."""
-    config = tiny("exits", "gates", form="compact", executor_sizes=(2,))
+    """(method in the compact form, variables with gates that differ, views): exits, gates, a learned rule."""
+    config = tiny("exits", "gates", form="compact", executor_sizes=(2,), rule="learned")
+    config.model.exits.judge = 4
     method = combined.Combined(config, make_task(config, NAMES))
     drawn = draw(method.model, np.zeros((1, *CLIP[1:]), np.float32))
     params = flax.traverse_util.path_aware_map(
@@ -200,7 +201,7 @@ def test_real_exits_answer_and_cost_as_predict_says(gated, capsys):
     method, variables, video = gated
     look = jax.jit(method.predict)
     first = look(variables, {"video": video})
-    middle = float(np.sort(np.asarray(first.extra["stop_scores"])[:, 0, 0])[1:3].mean())
+    middle = float(np.sort(np.asarray(first.extra["stop_scores"])[:, 0, method.exits.rule])[1:3].mean())
     variables = with_threshold(variables, middle)
     found = jax.device_get(look(variables, {"video": video}))
     assert sorted(found.extra["exit"].tolist()) == [0, 0, 1, 1]

@@ -22,7 +22,7 @@ from effvid_jax import export as exporting
 from effvid_jax.backbones import make_backbone
 from effvid_jax.cost.exits import all_heads_cost, route_costs
 from effvid_jax.errors import UserError
-from effvid_jax.exits import network, routes, stopping
+from effvid_jax.exits import network, routes, rules, stopping
 from effvid_jax.methods import base, check_method
 from effvid_jax.predict import archive, restored
 from effvid_jax.predict.many import Many
@@ -33,6 +33,7 @@ from tests.drawn import draw
 from tests.made import made
 
 CLASSES = [f"class {k}" for k in range(16)]
+JUDGE = 8
 
 
 def tiny(**method):
@@ -53,6 +54,7 @@ def run(tmp_path_factory, benchmark_root):
     config = tiny(search="msdnet")  # a network of 8 steps has no accuracy to search by
     config.data.root = benchmark_root
     config.train.num_steps = 8
+    config.model.exits.judge = JUDGE
     workdir = str(tmp_path_factory.mktemp("dynamic"))
 
     def fail(*_):
@@ -70,7 +72,7 @@ def evaluate(workdir, search="msdnet", **method):
     with open(f"{workdir}/config.json") as f:
         root = json.load(f)["data"]["root"]
     config = tiny(search=search, **method)
-    config.data.root = root
+    config.data.root, config.model.exits.judge = root, JUDGE
     return cli.eval(config, workdir)
 
 
@@ -81,9 +83,55 @@ def test_real_exits_give_the_simulated_metrics(run):
     print({k: v for k, v in metrics.items() if "share" in k or "gmacs" in k})
     assert metrics["val/gmacs_min"] < metrics["val/gmacs"] < metrics["val/gmacs_max"]
     for policy in ("compact", "pool"):
-        real = evaluate(workdir, executor=policy, executor_sizes=(4, 2))
+        within = {"deadline_ms": 1e7} if policy == "pool" else {}
+        real = evaluate(workdir, executor=policy, executor_sizes=(4, 2), **within)
         for name in ("top1", "top5", "gmacs", "examples", "exit1_share", "exit2_share", "exit4_share"):
             assert real[f"val/{name}"] == pytest.approx(metrics[f"val/{name}"], rel=1e-6), (policy, name)
+    assert (real["val/cut_share"], real["val/late_share"], real["val/deadline_ms"]) == (0.0, 0.0, 1e7)
+    assert 0 < real["val/latency_ms_p50"] <= real["val/latency_ms_p95"] <= real["val/latency_ms_p99"] < 1e7
+
+
+def test_rules_that_read_the_state_say_the_same_segment_by_segment(run):
+    """Simulated and really stopping; the heads of 'learned' are trained, and saved with the network."""
+    config = runs.trained(None, run[0])[0]
+    config.method.update(dict(rule="patience", patience=2))
+    method, variables, _ = evaluation.restore_for_inference(config, run[0])
+    np.testing.assert_array_equal(variables.stats["stopping"]["thresholds"], [0.5] * 3 + [-stopping.NEVER])
+    video = np.random.default_rng(0).integers(0, 256, (5, 4, 64, 64, 3), np.uint8)
+    found = jax.jit(method.predict)(variables, {"video": video[:, None]})
+    state, frames = {}, video[:, list(method.model.order)]
+    for k, step in enumerate(method.segments.steps):
+        state, logits = step.run(variables, state, frames[:, step.start:step.stop])
+        for rule in ("patience", "learned", "margin"):
+            np.testing.assert_allclose(
+                rules.of_state(rule, 4, state, logits),
+                found.extra["stop_scores"][:, k, rules.RULES.index(rule)], rtol=1e-4, err_msg=rule)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", ["patience", "learned"])
+def test_a_rule_is_searched_stops_and_is_exported(run, tmp_path, some_clip, rule):
+    workdir, _ = run
+    metrics = evaluate(workdir, rule=rule)
+    real = evaluate(workdir, rule=rule, executor="pool", executor_sizes=(4, 2))
+    for name in ("top1", "gmacs", "exit1_share", "exit2_share", "exit4_share"):
+        assert real[f"val/{name}"] == pytest.approx(metrics[f"val/{name}"], rel=1e-6), name
+    config = runs.trained(None, workdir)[0]
+    config.method.update(dict(rule=rule, patience=2 if rule == "patience" else 0))
+    exporting.export(config, workdir, str(tmp_path))
+    model, one = exported.load(str(tmp_path)), predict.Predictor(workdir, config)
+    for clip in np.random.default_rng(0).integers(0, 256, (4, 4, 64, 64, 3), np.uint8):
+        answer = one.classify(clip[None])
+        assert model.stop_early(clip)[1:] == (answer["gmacs"], answer["exit"])
+    config.method.deadline_ms = 1e7
+    unhurried, plain = predict.Predictor(workdir, config)(some_clip), one(some_clip)
+    assert not unhurried.pop("cut") and 0 < unhurried.pop("ms") < 1e7 and unhurried == plain
+    config.method.update(dict(deadline_ms=1e-3, rule="margin", patience=0, thresholds=(2.0,) * 4))
+    hurried = predict.Predictor(workdir, config)(some_clip)
+    assert hurried["exit"] == 1 and hurried["cut"] and hurried["ms"] > 1e-3
+    config.data.twice_sample = True
+    with pytest.raises(UserError, match="config.method.deadline_ms: of 2 views"):
+        predict.Predictor(workdir, config)
 
 
 def test_of_several_processes_each_answers_its_share(run, monkeypatch):
@@ -407,9 +455,14 @@ def test_mistakes_are_named(run):
         (dict(budget_delta=1.0), "config.method.budget_delta=1.0"),
         (dict(search="luck"), "config.method.search='luck'"),
         (dict(executor="fast"), "config.method.executor='fast'"),
+        (dict(deadline_ms=-1.0), "config.method.deadline_ms=-1.0"),
+        (dict(patience=2), "config.method.patience=2 is for config.method.rule='patience'"),
+        (dict(patience=4, rule="patience"), "patience=4: no video would stop early on a route of 4"),
     ]:
         with pytest.raises(ValueError, match=message):
             evaluate(workdir, **method)
+    with pytest.raises(ValueError, match="rule='learned' reads heads.*config.model.exits.judge=32"):
+        made(tiny(rule="learned"), CLASSES)
     config = tiny()
     config.data.num_frames = 8
     with pytest.raises(ValueError, match="config.data.num_frames=8.*for 4 frames"):

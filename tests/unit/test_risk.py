@@ -12,7 +12,7 @@ COSTS = np.array([0.4, 0.6, 0.8, 1.0])
 DELTA = 0.1
 
 
-def videos(count, rng, sharpness=(1, 1, 1, 1), forgets=0.0):
+def videos(count, rng, sharpness=(1, 1, 1, 1), forgets=0.0, values=0):
     """Confidence at four checkpoints that see more and more of the same noise, and whether they are right."""
     ease = np.exp(rng.normal(0.9, 0.7, count))
     shared, scores, hits = rng.normal(size=(count, 16)), [], []
@@ -24,6 +24,7 @@ def videos(count, rng, sharpness=(1, 1, 1, 1), forgets=0.0):
         hits.append(p.argmax(axis=1) == 0)
     scores, hits = np.stack(scores, axis=1).astype(np.float32), np.stack(hits, axis=1)
     hits[rng.uniform(size=count) < forgets, -1] = False  # exits win: the end has forgotten
+    scores = np.round(scores * values) / values if values else scores  # ties
     return scores, hits
 
 
@@ -68,8 +69,8 @@ def test_promises_are_kept_and_save(kind):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind,epsilon", [
-    ({}, 0.01), ({"sharpness": (2, 1, 0.7, 1)}, 0.02), ({"forgets": 0.03}, 0.01)],
-    ids=["plain", "sharpness differs", "exits win"])
+    ({}, 0.01), ({"sharpness": (2, 1, 0.7, 1)}, 0.02), ({"forgets": 0.03}, 0.01), ({"values": 8}, 0.02)],
+    ids=["plain", "sharpness differs", "exits win", "ties"])
 def test_a_thousand_promises(kind, epsilon):
     resampled(1000, epsilon, **kind)
 
@@ -125,8 +126,10 @@ def test_ties_and_a_single_class():
     tied = np.round(scores * 4) / 4  # five values
     found = risk.thresholds_for_risk(tied, hits, COSTS, 0.02, DELTA)
     assert extra_error_and_cost(tied, hits, found.thresholds)[0] <= 0.03
-    certain = risk.thresholds_for_risk(np.ones((1600, 4)), np.ones((1600, 4), bool), COSTS, 0.02, DELTA)
-    assert certain.kept and certain.gmacs == COSTS[0] and certain.extra_error == 0
+    for only in (1.0, 0.0, 0.25):  # a single class: always sure, by no margin; all agree
+        alike, right = np.full((1600, 4), only), np.ones((1600, 4), bool)
+        certain = risk.thresholds_for_risk(alike, right, COSTS, 0.02, DELTA)
+        assert certain.kept and certain.gmacs == COSTS[0] and certain.extra_error == 0
     lost = np.ones((1600, 4), bool)
     lost[:800, :3] = False  # alike in their scores, half of them wrong
     assert not risk.thresholds_for_risk(np.ones((1600, 4)), lost, COSTS, 0.02, DELTA).kept
@@ -147,3 +150,6 @@ def test_the_search_of_a_config(capsys):
         found = risk.search(settings, scores, hits, COSTS, 0.6)
         costs[settings.budget_delta] = extra_error_and_cost(scores, hits, found)[1]
     assert costs[DELTA] < costs[0.0] <= 0.6
+    assert "promise no budget" not in capsys.readouterr().err
+    risk.search(settings, scores[:5], hits[:5], COSTS, 0.6)
+    assert "5 calibration videos promise no budget of 0.6 GMACs" in capsys.readouterr().err
