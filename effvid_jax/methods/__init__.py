@@ -9,7 +9,8 @@ from effvid_jax.methods.base import Adaptive, Method, MethodSettings, Prediction
 from effvid_jax.tasks import Task, make_task
 
 # Files here that are no method.
-SHARED = ("base", "building", "clips", "gated", "settings", "sides", "streaming")
+SHARED = ("base", "building", "clips", "exiting", "gated", "looking", "settings", "sides", "streaming",
+          "uni_adafocus_net")
 
 
 def find_method(name: str) -> type[Method]:

@@ -64,9 +64,10 @@ def settings(config) -> list[Setting]:
     with open(BASE, encoding="utf-8") as f:
         defaults, meanings = read_fields(f.read())
     method = find_method(config.method.name).Settings
-    own, told = read_fields(inspect.getsource(method))
-    defaults |= {f"method.{name}": value for name, value in own.items()}
-    meanings |= {f"method.{name}": words for name, words in told.items()}
+    for cls in reversed(method.__mro__[:-1]):  # a method may have the settings of others
+        own, told = read_fields(inspect.getsource(cls))
+        defaults |= {f"method.{name}": value for name, value in own.items()}
+        meanings |= {f"method.{name}": words for name, words in told.items()}
     groups = {"data": data_pipelines.data_fields, "method": method.fields(),
               group_of(config): find_task(config).bounds}
     fields = bounds.FIELDS | {f"{group}.{name}": field for group, known in groups.items()
