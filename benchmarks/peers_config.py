@@ -41,6 +41,7 @@ class System(NamedTuple):
     changes: tuple[tuple[str, Any], ...] = ()
 
 
+GLANCES = (("method.glanced", FRAMES), ("method.focused", FRAMES))  # of Uni-AdaFocus
 # What is compared. Settings that are not here are those of the system's own `:demo`; none was chosen by its
 # result on this benchmark's validation clips.
 SYSTEMS = {
@@ -51,6 +52,11 @@ SYSTEMS = {
     "frameexit": System("FrameExit", "frameexit_minik"),
     "ocsampler": System("OCSampler, 4 of 16", "ocsampler_minik", {"classifier": 0.6, "student": 0.4},
                         changes=(("method.chosen", 4),)),
+    "adafocus_v2": System("AdaFocus V2", "adafocus_v2_minik"),
+    "adafocus_v2_exits": System("AdaFocus V2, exits", "adafocus_v2_minik:early_exit"),
+    "uni_adafocus": System("Uni-AdaFocus, 16 of 48", "uni_adafocus_minik", frames=48, changes=GLANCES),
+    "uni_adafocus_exits": System("Uni-AdaFocus, exits", "uni_adafocus_minik:early_exit", frames=48,
+                                 changes=GLANCES),
 }
 
 

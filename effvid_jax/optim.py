@@ -45,6 +45,11 @@ GROUPS: dict[str, Callable[[str, tuple[str, ...]], tuple[float, float]]] = {
     # VA-RED2 from a trained static network: gates that move as fast as weights close before the weights
     # have learned to do without them. Ours.
     "gates": lambda kind, path: (0.1, 0.0) if "gate" in path else (1.0, 1.0),
+    # LeapLabTHU/AdaFocusV2, scripts/train.sh, and Uni-AdaFocus, README: rates by sub-network.
+    "adafocus_v2": lambda kind, path: ({"policy": 0.1, "glance": 0.5, "head": 5.0}.get(path[0], 1.0), 1.0),
+    "uni_adafocus": lambda kind, path: ({
+        "where": 0.2, "when": 0.2, "glance": 0.5, "aux": 0.5, "head_glance": 20.0, "head_focus": 20.0,
+    }.get(path[0], 1.0), 1.0),
     # Video Swin as it executes: mmcv takes the longest matching key, so 'backbone' beats 'norm'.
     "swin": lambda kind, path: ((1.0, 1.0) if path[0] == "fc" else
                                 (1.0, 0.0) if kind == "table" else (0.1, 1.0)),

@@ -17,7 +17,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 NAMES = sorted(os.path.basename(path)[:-3] for path in glob.glob(f"{ROOT}/configs/*_*.py")
                if not os.path.basename(path).startswith("__"))
 # Systems of the papers' tables: their configs differ in data and numbers, so one of each trains here always.
-PEERS = ("combined", "frameexit", "ocsampler")
+PEERS = ("adafocus_v2", "combined", "frameexit", "ocsampler", "uni_adafocus")
 
 
 def some_slow(name):

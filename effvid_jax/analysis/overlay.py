@@ -52,7 +52,7 @@ def strips(videos: Sequence[Sequence[tuple[np.ndarray, Sequence[str]]]], title: 
 
     Args:
         videos: of each, (strip uint8 (h, w, 3), its lines).
-        title: of the colours.
+        title: of the colours; "": they are no heat.
 
     Returns:
         A figure.
@@ -78,6 +78,8 @@ def strips(videos: Sequence[Sequence[tuple[np.ndarray, Sequence[str]]]], title: 
         pictures.set_xlim(-0.5, widest - 0.5)
         words.text(1, 0.5, "\n".join(map(plain, lines)), ha="right", va="center", fontsize=8,
                    transform=words.transAxes)
+    if not title:
+        return figure
     bar = figure.colorbar(ScalarMappable(cmap="viridis"), ax=grid[:, 1].tolist(), location="bottom",
                           shrink=min(1.0, 3.5 / width), aspect=30, pad=0.12 / height)
     bar.set_label(title, fontsize=9)

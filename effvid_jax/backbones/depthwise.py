@@ -83,13 +83,13 @@ def _of_kernel(x, kernel, strides, padding, dy):
     x, dy = (a.reshape(math.prod(a.shape[:a.ndim + more - 4]), *(1,) * more, *a.shape[a.ndim + more - 4:])
              for a in (pad(x, padding), dy))
     B, T, H, W, C = dy.shape
-    across = (W - 1) * steps[2] + 1
+    across, none = (W - 1) * steps[2] + 1, np.int32(0)  # all of a type, also where integers have 64 bits
 
     def add_row(sums, place):
         b, t, h = place
         rows = jax.lax.dynamic_slice(
-            x, (b, t * steps[0], h * steps[1], 0, 0), (1, *sizes[:2], *x.shape[3:]))[0].astype(wide)
-        row = jax.lax.dynamic_slice(dy, (b, t, h, 0, 0), (1, 1, 1, W, C))[0, 0, 0].astype(wide)
+            x, (b, t * steps[0], h * steps[1], none, none), (1, *sizes[:2], *x.shape[3:]))[0].astype(wide)
+        row = jax.lax.dynamic_slice(dy, (b, t, h, none, none), (1, 1, 1, W, C))[0, 0, 0].astype(wide)
         return [total + rows[:, :, j:j + across:steps[2]] * row for j, total in enumerate(sums)], None
 
     places = np.array(list(itertools.product(range(B), range(T), range(H))), np.int32).reshape(-1, 3)

@@ -56,3 +56,34 @@ def all_heads_cost(model, clip_shape: tuple[int, ...], convention: str = "macs")
     depths = sorted({c.depth for c in model.route})
     whole = model.clone(route=tuple(routes.Checkpoint(clip_shape[0], depth) for depth in depths))
     return count(whole, clip_shape, convention).gmacs
+
+
+def segment_costs(steps, full, variables, clip_shape: tuple[int, ...],
+                  convention: str = "macs") -> tuple[np.ndarray, float]:
+    """Costs of a network in segments, each computed on top of those before.
+
+    Args:
+        steps: see `effvid_jax.exits.executor.Step`.
+        full: (variables, clips (1, T, H, W, 3)) -> logits, of what full inference computes.
+        variables: that both take, shapes will do.
+        clip_shape: (T, H, W, 3).
+        convention: see `effvid_jax.cost`.
+
+    Returns:
+        (m,) cumulative GMACs, and those of `full`.
+    """
+    rule, (t, *image) = CONVENTIONS[convention], clip_shape
+
+    def clip(n):
+        return jax.ShapeDtypeStruct((1, n, *image), jnp.float32)
+
+    total, costs, state = 0, [], {}
+    for step in steps:
+        new = clip(step.stop - step.start) if step.stop > step.start else None
+        with trace.recording(shapes_only=True) as tape:
+            state, _ = jax.eval_shape(step.run, variables, state, new)
+        total += sum(rule(op) for op in tape)
+        costs.append(total / 1e9)
+    with trace.recording(shapes_only=True) as tape:
+        jax.eval_shape(full, variables, clip(t))
+    return np.array(costs), sum(rule(op) for op in tape) / 1e9

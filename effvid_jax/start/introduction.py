@@ -9,7 +9,7 @@ import jax
 from effvid_jax import console, cost, published
 from effvid_jax.backbones.facts import facts
 from effvid_jax.errors import UserError
-from effvid_jax.methods import building, find_method
+from effvid_jax.methods import building, find_method, make_method
 from effvid_jax.tasks import make_task
 
 # What the published runs of a config start from, by `config.name`; `:tiny` and `:demo` have names of their
@@ -45,7 +45,9 @@ def introduce(config, workdir: str, split, videos, state, first_step: int) -> No
     others = "".join(f", {number:,} in {name}" for name, number in videos.items())
     console.say(f"data: {len(split):,} clips to train on{others}, {len(split.class_names)} classes; "
                 f"{console.one_line(split.description)}")
-    console.say(f"network: {console.one_line(config.model.backbone)}, {clip_size(config)}{costs}, "
+    names = [config.model.glance.backbone] if config.model.get("glance") else []
+    name = " and ".join([*names, config.model.backbone])
+    console.say(f"network: {console.one_line(name)}, {clip_size(config)}{costs}, "
                 f"{values / 1e6:.3g} M parameters, {weights(config, workdir, first_step)}")
     console.say(f"device: {device}, computes in {config.model.dtype}, {config.data.batch_size} clips a step")
     console.say(f"writes to {console.one_line(workdir)}")
@@ -84,6 +86,8 @@ def cost_of_a_clip(config, class_names) -> float | None:
     """GMACs of a config's network, everything computed; None if they cannot be counted."""
     side = config.model.resolution or config.data.crop
     try:
+        if config.model.get("glance"):  # a second network, and parts that no clip runs through
+            return make_method(config, make_task(config, class_names), inference=True).full_gmacs
         network = building.build_network(config.model, make_task(config, class_names))
         return cost.gmacs(network, (config.data.num_frames, side, side, 3))
     except (UserError, TypeError):  # a method whose network is described elsewhere

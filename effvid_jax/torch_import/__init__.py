@@ -3,7 +3,7 @@
 `files.py` reads `.pth` and `.safetensors` (`plain_pickle.py` executes nothing; `other_files.py` says what
 another file is), `shards.py` those in several files, `loading.py` finds the state dict without wrappers'
 prefixes, `naming.py` knows how each code base names its modules, `conversion.py` puts arrays into our layout,
-`pretrained.py` takes the files that installed packages have.
+`pretrained.py` takes the files that installed packages have, `whole.py` those of methods of several networks.
 """
 
 from effvid_jax.torch_import.conversion import (

@@ -265,7 +265,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m effvid_jax.torch_import", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--backbone", required=True, help="name of a backbone, such as tsm_resnet50")
+    network = parser.add_mutually_exclusive_group(required=True)
+    network.add_argument("--backbone", help="name of a backbone, such as tsm_resnet50")
+    network.add_argument("--config", metavar="FILE[:ARGUMENTS]", help=(
+        "config of a method whose network is more than a backbone, such as configs/adafocus_v2_actnet.py"))
     add("--checkpoint", required=True,
         help=".pth, .pt, .pyth, .pth.tar, .bin or .safetensors file; of several files their index "
              "(NAME.index.json) or folder; package:NAME, the weights that an installed package brings; "
@@ -313,6 +316,8 @@ def _run(args) -> str:
             raise UserError(f"--{name} {value}: expected {problem}.")
     if not isinstance(args.options, dict):
         raise UserError(f"--options {args.options}: expected fields by name, such as '{{\"width\": 32}}'.")
+    if args.config:
+        return _run_whole(args)
     path = published.locate(args.checkpoint, args.backbone)
     state, notes = load_with_notes(path, args.weights, args.strip_prefix)
     if args.bgr:
@@ -321,14 +326,7 @@ def _run(args) -> str:
     classes = args.classes or count_classes(select_part(state, args.part)[0])
     if classes is None:
         raise UserError(f"{args.checkpoint} has no classifier that is known: pass --classes K.")
-    names = [str(k) for k in range(classes)]
-    if args.class_names:
-        with open(args.class_names, encoding="utf-8") as file:
-            names = [line.strip() for line in file if line.strip()]
-        if len(names) != classes:
-            raise UserError(f"--class_names {args.class_names}: {len(names)} names for {classes} "
-                             f"classes.")
-    skip = [pattern for group in args.skip for pattern in group]
+    names, skip = _class_names(args, classes), [pattern for group in args.skip for pattern in group]
     options = {k: tuple(v) if isinstance(v, list) else v for k, v in args.options.items()}
     model = make_backbone(args.backbone, num_classes=classes, **options)
     variables, report = convert_with_report(
@@ -343,6 +341,37 @@ def _run(args) -> str:
             f"{format_report(report, variables)}\n"
             f"written to {args.out}; to evaluate it: python main.py --mode=eval --workdir={args.out} "
             f"--config=CONFIG, whose data has these {classes} classes")
+
+
+def _class_names(args, classes: int) -> list[str]:
+    """Those of the file that is given, or numbers."""
+    if not args.class_names:
+        return [str(k) for k in range(classes)]
+    with open(args.class_names, encoding="utf-8") as file:
+        names = [line.strip() for line in file if line.strip()]
+    if len(names) != classes:
+        raise UserError(f"--class_names {args.class_names}: {len(names)} names for {classes} classes.")
+    return names
+
+
+def _run_whole(args) -> str:
+    """As `_run`, for the network of a method."""
+    from effvid_jax.torch_import import whole  # knows methods, which backbones alone do without
+
+    config = whole.load_config(args.config)
+    state, notes = load_with_notes(args.checkpoint, args.weights, args.strip_prefix)
+    classes = args.classes or config.data.num_classes
+    if not classes:
+        raise UserError(f"--config {args.config} does not say how many classes there are: pass --classes K.")
+    names = _class_names(args, classes)
+    variables, report = convert_with_report(config.method.name, state, whole.template_of(config, names))
+    report.notes.extend(notes)
+    config.name = f"imported {os.path.basename(os.path.normpath(args.checkpoint))}"
+    checkpoint.save_imported(args.out, variables, {"name": config.name, "model": config.model.to_dict(),
+                                                   "method": config.method.to_dict()}, names)
+    return (f"{args.checkpoint} -> {config.method.name} with {classes} classes\n"
+            f"{format_report(report, variables)}\nwritten to {args.out}; to evaluate it: python main.py "
+            f"--mode=eval --workdir={args.out} --config={args.config}")
 
 
 def template_of(model, frames: int = 8, resolution: int = 224, skip: Sequence[str] = ()) -> dict[str, Any]:

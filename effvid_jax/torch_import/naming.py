@@ -13,7 +13,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from effvid_jax.errors import UserError
-from effvid_jax.torch_import import naming_frameexit, naming_mobile, naming_transformers
+from effvid_jax.torch_import import (
+    naming_adafocus,
+    naming_frameexit,
+    naming_mobile,
+    naming_transformers,
+)
 from effvid_jax.torch_import.naming_tables import TABLES
 
 Rules = list[tuple[str, str]]  # (pattern of the file's module name, our module path)
@@ -25,10 +30,14 @@ CLASSIFIER = "fc"  # every backbone of ours names its last linear layer so
 # not listed (position tables, class tokens) keep their name and layout. Published VideoMAE files have the
 # biases of queries and values beside the layers that they belong to.
 LEAVES = {"weight": ("kernel", "scale"), "bias": ("bias",), "running_mean": ("mean",),
-          "running_var": ("var",), "q_bias": ("query/bias",), "v_bias": ("value/bias",)}
+          "running_var": ("var",), "q_bias": ("query/bias",), "v_bias": ("value/bias",),
+          **{f"{leaf}_{theirs}_l0": (f"{ours}/{name}",)  # of one layer of PyTorch's recurrences
+             for theirs, ours in (("ih", "input"), ("hh", "hidden"))
+             for leaf, name in (("weight", "kernel"), ("bias", "bias"))}}
 
 # Without a counterpart: counters, index tables that the model computes, what only a pretraining runs.
-DROPPED = (r"(?:.*\.)?(?:num_batches_tracked|relative_position_index|attn_mask)|vjepa2\.predictor\..*")
+DROPPED = (r"(?:.*\.)?(?:num_batches_tracked|relative_position_index|attn_mask)|vjepa2\.predictor\..*|"
+           + naming_adafocus.UNUSED)
 
 # ResKD students carry their teacher along: part -> (its backbone, its classifier). The teacher's
 # classifier is there in the Swin pair only.
@@ -265,6 +274,7 @@ NAMING: dict[str, Rules] = {
         (r"classifier\.(\d+)\.linear", r"classifier_\1/fc"),
     ],
     **TABLES,
+    **naming_adafocus.NAMING,
     **naming_mobile.NAMING,
     **naming_transformers.NAMING,
 }

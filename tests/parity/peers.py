@@ -85,6 +85,8 @@ def check(case: dict[str, Any], x64: bool) -> tuple[float, list[str]]:
 def _check_outputs(case, found, x64: bool):
     errors, problems = [0.0], []
     stored = [("feature ", name, spec) for name, spec in case.get("features", {}).items()]
+    # Of features the reference's own single-precision error is not stored: that of what they lead to counts.
+    least_exact = max(_limit(spec, x64) for spec in case["outputs"].values())
     for kind, name, spec in [*stored, *(("", name, spec) for name, spec in case["outputs"].items())]:
         if name not in found:
             problems.append(f"no counterpart of {kind or 'output '}{name}")
@@ -99,7 +101,7 @@ def _check_outputs(case, found, x64: bool):
             problems.append(f"{name} was computed in {value.dtype}, not in float64")
         error = golden.fingerprint_error(value, spec) if kind else golden.output_error(value, spec)
         errors.append(error)
-        if error > _limit(spec, x64):
+        if error > (least_exact if kind else _limit(spec, x64)):
             problems.append(f"{kind}{name} e={error:.1e} {value.shape} against {tuple(spec['shape'])}")
     return max(errors), problems
 
