@@ -51,6 +51,10 @@ SYSTEMS = {
     "frameexit": System("FrameExit", "frameexit_minik"),
     "ocsampler": System("OCSampler, 4 of 16", "ocsampler_minik", {"classifier": 0.6, "student": 0.4},
                         changes=(("method.chosen", 4),)),
+    "arnet": System("AR-Net", "arnet_minik", {"predictors": 0.5, "joint": 0.4, "finetune": 0.1}),
+    "scsampler": System("SCSampler, 4 of 16", "scsampler_minik", changes=(("method.keep", 4),)),
+    "adafuse": System("AdaFuse", "adafuse_minik"),
+    "liteeval": System("LiteEval", "liteeval_minik", {"networks": 0.6, "policy": 0.4}),
 }
 
 

@@ -17,13 +17,17 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 NAMES = sorted(os.path.basename(path)[:-3] for path in glob.glob(f"{ROOT}/configs/*_*.py")
                if not os.path.basename(path).startswith("__"))
 # Systems of the papers' tables: their configs differ in data and numbers, so one of each trains here always.
-PEERS = ("frameexit", "ocsampler")
+PEERS = ("adafuse", "arnet", "frameexit", "liteeval", "ocsampler", "scsampler")
+
+
+STAGED = ("arnet", "liteeval")  # several networks in stages; tests/methods/test_routing.py has the parts
 
 
 def some_slow(name):
-    """A parameter with the marker of the slow ones, if another config trains the same."""
+    """A parameter with the marker of the slow ones, if another config trains the same, or it takes long."""
     peer, _, dataset = name.rpartition("_")
-    return pytest.param(name, marks=pytest.mark.slow) if peer in PEERS and dataset != "minik" else name
+    slow = peer in PEERS and (dataset != "minik" or peer in STAGED)
+    return pytest.param(name, marks=pytest.mark.slow) if slow else name
 
 
 def load(name, arg=""):
@@ -44,7 +48,7 @@ def test_loads_in_every_form(name):
         load(name, "dmo")
 
 
-@pytest.mark.parametrize("name", map(some_slow, NAMES))
+@pytest.mark.parametrize("name", [some_slow(name) for name in NAMES])
 def test_tiny_trains_and_evaluates(name, tmp_path, benchmark_root, monkeypatch):
     monkeypatch.setattr(report, "TIMING_SECONDS", 0.1)
     config = load(name, "tiny")

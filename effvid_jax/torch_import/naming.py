@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from effvid_jax.errors import UserError
-from effvid_jax.torch_import import naming_frameexit, naming_mobile, naming_transformers
+from effvid_jax.torch_import import naming_frameexit, naming_mobile, naming_policies, naming_transformers
 from effvid_jax.torch_import.naming_tables import TABLES
 
 Rules = list[tuple[str, str]]  # (pattern of the file's module name, our module path)
@@ -25,7 +25,8 @@ CLASSIFIER = "fc"  # every backbone of ours names its last linear layer so
 # not listed (position tables, class tokens) keep their name and layout. Published VideoMAE files have the
 # biases of queries and values beside the layers that they belong to.
 LEAVES = {"weight": ("kernel", "scale"), "bias": ("bias",), "running_mean": ("mean",),
-          "running_var": ("var",), "q_bias": ("query/bias",), "v_bias": ("value/bias",)}
+          "running_var": ("var",), "q_bias": ("query/bias",), "v_bias": ("value/bias",),
+          **naming_policies.LEAVES}
 
 # Without a counterpart: counters, index tables that the model computes, what only a pretraining runs.
 DROPPED = (r"(?:.*\.)?(?:num_batches_tracked|relative_position_index|attn_mask)|vjepa2\.predictor\..*")
@@ -269,6 +270,7 @@ NAMING: dict[str, Rules] = {
     **naming_transformers.NAMING,
 }
 NAMING |= naming_frameexit.tables(NAMING)
+NAMING |= naming_policies.tables(NAMING)
 
 
 def our_paths(key: str, rules: Rules) -> list[str]:
