@@ -57,6 +57,10 @@ SYSTEMS = {
     "uni_adafocus": System("Uni-AdaFocus, 16 of 48", "uni_adafocus_minik", frames=48, changes=GLANCES),
     "uni_adafocus_exits": System("Uni-AdaFocus, exits", "uni_adafocus_minik:early_exit", frames=48,
                                  changes=GLANCES),
+    "arnet": System("AR-Net", "arnet_minik", {"predictors": 0.5, "joint": 0.4, "finetune": 0.1}),
+    "scsampler": System("SCSampler, 4 of 16", "scsampler_minik", changes=(("method.keep", 4),)),
+    "adafuse": System("AdaFuse", "adafuse_minik"),
+    "liteeval": System("LiteEval", "liteeval_minik", {"networks": 0.6, "policy": 0.4}),
 }
 
 

@@ -169,11 +169,14 @@ class Evaluator:
         return {f"{self.split.name}/{name}": value for name, value in result.items()}
 
     def _whole(self, variables, runner, title):
-        """Everything is computed, batch by batch on all devices."""
-        if runner.predict not in self._compiled:
+        """Batch by batch, everything computed on all devices, or each frame by the network it is sent to."""
+        if runner.routed is None and runner.predict not in self._compiled:
             self._compiled[runner.predict] = jax.jit(
                 runner.predict, out_shardings=sharding.replicated(self.mesh))
-        predict = self._compiled[runner.predict]
+        if runner.routed is not None and jax.process_count() > 1:
+            raise UserError("a network that sends frames to where they belong ('routed') runs in a single "
+                            "process: evaluate on several with one that computes everything.")
+        predict = runner.routed or self._compiled[runner.predict]
         found: dict[str, list] = collections.defaultdict(list)
         process = {"process_index": jax.process_index(), "process_count": jax.process_count()}
         with (self.split.batches(training=False, **process) as batches,

@@ -17,13 +17,17 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 NAMES = sorted(os.path.basename(path)[:-3] for path in glob.glob(f"{ROOT}/configs/*_*.py")
                if not os.path.basename(path).startswith("__"))
 # Systems of the papers' tables: their configs differ in data and numbers, so one of each trains here always.
-PEERS = ("adafocus_v2", "combined", "frameexit", "ocsampler", "uni_adafocus")
+PEERS = ("adafocus_v2", "adafuse", "arnet", "combined", "frameexit", "liteeval", "ocsampler", "scsampler",
+         "uni_adafocus")
+# Several networks, in stages or beside each other, take long; steps of them are in tests/methods.
+STAGED = ("arnet", "liteeval", "ocsampler", "scsampler", "uni_adafocus")
 
 
 def some_slow(name):
-    """A parameter with the marker of the slow ones, if another config trains the same."""
+    """A parameter with the marker of the slow ones, if another config trains the same, or it takes long."""
     peer, _, dataset = name.rpartition("_")
-    return pytest.param(name, marks=pytest.mark.slow) if peer in PEERS and dataset != "minik" else name
+    slow = peer in PEERS and (dataset != "minik" or peer in STAGED)
+    return pytest.param(name, marks=pytest.mark.slow) if slow else name
 
 
 def load(name, arg=""):

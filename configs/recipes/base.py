@@ -251,7 +251,7 @@ def add_stages(config, **others) -> None:
     starts from is always there, so that a command can name it.
     """
     for name, other in others.items():
-        stage = _difference(config, other)
+        stage = _difference(config, other, ("name", "note", "run", "stages"))
         ours, theirs = config.init.checkpoint, other.init.checkpoint
         if "init" not in stage:
             stage.init = ml_collections.ConfigDict()
@@ -259,10 +259,10 @@ def add_stages(config, **others) -> None:
         config.stages[name] = stage
 
 
-def _difference(ours, other) -> ml_collections.ConfigDict:
+def _difference(ours, other, without=()) -> ml_collections.ConfigDict:
     out = ml_collections.ConfigDict()
     for key, value in other.items():
-        if key in ("name", "note", "run", "stages"):
+        if key in without:
             continue
         if isinstance(value, ml_collections.ConfigDict) and key in ours and key not in WHOLE:
             nested = _difference(ours[key], value)

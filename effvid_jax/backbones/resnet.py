@@ -145,21 +145,26 @@ class ResNet(FrameBackbone):
         self.conv1 = conv(self.width, (kernel[0],) * 2, 2, kernel[1])
         self.bn1 = norm()
         norm = partial(norm, frozen=True) if self.partial_bn else norm
-        block = Bottleneck if self.bottleneck else BasicBlock
+        expansion = (Bottleneck if self.bottleneck else BasicBlock).expansion
         every = 2 if max(self.stage_sizes) >= 23 else 1
         channels = self.width
         for s, size in enumerate(self.stage_sizes):
             width, blocks_of_stage = self.width * 2**s, []
             for b in range(size):
                 stride = self.stage_strides[s] if b == 0 else 1
-                blocks_of_stage.append(block(
-                    width, stride, stride > 1 or channels != width * block.expansion,
+                blocks_of_stage.append(self.make_block(
+                    s + 1, width, stride, stride > 1 or channels != width * expansion,
                     self.shift if b % every == 0 else None, conv, norm))
-                channels = width * block.expansion
+                channels = width * expansion
             setattr(self, f"layer{s + 1}", blocks_of_stage)
         self.drop = nn.Dropout(self.dropout)
         self.fc = blocks.Dense(self.num_classes, dtype=self.dtype,
                                kernel_init=nn.initializers.normal(self.classifier_std))
+
+    def make_block(self, stage: int, *fields) -> nn.Module:
+        """A residual block of a stage (1-based), with the fields of `Bottleneck`; others have their own."""
+        del stage
+        return (Bottleneck if self.bottleneck else BasicBlock)(*fields)
 
     def run_stem(self, x_BTHWC, train: bool = False):
         """Clip -> map after the stem, at 1/4 ('imagenet') or 1/2 ('small') of the resolution."""

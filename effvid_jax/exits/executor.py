@@ -200,7 +200,7 @@ class Executor:
             raise UserError(f"max_wait={max_wait}: expected a number of batches, 0 or more.")
         check(max_seconds, "max_seconds")
         check(deadline, "deadline")
-        default = {batch_size // part // devices * devices for part in (2, 4, 8, 32)} - {0}
+        default = default_sizes(batch_size, devices)
         self.steps, self.batch_size, self.policy, self.threads = steps, batch_size, policy, threads
         self.max_wait, self.max_seconds = max_wait, max_seconds
         self.deadline, self.clock, self.pace = deadline, clock, Pace()
@@ -289,13 +289,29 @@ class Executor:
             self.deadline = deadline
 
     def pieces(self, n: int) -> list[tuple[int, int]]:
-        """(start, size) of compiled sizes that cover `n` rows; the last one may reach beyond them."""
-        out, start = [], 0
-        while start < n:
-            size = next((s for s in self.sizes if s <= n - start), self.sizes[-1])
-            out.append((min(start, self.batch_size - size), size))
-            start += size
-        return out
+        """See `pieces`, with the executor's own sizes."""
+        return pieces(n, self.sizes, self.batch_size)
+
+
+def default_sizes(batch_size: int, devices: int = 1) -> set[int]:
+    """Batch sizes to compile beside a full one: a half, a quarter, an eighth and a 32nd of it."""
+    return {batch_size // part // devices * devices for part in (2, 4, 8, 32)} - {0}
+
+
+def pieces(n: int, sizes: Sequence[int], room: int) -> list[tuple[int, int]]:
+    """(start, size) of compiled sizes that cover `n` rows; the last one may reach beyond them.
+
+    Args:
+        n: rows.
+        sizes: those that are compiled, the largest first.
+        room: rows of the buffer that no piece reaches beyond.
+    """
+    out, start = [], 0
+    while start < n:
+        size = next((s for s in sizes if s <= n - start), sizes[-1])
+        out.append((min(start, room - size), size))
+        start += size
+    return out
 
 
 class _Run:

@@ -95,16 +95,19 @@ class Adaptive(NamedTuple):
 
 
 class Runner(NamedTuple):
-    """One way to run a network at inference: all at once, or in segments.
+    """One way to run a network at inference: all at once, in segments, or each frame by its own network.
 
     Attributes:
-        predict: (variables, batch) -> Prediction; None for a network in segments.
+        predict: (variables, batch) -> Prediction, traced; None for the others.
+        routed: the same, not to be traced: it looks at what was decided before it goes on
+            (`effvid_jax.exits.router`); None for the others.
         segments: what `effvid_jax.exits.executor` runs; None otherwise.
         policy, sizes: of the executor.
         deadline: seconds within which it answers, see there; None: no limit.
     """
 
     predict: Callable | None = None
+    routed: Callable | None = None
     segments: Adaptive | None = None
     policy: str = ""
     sizes: tuple[int, ...] = ()

@@ -78,7 +78,8 @@ class Predictor(Network):
         self.every, self.says_classes, self._method = method.task.every, method.task.class_scores, method
         self.clip_shape = (self.reader.num_views, config.data.num_frames, config.data.test_crop_size)
         self._variables = jax.device_put(variables)
-        self._predict = jax.jit(method.predict)
+        routed = next((r.routed for r in method.runners().values() if r.routed), None)
+        self._predict = routed or jax.jit(method.predict)
         self._features = jax.jit(method.features)
         stopping = next((runner for runner in method.runners().values() if runner.segments), Runner())
         self._adaptive, self._deadline = stopping.segments, stopping.deadline

@@ -63,7 +63,7 @@ _THEN = {"data.snap_side": 0, "data.quality": 0, "data.mask_first": 0, "data.sho
          "data.randaugment": 0, "data.randaugment_magnitude": 9.0, "train.ema": 0.0,
          "train.label_smoothing": 0.0, "train.mixup": 0.0, "train.cutmix": 0.0}
 # Dicts whose fields differ between configs: here a field that only one side has is a difference.
-_FREE = ("model.options.", "model.exits.", "data.synthetic.", "task")
+_FREE = ("model.options.", "model.glance.options.", "model.exits.", "data.synthetic.", "task")
 
 
 class Difference(NamedTuple):

@@ -17,6 +17,7 @@ from effvid_jax.torch_import import (
     naming_adafocus,
     naming_frameexit,
     naming_mobile,
+    naming_policies,
     naming_transformers,
 )
 from effvid_jax.torch_import.naming_tables import TABLES
@@ -33,7 +34,8 @@ LEAVES = {"weight": ("kernel", "scale"), "bias": ("bias",), "running_mean": ("me
           "running_var": ("var",), "q_bias": ("query/bias",), "v_bias": ("value/bias",),
           **{f"{leaf}_{theirs}_l0": (f"{ours}/{name}",)  # of one layer of PyTorch's recurrences
              for theirs, ours in (("ih", "input"), ("hh", "hidden"))
-             for leaf, name in (("weight", "kernel"), ("bias", "bias"))}}
+             for leaf, name in (("weight", "kernel"), ("bias", "bias"))},
+          **naming_policies.LEAVES}
 
 # Without a counterpart: counters, index tables that the model computes, what only a pretraining runs.
 DROPPED = (r"(?:.*\.)?(?:num_batches_tracked|relative_position_index|attn_mask)|vjepa2\.predictor\..*|"
@@ -279,6 +281,7 @@ NAMING: dict[str, Rules] = {
     **naming_transformers.NAMING,
 }
 NAMING |= naming_frameexit.tables(NAMING)
+NAMING |= naming_policies.tables(NAMING)
 
 
 def our_paths(key: str, rules: Rules) -> list[str]:

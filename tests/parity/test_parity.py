@@ -15,7 +15,7 @@ from tests.parity import golden, run
 # Of each kind of case and family a small one, always; what takes longer is marked slow.
 ALWAYS = re.compile(
     r"mm_ts\w_(?!r152)|mm_rkd|tv_resnet(18|50)|step_reskd_r18|pipe_|mm_slowonly|mm_x3d|el_(tsm|lite0_(2|pub))|"
-    r"peer_op_|trn_\w+_3x224|timm_mobilenetv3_small|hf_videomae_s|uniformer_s_16")
+    r"peer_(op_|liteeval)|trn_\w+_3x224|timm_mobilenetv3_small|hf_videomae_s|uniformer_s_16")
 FILES = {path.stem: path for path in sorted(run.CASES.glob("*.json"))}
 ALWAYS_SINGLE = re.compile(r"mm_tsn_r18|mm_tsm_mobile|mm_rkd|tv_resnet18")
 
