@@ -5,9 +5,9 @@
 
 Networks that take a camera's frames as they come: the stream MoViNets (which remember all frames) and TSM
 with an online shift (whose answer is the mean over the last clip). Weights are random. After `--frames` of
-them the answer has to be that of the clip, to `--tolerance` of the largest logit, or nothing is timed. Printed
-are the median and the slowest of 20 of a frame's latency, one stream at a time as a camera gives it, and how
-many times longer looking at the last `--frames` frames anew would take. Sides are timed in turns.
+them the answer has to be that of the clip, to `--tolerance` of the largest logit, or nothing is timed.
+Printed are the median and the slowest of 20 of a frame's latency, one stream at a time as a camera gives it,
+and how many times longer looking at the last `--frames` frames anew would take. Sides are timed in turns.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ import numpy as np
 import data_pipelines
 from effvid_jax import checkpoint, console, peers, sharding, writers
 from effvid_jax.course import Course
-from effvid_jax.errors import NotFiniteError, TrainingError
+from effvid_jax.errors import NotFiniteError, TrainingError, UserError
 from effvid_jax.exits import executor
 from effvid_jax.methods import Method, Runner, Variables, make_method
 from effvid_jax.signals import Abandoned, Signals
