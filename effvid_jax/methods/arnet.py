@@ -40,8 +40,8 @@ from effvid_jax.cost.parts import part_gmacs
 from effvid_jax.errors import UserError
 from effvid_jax.exits.router import Router
 from effvid_jax.losses import weighted_mean
-from effvid_jax.methods import base, building
-from effvid_jax.policies import actions, choice, losses, networks, schedule
+from effvid_jax.methods import base, building, frame_networks
+from effvid_jax.policies import actions, choice, losses, schedule
 
 FORMS = ("dense", "routed")
 LSTM_PAPER = 2 * 1280**2 / 1e9  # what the released code counts for the LSTM of a frame
@@ -73,13 +73,13 @@ class Network(nn.Module):
 
     def decide(self, x_BTHWC, train: bool = False, tau=1.0, noise_BTA=None):
         """Policy logits (B, T, A), its own class logits (B, T, K), actions (B, T, A), h (B, T, H)."""
-        g_BTC = networks.pooled(self.glance, base.resize(x_BTHWC, self.resolutions[-1]), train)
+        g_BTC = frame_networks.pooled(self.glance, base.resize(x_BTHWC, self.resolutions[-1]), train)
         logits, hidden, taken = self.policy(g_BTC, tau, noise_BTA)
         return logits, self.fc(hidden), taken, hidden
 
     def see(self, x_BTHWC, predictor: int, train: bool = False):
         """Class logits (B, T, K) of one predictor on every frame."""
-        return networks.frame_logits(self.predictors[predictor],
+        return frame_networks.frame_logits(self.predictors[predictor],
                                      base.resize(x_BTHWC, self.resolutions[predictor]), train)
 
     def __call__(self, x_BTHWC, train: bool = False, tau=1.0, noise_BTA=None):
@@ -143,8 +143,8 @@ class ARNet(base.Method):
     def __init__(self, config, task):
         super().__init__(config, task)
         s, k = self.settings, task.num_outputs
-        glance, first = networks.pair(config, task)
-        others = [networks.build(config.model, k, "config.method.others", name) for name in s.others]
+        glance, first = frame_networks.pair(config, task)
+        others = [frame_networks.build(config.model, k, "config.method.others", name) for name in s.others]
         self.model = Network((first, *others), glance, k, (0, *s.resolutions, config.model.glance.resolution),
                              s.skips, s.hidden, s.hold_cell)
         side = self.resolution or config.data.test_crop_size
@@ -162,7 +162,7 @@ class ARNet(base.Method):
     @classmethod
     def inference(cls, config, task):
         """Nothing to start from is loaded."""
-        return cls(networks.without_starts(config), task)
+        return cls(frame_networks.without_starts(config), task)
 
     def costs(self, convention: str = "macs") -> tuple[float, np.ndarray]:
         """GMACs of the policy on a clip, and (A,) of each action on a frame."""
@@ -184,7 +184,7 @@ class ARNet(base.Method):
         """See `Method.init`."""
         params, stats = building.init_backbone(self.model, rng, clip_shape)
         names = ["glance", *(f"predictors_{i}" for i in range(len(self.model.predictors)))]
-        params, stats = networks.started(params, stats, names, self.settings.starts)
+        params, stats = frame_networks.started(params, stats, names, self.settings.starts)
         return base.Variables(params, schedule.begin(stats))
 
     # ------------------------------------------------------------------------------------- training

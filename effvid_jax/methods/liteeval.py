@@ -39,8 +39,8 @@ from effvid_jax.cost.parts import part_gmacs
 from effvid_jax.errors import UserError
 from effvid_jax.exits.router import Router
 from effvid_jax.losses import weighted_mean
-from effvid_jax.methods import base, building
-from effvid_jax.policies import actions, choice, losses, networks, schedule
+from effvid_jax.methods import base, building, frame_networks
+from effvid_jax.policies import actions, choice, losses, schedule
 from effvid_jax.policies.two_cells import SKIP, USE, TwoCells
 
 FORMS = ("dense", "routed")
@@ -62,11 +62,11 @@ class Network(nn.Module):
 
     def glance(self, x_BTHWC):
         """What the coarse network makes of every frame (B, T, C)."""
-        return networks.pooled(self.coarse, base.resize(x_BTHWC, self.resolution))
+        return frame_networks.pooled(self.coarse, base.resize(x_BTHWC, self.resolution))
 
     def look(self, x_BTHWC, train: bool = False):
         """a_t (B, T, C) of frames, of which the fine network has all the cost."""
-        return self.cells.fine(networks.pooled(self.fine, x_BTHWC), train)
+        return self.cells.fine(frame_networks.pooled(self.fine, x_BTHWC), train)
 
     def begin(self, x_BTHWC, train: bool = False):
         """`TwoCells.start` of clips."""
@@ -78,8 +78,8 @@ class Network(nn.Module):
 
     def alone(self, x_BTHWC, train: bool = False):
         """Logits (B, T, K) of the fine and of the coarse network with classifiers of their own."""
-        return (networks.frame_logits(self.fine, x_BTHWC, train),
-                networks.frame_logits(self.coarse, base.resize(x_BTHWC, self.resolution), train))
+        return (frame_networks.frame_logits(self.fine, x_BTHWC, train),
+                frame_networks.frame_logits(self.coarse, base.resize(x_BTHWC, self.resolution), train))
 
     def __call__(self, x_BTHWC, train: bool = False, tau=1.0, noise_BTA=None):
         """Everything on every frame: logits (B, K), 'gate' and 'actions' (B, T, 2), 'pooled' (B, 1, H)."""
@@ -138,7 +138,7 @@ class LiteEval(base.Method):
 
     def __init__(self, config, task):
         super().__init__(config, task)
-        s, (coarse, fine) = self.settings, networks.pair(config, task)
+        s, (coarse, fine) = self.settings, frame_networks.pair(config, task)
         self.model = Network(fine, coarse, TwoCells(task.num_outputs, s.large, s.small, s.width),
                              config.model.glance.resolution)
         side = self.resolution or config.data.test_crop_size
@@ -147,7 +147,7 @@ class LiteEval(base.Method):
     @classmethod
     def inference(cls, config, task):
         """Nothing to start from is loaded."""
-        return cls(networks.without_starts(config), task)
+        return cls(frame_networks.without_starts(config), task)
 
     def costs(self, convention: str = "macs") -> tuple[float, float]:
         """GMACs of what every frame of a clip needs together, and of what a used frame needs besides."""
@@ -159,7 +159,7 @@ class LiteEval(base.Method):
     def init(self, rng, clip_shape):
         """See `Method.init`."""
         params, stats = building.init_backbone(self.model, rng, clip_shape)
-        params, stats = networks.started(params, stats, ("coarse", "fine"), self.settings.starts)
+        params, stats = frame_networks.started(params, stats, ("coarse", "fine"), self.settings.starts)
         return base.Variables(params, schedule.begin(stats))
 
     # ------------------------------------------------------------------------------------- training

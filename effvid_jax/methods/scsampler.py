@@ -32,8 +32,7 @@ from data_pipelines import Field
 from effvid_jax.cost.parts import part_gmacs
 from effvid_jax.errors import UserError
 from effvid_jax.losses import weighted_mean
-from effvid_jax.methods import base, building
-from effvid_jax.policies import networks
+from effvid_jax.methods import base, building, frame_networks
 from effvid_jax.policies.subset import top_frames
 
 
@@ -53,11 +52,11 @@ class Network(nn.Module):
 
     def glance(self, x_BTHWC, train: bool = False):
         """The sampler's logits (B, T, K)."""
-        return networks.frame_logits(self.sampler, base.resize(x_BTHWC, self.resolution), train)
+        return frame_networks.frame_logits(self.sampler, base.resize(x_BTHWC, self.resolution), train)
 
     def look(self, x_BTHWC, train: bool = False):
         """The classifier's logits (B, T, K)."""
-        return networks.frame_logits(self.classifier, x_BTHWC, train)
+        return frame_networks.frame_logits(self.classifier, x_BTHWC, train)
 
     def __call__(self, x_BTHWC, train: bool = False):
         """Logits (B, K) of the k frames; 'frames' (B, k), their positions, 'pooled' (B, k, C), what the
@@ -66,7 +65,7 @@ class Network(nn.Module):
         sampler = self.glance(x_BTHWC, train)
         frames = top_frames(sampler.max(axis=-1), min(self.keep, x_BTHWC.shape[1]))
         chosen = jnp.take_along_axis(x_BTHWC, frames[:, :, None, None, None], axis=1)
-        logits, pooled = networks.classified(self.classifier, chosen, train)
+        logits, pooled = frame_networks.classified(self.classifier, chosen, train)
         return logits.mean(axis=1), {"frames": frames, "sampler": sampler, "pooled": pooled}
 
 
@@ -98,14 +97,15 @@ class SCSampler(base.Method):
 
     def __init__(self, config, task):
         super().__init__(config, task)
-        self.model = Network(*networks.pair(config, task), config.model.glance.resolution, self.settings.keep)
+        glance, classifier = frame_networks.pair(config, task)
+        self.model = Network(glance, classifier, config.model.glance.resolution, self.settings.keep)
         side = self.resolution or config.data.test_crop_size
         self.clip_shape = (config.data.num_frames, side, side, 3)
 
     @classmethod
     def inference(cls, config, task):
         """Nothing to start from is loaded."""
-        return cls(networks.without_starts(config), task)
+        return cls(frame_networks.without_starts(config), task)
 
     def costs(self, convention: str = "macs") -> tuple[float, float]:
         """GMACs of the sampler on a clip and of the classifier on the frames that it sees."""
@@ -117,7 +117,7 @@ class SCSampler(base.Method):
     def init(self, rng, clip_shape):
         """See `Method.init`."""
         params, stats = building.init_backbone(self.model, rng, clip_shape)
-        return base.Variables(*networks.started(params, stats, ("sampler", "classifier"),
+        return base.Variables(*frame_networks.started(params, stats, ("sampler", "classifier"),
                                                 self.settings.starts))
 
     def loss(self, params, variables, batch, rng):

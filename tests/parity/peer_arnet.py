@@ -10,8 +10,8 @@ import numpy as np
 
 from effvid_jax import cost
 from effvid_jax.backbones import make_backbone
-from effvid_jax.methods import arnet
-from effvid_jax.policies import channels, networks, two_cells
+from effvid_jax.methods import arnet, frame_networks
+from effvid_jax.policies import channels, two_cells
 from effvid_jax.torch_import import convert
 from tests.parity import golden
 
@@ -54,7 +54,7 @@ def ar_net(arch, state, video):
         logits, found = model.apply(variables, video)
 
         def seen(model):
-            g = networks.pooled(model.glance, arnet.base.resize(video, glance))
+            g = frame_networks.pooled(model.glance, arnet.base.resize(video, glance))
             return g, model.policy(g)[1]
 
         features, hidden = arnet.nn.apply(seen, model)(variables)
