@@ -31,6 +31,7 @@ sys.path.insert(0, ROOT)
 
 import data_pipelines
 from configs import supervised_minik
+from effvid_jax import writers
 from effvid_jax.reports import results
 from effvid_jax.speed import bench
 from tests.made import save_untrained
@@ -92,7 +93,7 @@ class Job:
         last = said.strip().splitlines()[-1]
         told = json.loads(last) if last.startswith("{") else {}
         told["whole_seconds"] = round(time.monotonic() - begin, 1)
-        kept.write_text(json.dumps(told))
+        writers.write_text(str(kept), json.dumps(told))
         return told
 
     def disturbed(self, folder: Path, log: str, count: int) -> list[str]:

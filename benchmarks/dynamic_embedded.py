@@ -25,6 +25,8 @@ import sys
 
 import embedded
 
+from effvid_jax import writers
+
 SCHEMES = {"unified": "unified", "depth": "depth", "permuted": "input, permuted order",
            "input": "input, natural order"}
 SHIFTS = {"online": "online shift", "none": "no shift"}
@@ -62,8 +64,7 @@ def by_rule(folder: str, name: str) -> dict:
                    *(f"--config.method.{flag}" for flag in flags)]
         print("$", " ".join(command[1:]), flush=True)
         done = subprocess.run(command, cwd=embedded.ROOT, check=True, stdout=subprocess.PIPE, text=True)
-        with open(path, "w") as f:
-            f.write(done.stdout.splitlines()[-1])
+        writers.write_text(path, done.stdout.splitlines()[-1])
     with open(path) as f:
         return json.load(f)
 

@@ -26,6 +26,8 @@ CLASSES = 700
 
 def write(folder: str, entries: int) -> None:
     """The list, unless it is there, and the files that are looked for."""
+    from effvid_jax import writers  # here: what `start` measures begins without it
+
     path = os.path.join(folder, f"list_{entries}.txt")
     names = [f"class_{i % CLASSES}/video_{i:08d}_000010_000020.mp4" for i in
              np.unique(np.linspace(0, entries - 1, min(entries, 2000)).astype(int))]
@@ -33,11 +35,10 @@ def write(folder: str, entries: int) -> None:
         os.makedirs(os.path.join(folder, os.path.dirname(name)), exist_ok=True)
         open(os.path.join(folder, name), "ab").close()
     if not os.path.exists(path):
-        with open(path + ".part", "w") as f:
+        with writers.whole(path) as part, open(part, "w") as f:
             for start in range(0, entries, 100_000):
                 f.writelines(f"class_{i % CLASSES}/video_{i:08d}_000010_000020.mp4 {i % CLASSES}\n"
                              for i in range(start, min(start + 100_000, entries)))
-        os.rename(path + ".part", path)
 
 
 def start(folder: str, entries: int) -> None:

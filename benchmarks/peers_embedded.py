@@ -30,7 +30,7 @@ import numpy as np
 import peers_config
 
 import data_pipelines
-from effvid_jax import evaluate, plots
+from effvid_jax import evaluate, plots, writers
 from effvid_jax.exits import executor
 from effvid_jax.reports import results
 from effvid_jax.speed import timing
@@ -129,8 +129,7 @@ def draw(path: str, points: dict[str, dict[str, float]]) -> None:
                                for name, p in points.items() if "clips/s" in p},
                               ("10⁻³ GMACs per video", "ms per video"), "top-1 (%)")
     for ending, content in plots.forms(figure).items():
-        with open(path + ending, "wb") as f:
-            f.write(content)
+        writers.write_bytes(path + ending, content)
 
 
 def main() -> None:

@@ -28,6 +28,7 @@ from typing import NamedTuple
 import embedded
 import numpy as np
 
+from effvid_jax import writers
 from effvid_jax.exits import risk, rules, stopping
 
 CONFIG = "dynamic_k400.py:demo"
@@ -88,7 +89,8 @@ def score(args, seed: int, extra) -> Pool:
         with np.load(rows) as found:
             arrays = {name: found[name] for name in ("stop_scores", "answers", "label")}
         m = arrays["answers"].shape[1]
-        np.savez(done, costs=[result[f"val/exit{k + 1}_gmacs"] for k in range(m)], **arrays)
+        with writers.whole(str(done)) as part, open(part, "wb") as f:
+            np.savez(f, costs=[result[f"val/exit{k + 1}_gmacs"] for k in range(m)], **arrays)
     with np.load(done) as found:
         pool = Pool(found["stop_scores"], found["answers"] == found["label"][:, None], found["costs"])
     print(f"seed {seed}: {clips}, right at each checkpoint (%): {(100 * pool.hits.mean(axis=0)).round(1)}, "
