@@ -42,8 +42,10 @@ def assert_same(got, want):
 # ------------------------------------------------------------------------------------------ the tables
 def test_rules_can_be_turned_around():
     """A group that a replacement leaves out, or names twice, could not be found again."""
+    of_methods = {"AR-Net", "AR-Net SCSampler", "AdaFuse", "LiteEval"}  # several networks: import only
+    assert of_methods < set(NAMING)
     for name, rules in NAMING.items():
-        for pattern, replacement in rules:
+        for pattern, replacement in rules if name not in of_methods else ():
             groups = sorted(int(a or b) for a, b in torch_export._NAMED.findall(replacement) if b != "0")
             assert groups == list(range(1, re.compile(pattern).groups + 1)), (name, pattern)
             rest = torch_export._GROUP.sub("", pattern).replace(r"(?:\.net)?", "").replace(
