@@ -37,7 +37,7 @@ from jax import export as jax_export
 
 from effvid_jax import checkpoint, evaluate, export_tensorflow, exported, writers
 from effvid_jax.errors import NotFiniteError
-from effvid_jax.exits import executor
+from effvid_jax.exits.programs import scored
 from effvid_jax.exported import INFO, PROGRAM, SEGMENT, WEIGHTS, load  # noqa: F401 - load: its first home
 from effvid_jax.methods import Variables
 from effvid_jax.methods.clips import Sight
@@ -171,7 +171,7 @@ def _segments(exits, task, shapes, clips) -> dict:
     for k, step in enumerate(exits.steps, start=1):
         def part(weights, state, *frames, step=step):
             state, logits = step.run(_variables(weights), state, frames[0] if frames else None)
-            return state, task.output(logits), executor.scored(exits.score, state, logits)
+            return state, task.output(logits), scored(exits.score, state, logits)
 
         b, _, *pixels = clips.shape
         new = step.stop - step.start

@@ -60,39 +60,17 @@ import numpy as np
 from effvid_jax.errors import UserError
 from effvid_jax.exits.deadline import Pace, check
 from effvid_jax.exits.in_time import in_time
+from effvid_jax.exits.programs import (
+    StateScore,
+    Step,
+    default_sizes,
+    pieces,
+    run_piece,
+    run_step,
+    select,
+)
 
 POLICIES = ("compact", "pool")
-
-
-class Step(NamedTuple):
-    """One segment of a network.
-
-    Attributes:
-        run: (variables, state, frames) -> (state, logits (B, K)); pure. `state` is {} at first, then
-            what the step before returned: a tree of arrays with the rows on axis 0. `frames` is
-            (B, stop - start, ...), or None without new frames. A state with 'gmacs' (B,) says what each row
-            has cost so far; its answer tells it.
-        start, stop: positions of the frames that are new in this step.
-    """
-
-    run: Callable
-    start: int
-    stop: int
-
-
-class StateScore(NamedTuple):
-    """A score that reads a row's state beside its logits, such as a gate's answer that a step left there.
-
-    Attributes:
-        of: (state, logits (B, K)) -> (B,); `state` is what the step that gave the logits returned.
-    """
-
-    of: Callable
-
-
-def scored(score: Callable | StateScore, state, logits):
-    """(B,) scores of rows after a step, by either kind of rule."""
-    return score.of(state, logits) if isinstance(score, StateScore) else score(logits)
 
 
 class Rows(NamedTuple):
@@ -218,10 +196,10 @@ class Executor:
         assert first == sorted(first), "the frames of a step follow those of the steps before"
         self._full, self._piece = [], []
         for k, step in enumerate(steps):
-            run = partial(_run_step, step, score, carried[k], carried[k + 1], k == len(steps) - 1)
+            run = partial(run_step, step, score, carried[k], carried[k + 1], k == len(steps) - 1)
             self._full.append(compiled(run))
-            self._piece.append(compiled(partial(_run_piece, run), static_argnums=0, donate_argnums=5))
-        self._select = compiled(_select)
+            self._piece.append(compiled(partial(run_piece, run), static_argnums=0, donate_argnums=5))
+        self._select = compiled(select)
         self._shapes: dict[Any, Any] = {}
 
     def run(self, variables, thresholds, batches: Iterable[Rows],
@@ -291,27 +269,6 @@ class Executor:
     def pieces(self, n: int) -> list[tuple[int, int]]:
         """See `pieces`, with the executor's own sizes."""
         return pieces(n, self.sizes, self.batch_size)
-
-
-def default_sizes(batch_size: int, devices: int = 1) -> set[int]:
-    """Batch sizes to compile beside a full one: a half, a quarter, an eighth and a 32nd of it."""
-    return {batch_size // part // devices * devices for part in (2, 4, 8, 32)} - {0}
-
-
-def pieces(n: int, sizes: Sequence[int], room: int) -> list[tuple[int, int]]:
-    """(start, size) of compiled sizes that cover `n` rows; the last one may reach beyond them.
-
-    Args:
-        n: rows.
-        sizes: those that are compiled, the largest first.
-        room: rows of the buffer that no piece reaches beyond.
-    """
-    out, start = [], 0
-    while start < n:
-        size = next((s for s in sizes if s <= n - start), sizes[-1])
-        out.append((min(start, room - size), size))
-        start += size
-    return out
 
 
 class _Run:
@@ -631,34 +588,3 @@ class _Run:
 
     def _place(self, array):
         return jax.device_put(array, self.executor.cut)
-
-
-def _run_step(step: Step, score, have, keep, last, variables, threshold, state):
-    """One step on a whole buffer. `have`, `keep`: first position of the frames in it, and afterwards."""
-    frames = state.get("frames")
-    new = frames[:, :step.stop - step.start] if step.stop > step.start else None
-    net, logits = step.run(variables, state["net"], new)
-    out, spent = {"net": net}, net.get("gmacs") if isinstance(net, dict) else None
-    if keep is not None and frames is not None and frames.shape[1] > keep - have:
-        out["frames"] = frames[:, keep - have:]
-    if last:  # answers everything, whatever its score
-        return out, logits, jnp.ones(logits.shape[:1], bool), spent
-    return out, logits, scored(score, net, logits) >= threshold, spent
-
-
-def _run_piece(run, size, variables, threshold, state, start, out):
-    """The same on `size` rows from `start`, written into the buffers `out`."""
-    part = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, size), state)
-    return jax.tree.map(lambda whole, piece: jax.lax.dynamic_update_slice_in_dim(
-        whole, piece.astype(whole.dtype), start, 0), out, run(variables, threshold, part))
-
-
-def _select(first, second, index):
-    """Row `index[i]` of two buffers, one after the other, as row i."""
-    n = index.shape[0]
-    here = index < n
-
-    def choose(a, b):
-        return jnp.where(here.reshape(-1, *(1,) * (a.ndim - 1)), a[index % n], b[index % n])
-
-    return jax.tree.map(choose, first, second)

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from effvid_jax.errors import UserError
-from effvid_jax.exits.executor import default_sizes, pieces
+from effvid_jax.exits.programs import default_sizes, pieces
 
 
 class Router:

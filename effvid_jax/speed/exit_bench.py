@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from effvid_jax.exits import executor, stopping
+from effvid_jax.exits import executor, programs, stopping
 from effvid_jax.methods.base import Adaptive
 from effvid_jax.speed import timing
 
@@ -97,7 +97,7 @@ def measure(adaptive: Adaptive, variables, clips_NTHWC, batch_size: int, *, spee
 def _segments(adaptive: Adaptive, variables, frames, seconds: float, progress):
     """Scores (N, m) at all checkpoints, and seconds of each segment on a full batch."""
     steps = [jax.jit(step.run) for step in adaptive.steps]
-    score = jax.jit(partial(executor.scored, adaptive.score))
+    score = jax.jit(partial(programs.scored, adaptive.score))
     scores, calls = [], {}
     for number, x in enumerate(frames):
         state, found = {}, []
