@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from effvid_jax.backbones import blocks
+from effvid_jax.exits.largest import largest
 
 
 class RunningMaxHead(nn.Module):
@@ -61,8 +62,7 @@ class RunningMaxHead(nn.Module):
 
     def merged(self, phi_BTC, before_BC=None):
         """z after some more frames, (B, width)."""
-        z = phi_BTC.max(axis=1)
-        return z if before_BC is None else jnp.maximum(before_BC, z)
+        return largest(phi_BTC, before_BC)
 
     def classify(self, t: int, z_BC, context_BC=None, train: bool = False):
         """Logits (B, K) after frame `t` (from 0)."""

@@ -15,34 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from effvid_jax.backbones import blocks
-
-
-class Gru(nn.Module):
-    """PyTorch's one-layer GRU, gates in its order (reset, update, new) and with its two biases.
-
-    Attributes:
-        features: H.
-        dtype: computation type.
-    """
-
-    features: int
-    dtype: Any = None
-
-    def setup(self):
-        self.input = blocks.Dense(3 * self.features, dtype=self.dtype)
-        self.hidden = blocks.Dense(3 * self.features, dtype=self.dtype)
-
-    def __call__(self, x_BTC, h_BH=None):
-        """Frames (B, T, C) after a state (B, H), zeros by default -> (outputs (B, T, H), last state)."""
-        h = jnp.zeros((len(x_BTC), self.features), x_BTC.dtype) if h_BH is None else h_BH
-        new_BTG, outputs = self.input(x_BTC), []
-        for t in range(x_BTC.shape[1]):  # unrolled: a loop's body would be counted once
-            (r_x, z_x, n_x), (r_h, z_h, n_h) = (
-                jnp.split(gates, 3, axis=-1) for gates in (new_BTG[:, t], self.hidden(h)))
-            r, z = jax.nn.sigmoid(r_x + r_h), jax.nn.sigmoid(z_x + z_h)
-            h = (1 - z) * jnp.tanh(n_x + r * n_h) + z * h
-            outputs.append(h)
-        return jnp.stack(outputs, axis=1), h
+from effvid_jax.policies.heads import Recurrent
 
 
 class PlaceOverTime(nn.Module):
@@ -68,7 +41,7 @@ class PlaceOverTime(nn.Module):
         self.reduce_bn = blocks.BatchNorm(groups=self.bn_groups, dtype=self.dtype)
         self.encode = blocks.Dense(self.hidden, dtype=self.dtype)
         self.encode_bn = blocks.BatchNorm(groups=self.bn_groups, dtype=self.dtype)
-        self.gru = Gru(self.hidden, dtype=self.dtype)
+        self.gru = Recurrent(self.hidden, "gru", self.dtype)
         self.out = blocks.Dense(self.features, dtype=self.dtype)
 
     def __call__(self, maps_BTHWC, state_BH=None, train: bool = False):
@@ -76,7 +49,7 @@ class PlaceOverTime(nn.Module):
         x = jnp.tanh(self.reduce_bn(self.reduce(maps_BTHWC, train), train))
         x = jnp.moveaxis(x, -1, 2)  # channels before positions, as PyTorch flattens a map
         x = jnp.tanh(self.encode_bn(self.encode(x.reshape(*x.shape[:2], -1)), train))
-        x, state = self.gru(x, state_BH)
+        x, (state,) = self.gru(x, None if state_BH is None else (state_BH,))
         return jax.nn.sigmoid(_wide(self.out(x))), state
 
 

@@ -82,34 +82,38 @@ class Recurrent(nn.Module):
     Attributes:
         features: H, of the state.
         cell: a key of `CELLS`.
+        dtype: of W x + b, and so of the state.
     """
 
     features: int
     cell: str = "lstm"
+    dtype: Any = None
 
     def setup(self):
         if self.cell not in CELLS:
             raise UserError(f"cell={self.cell!r}: expected one of {list(CELLS)}.")
         width = CELLS[self.cell][1] * self.features
-        self.input, self.hidden = blocks.Dense(width), LoopDense(width, self.features)
+        self.input = blocks.Dense(width, dtype=self.dtype)
+        self.hidden = LoopDense(width, self.features)
 
-    def loop(self, x_BTC) -> Loop:
-        """The recurrence over frames; nothing but W x has run."""
+    def loop(self, x_BTC, state: tuple | None = None) -> Loop:
+        """The recurrence over frames, after a state or from zeros; nothing but W x has run."""
         cell, _, arrays = CELLS[self.cell]
         b, t, _ = x_BTC.shape
         inputs, product = self.input(x_BTC), self.hidden(b, t)
-        zeros = jnp.zeros((b, self.features), inputs.dtype)
-        return Loop(jnp.swapaxes(inputs, 0, 1), (zeros,) * arrays, lambda state, x: cell(state, x, product))
+        state = state or (jnp.zeros((b, self.features), inputs.dtype),) * arrays
+        return Loop(jnp.swapaxes(inputs, 0, 1), state, lambda state, x: cell(state, x, product))
 
-    def __call__(self, x_BTC):
-        """h after every frame, (B, T, H)."""
-        inputs, state, step = self.loop(x_BTC)
+    def __call__(self, x_BTC, state: tuple | None = None):
+        """h after every frame, (B, T, H), and the state after the last one."""
+        inputs, state, step = self.loop(x_BTC, state)
 
         def body(state, x):
             state = step(state, x)
             return state, state[0]
 
-        return jnp.swapaxes(jax.lax.scan(body, state, inputs)[1], 0, 1)
+        state, outputs = jax.lax.scan(body, state, inputs)
+        return jnp.swapaxes(outputs, 0, 1), state
 
 
 class FrameLinear(nn.Module):
