@@ -223,21 +223,16 @@ class Exiting(base.Method):
         """See `Method.analyse`: where videos stop, by class too, how good each place is, and the curve."""
         if "exit" not in rows:
             return {}
-        m = len(self.places)
         views = max(1, round(float(np.mean(rows["gmacs"] / self.costs[rows["exit"]]))))
         costs, full = views * self.costs, views * self.full_gmacs
-        out = {"full_gmacs": full}
-        out |= {f"exit{k + 1}_share": float((rows["exit"] == k).mean()) for k in range(m)}
-        out |= {f"exit{k + 1}_gmacs": float(costs[k]) for k in range(m)}
+        right = self.task.right(rows["answers"], rows) if "answers" in rows else None
+        out = {"full_gmacs": full, **shares.metrics(rows["exit"], costs, right, self.task.watched)}
         if workdir:
             right_N = self.task.right(self.task.answers(rows["scores"]), rows)
             route = [routes.Checkpoint(frames, 1) for frames in self.places]
             shares.write(workdir, split, self.task, rows, right_N, costs, route)
-        if "answers" not in rows:  # videos really stopped: nobody knows what comes after
+        if right is None:  # videos really stopped: nobody knows what comes after
             return out
-        right, name = self.task.right(rows["answers"], rows), self.task.watched
-        out |= {f"full_{name}": float(right[:, -1].mean())}
-        out |= {f"exit{k + 1}_{name}": float(right[:, k].mean()) for k in range(m)}
         record = jax.device_get(variables.stats[RECORD])
         if workdir and int(record["count"]):
             curve.draw(workdir, split, self.task, self._known(record), rows["stop_scores"][..., self.rule],

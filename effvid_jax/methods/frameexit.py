@@ -151,16 +151,11 @@ class FrameExit(base.Method):
         frames = self.frames[rows["exit"]]
         out = {"frames": float(frames.mean()), "full_gmacs": views * self.full_gmacs,
                "gmacs_paper": views * float(frames.mean()) * self._paper_frame}
-        out |= {f"exit{k + 1}_share": float((rows["exit"] == k).mean()) for k in range(self.m)}
-        out |= {f"exit{k + 1}_gmacs": views * float(self.costs[k]) for k in range(self.m)}
+        right = self.task.right(rows["answers"], rows) if "answers" in rows else None
         if workdir:
             right_N = self.task.right(self.task.answers(rows["scores"]), rows)
             shares.write(workdir, split, self.task, rows, right_N, views * self.costs, self.model.route)
-        if "answers" not in rows:  # videos really stopped: nobody knows what comes after
-            return out
-        right, name = self.task.right(rows["answers"], rows), self.task.watched
-        out |= {f"full_{name}": float(right[:, -1].mean())}
-        return out | {f"exit{k + 1}_{name}": float(right[:, k].mean()) for k in range(self.m)}
+        return out | shares.metrics(rows["exit"], views * self.costs, right, self.task.watched)
 
     @functools.cached_property
     def _paper_frame(self) -> float:

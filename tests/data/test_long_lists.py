@@ -66,8 +66,8 @@ def test_a_long_list_is_a_sequence(tmp_path, monkeypatch, at_once):
     assert lists.read_list(str(path), "video", False, 7) is found, "read once"
     with pytest.raises(DataError, match="label 6 of '6.mp4' is out of range"):
         lists.read_list(str(path), "video", False, 6)
-    source = files.FileSource(found, "/root", list("abcdefg"), description="", check_command="")
-    assert source.entry(3) == ("3.mp4", (3,)) + source.entry(3)[2:] and source.path(3) == "/root/3.mp4"
+    source = files.FileSource(found, "videos", list("abcdefg"), description="", check_command="")
+    assert source.entry(3) == ("3.mp4", (3,)) + source.entry(3)[2:] and source.path(3) == "videos/3.mp4"
 
 
 def test_a_list_that_is_too_long_to_be_read_line_by_line_says_why(tmp_path, monkeypatch, at_once):
