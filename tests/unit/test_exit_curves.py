@@ -5,8 +5,9 @@ import json
 import os
 
 import cv2
+import pytest
 
-from effvid_jax import cli
+from effvid_jax import cli, plots
 from effvid_jax.analysis import __main__ as commands
 from effvid_jax.analysis import exit_curves
 from tests.config_texts.__main__ import load
@@ -55,3 +56,15 @@ def test_curves_train_what_is_missing(tmp_path, monkeypatch):
     assert {row["folder"] for row in rows_of(tmp_path / "exit_curves_val.csv")} == {
         "unified_online", "unified_none"}
     assert exit_curves.WORDS["online"] == "online shift"
+
+
+@pytest.mark.parametrize("m", [2, 6, 8, 16, 30])
+def test_names_of_exits_do_not_lie_over_each_other(m):
+    exits = [{"name": f"{k + 1} fr., d 3", "share": 1 / m, "accuracy": 0.5, "gmacs": 0.00123 * (k + 1)}
+             for k in range(m)]
+    figure = plots.exit_shares(exits, [("a", [1 / m] * m, 1.0)], "top-1 (%)")
+    figure.draw_without_rendering()
+    labels = figure.axes[0].get_xticklabels()
+    assert len(labels) == m
+    long = [label.get_window_extent() for label in labels if "\n" in label.get_text()]
+    assert all(left.x1 <= right.x0 for left, right in zip(long, long[1:]))
