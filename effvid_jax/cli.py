@@ -18,7 +18,7 @@ from absl import flags
 
 import data_pipelines
 from data_pipelines import DataError, VideoError
-from effvid_jax import checkpoint, console, peers, writers
+from effvid_jax import checkpoint, console, processes, writers
 from effvid_jax.course import Course
 from effvid_jax.errors import Interrupted, TrainingError, UserError
 from effvid_jax.methods import find_method
@@ -59,10 +59,10 @@ def run(start) -> int:
         if isinstance(error, ValueError) and "Configuration is not available" in str(error):
             # The config file is read when it is asked for.
             return _one_message(error, _last_words(error))
-        if peers.several():  # the others would wait for this one
+        if processes.several():  # the others would wait for this one
             if not re.search(_PEER_IS_GONE, str(error)):
                 traceback.print_exc()
-                peers.fail(1, f"{type(error).__name__}: {error}")
+                processes.fail(1, f"{type(error).__name__}: {error}")
             return _one_message(TrainingError(
                 "another process of this run has ended: what it said, or its machine, tells why. Start the "
                 "same command again on all of them; it goes on from what was saved last."), gone=True)
@@ -75,7 +75,7 @@ def _one_message(error: Exception, text: str = "", gone: bool = False) -> int:
     if not text and isinstance(error, OSError) and error.filename and error.strerror:
         text = f"{error.filename}: {error.strerror}"
     print(f"\nerror: {text or error}\n(EFFVID_TRACEBACK=1 shows where it came from)", file=sys.stderr)
-    peers.fail(1, text or str(error), gone)
+    processes.fail(1, text or str(error), gone)
     return 1
 
 

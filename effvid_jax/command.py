@@ -12,7 +12,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from effvid_jax import cli, console, peers
+from effvid_jax import cli, console, processes
 from effvid_jax.errors import UserError
 from effvid_jax.speed import compilation_cache
 from effvid_jax.start import cluster
@@ -89,7 +89,7 @@ def main(argv):
         if _MODE.value not in ("train", "eval"):
             raise UserError(f"--multihost: --mode={_MODE.value} runs in one process: leave it away.")
         cluster.join()
-        peers.start()
+        processes.start()
     for name, flag in _ASKED.items():
         if _MODE.value != "predict" and flag.value not in (None, False):
             raise UserError(f"--{name} belongs to --mode=predict: leave it away, or change the mode.")

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 import data_pipelines
-from effvid_jax import checkpoint, console, peers, sharding, writers
+from effvid_jax import checkpoint, console, processes, sharding, writers
 from effvid_jax.course import Course
 from effvid_jax.errors import NotFiniteError, TrainingError, UserError
 from effvid_jax.exits import executor
@@ -221,7 +221,7 @@ class Evaluator:
         with console.bar(len(own), title, "video", leave=False) as progress:
             for answer in run.run(variables, jax.device_get(segments.thresholds(variables)), batches):
                 progress.update()
-                if several and not asked and peers.wanted():
+                if several and not asked and processes.wanted():
                     asked = True
                     Signals.check()
                 if isinstance(answer.error, data_pipelines.VideoError):

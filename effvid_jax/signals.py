@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from effvid_jax import peers
+from effvid_jax import processes
 from effvid_jax.errors import Interrupted
 
 
@@ -20,7 +20,7 @@ class Signals:
 
     Outside `steps` there is nothing to save, and a signal raises `Interrupted`. Inside, the first one is
     remembered as `caught`, for the loop to save and stop; while it waits for data (`next`), the wait ends.
-    One of several processes remembers always, and stops where all of them do, see `peers`.
+    One of several processes remembers always, and stops where all of them do, see `processes`.
 
     Python's handlers wait until the main thread is back in Python, which can take minutes while something is
     compiled; so a thread listens as well, and answers and quits for it.
@@ -40,7 +40,7 @@ class Signals:
         self._saves = self._waits = self._collects = False
 
     def __enter__(self):
-        peers.start()
+        processes.start()
         if threading.current_thread() is threading.main_thread():
             for s in (signal.SIGINT, signal.SIGTERM):
                 self._old[s] = signal.signal(s, self._catch)
@@ -83,7 +83,7 @@ class Signals:
 
         Each of them must call this, and `check`, equally often.
         """
-        return peers.point() if peers.several() else self.caught
+        return processes.point() if processes.several() else self.caught
 
     @classmethod
     def check(cls) -> None:
@@ -114,7 +114,7 @@ class Signals:
         finally:
             cls._holds -= 1
         signals = cls._of_process
-        if signals is not None and not cls._holds and not signals._saves and not peers.several():
+        if signals is not None and not cls._holds and not signals._saves and not processes.several():
             signals._raise(signals.caught)
 
     def next(self, batches):
@@ -124,7 +124,7 @@ class Signals:
         """
         try:
             try:
-                self._waits = not peers.several()
+                self._waits = not processes.several()
                 return None if self.caught and self._waits else next(batches)
             finally:
                 self._waits = False
@@ -138,7 +138,7 @@ class Signals:
     def _catch(self, number, frame):
         if number in self._old:
             self.caught = signal.Signals(number).name
-        if peers.several() or not self.caught:
+        if processes.several() or not self.caught:
             return
         if (self._collects or _swallows(frame)) and hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, 0.02)  # again, when that is over
@@ -159,14 +159,14 @@ class Signals:
             self._heard += 1
             if self._heard > 1:
                 self._quit(number[0])
-            peers.tell(signal.Signals(number[0]).name)
+            processes.tell(signal.Signals(number[0]).name)
             what = "saving" if self._saves else "stopping"
             os.write(2, f"\n{signal.Signals(number[0]).name}: {what}; again to quit at once\n".encode())
 
     def _quit(self, number: int) -> None:
-        if peers.several():
+        if processes.several():
             threading.Timer(8, os._exit, [128 + number]).start()  # whatever the network does
-            peers.fail(128 + number, f"a second {signal.Signals(number).name}")
+            processes.fail(128 + number, f"a second {signal.Signals(number).name}")
         os._exit(128 + number)
 
     def _give_back(self) -> None:

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from effvid_jax import peers
+from effvid_jax import processes
 
 # A thread that ends its process does not go on; here it raises.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -42,15 +42,15 @@ class Store:
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(peers, "_LOOK", 0.002)
-    monkeypatch.setattr(peers, "_GRACE", 0.01)
+    monkeypatch.setattr(processes, "_LOOK", 0.002)
+    monkeypatch.setattr(processes, "_GRACE", 0.01)
     ends = []
 
     def end(code):
         ends.append(code)
         raise SystemExit  # of the thread
 
-    monkeypatch.setattr(peers.os, "_exit", end)
+    monkeypatch.setattr(processes.os, "_exit", end)
     monkeypatch.setattr("multiprocessing.util._exit_function", lambda: None)
     return ends
 
@@ -58,7 +58,7 @@ def quick(monkeypatch):
 def run(seed, count=3, points=4000, lead=3):
     """Where each of `count` processes stops; none is more than `lead` points ahead, as steps of a run are."""
     rng, store = random.Random(seed), Store()
-    ours = [peers._Peers(store, i, count) for i in range(count)]
+    ours = [processes._Peers(store, i, count) for i in range(count)]
     passed, stops, moved = [0] * count, [None] * count, threading.Condition()
     signals = {rng.randrange(count): rng.randint(1, 60) for _ in range(rng.randint(1, count))}
     waits = [rng.choice([0, 0.0005, 0.003]) for _ in range(count)]
@@ -95,7 +95,7 @@ def test_all_stop_at_the_same_point(quick, seed):
 
 
 def test_without_a_signal_nobody_stops_or_waits(quick):
-    one = peers._Peers(Store(), 0, 2)
+    one = processes._Peers(Store(), 0, 2)
     start = time.perf_counter()
     assert not any(one.point() for _ in range(10_000))
     assert time.perf_counter() - start < 1  # 10,000 steps
@@ -104,7 +104,7 @@ def test_without_a_signal_nobody_stops_or_waits(quick):
 
 def test_who_fails_takes_the_others_along_and_the_first_goes_last(quick, capfd):
     store = Store()
-    ours = [peers._Peers(store, i, 3) for i in range(3)]
+    ours = [processes._Peers(store, i, 3) for i in range(3)]
     with pytest.raises(SystemExit):
         ours[1].fail(1, "no space left on device", gone=False)
     for one in (ours[0], ours[2]):
@@ -116,8 +116,8 @@ def test_who_fails_takes_the_others_along_and_the_first_goes_last(quick, capfd):
 
 
 def test_a_process_that_does_not_answer_is_not_waited_for_for_ever(quick, monkeypatch, capfd):
-    monkeypatch.setattr(peers, "_ANSWER", 0.05)
-    one = peers._Peers(Store(), 0, 2)
+    monkeypatch.setattr(processes, "_ANSWER", 0.05)
+    one = processes._Peers(Store(), 0, 2)
     one.tell("SIGTERM")
     one._thread.join(timeout=10)
     assert quick == [1] and "not every process of this run answers" in capfd.readouterr().err
@@ -125,6 +125,6 @@ def test_a_process_that_does_not_answer_is_not_waited_for_for_ever(quick, monkey
 
 def test_one_process_has_no_thread_and_no_store():
     before = threading.active_count()
-    peers.start()
-    assert not peers.several() and not peers.point() and threading.active_count() == before
-    peers.tell("SIGTERM"), peers.fail(1, "nothing happens")
+    processes.start()
+    assert not processes.several() and not processes.point() and threading.active_count() == before
+    processes.tell("SIGTERM"), processes.fail(1, "nothing happens")
