@@ -30,7 +30,7 @@ def find_class(field: str, name: str, base: type, package: str, shared: tuple[st
     known = known_names(package, shared)
     if "." not in name and name not in known:
         raise UserError(f"{field}={name!r} is unknown. Close matches: "
-                         f"{difflib.get_close_matches(name, known)}. All: {known}.")
+                         f"{difflib.get_close_matches(name, known, cutoff=0.65)}. All: {known}.")
     if not all(part.isidentifier() for part in path.split(".")):
         raise UserError(f"{field}={name!r} is no dotted path of a module. Without a dot there are {known}.")
     try:
