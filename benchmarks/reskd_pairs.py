@@ -22,9 +22,10 @@ LOSSES = {
     "feature, projected": ["--config.method.loss=feature", "--config.method.weight=100",
                            "--config.method.projection=True"],
 }
-# Transformers do not train with the recipe's SGD: of three UniFormers two stayed at chance.
-ADAMW = ["--config.optim.name=adamw", "--config.optim.lr=1e-3", "--config.optim.weight_decay=0.05"]
-OPTIMISER = {"uniformer_s": ADAMW, "videomae_s": ADAMW}
+# A transformer without convolutions does not train with the recipe's SGD. UniFormer, which has some, learned
+# more with it (one seed of three, the others stayed near chance) than with AdamW at 2e-4, 5e-4 or 1e-3.
+OPTIMISER = {"videomae_s": ["--config.optim.name=adamw", "--config.optim.lr=1e-3",
+                            "--config.optim.weight_decay=0.05"]}
 NAME, COMMAND = "reskd_pairs", "python benchmarks/reskd_pairs.py"
 
 
