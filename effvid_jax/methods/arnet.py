@@ -157,7 +157,9 @@ class ARNet(base.Method):
                             f"two actions are alike, {twice}; expected each of them once.")
         self._glance_side = config.model.glance.resolution or side
         self._seen = len(s.others) + 2  # actions that look at a frame
-        self._gmacs = jnp.asarray(self.costs()[1], jnp.float32)
+        policy, actions = self.costs()
+        self._gmacs = jnp.asarray(actions, jnp.float32)
+        self.full_gmacs = policy + config.data.num_frames * float(actions.max())
 
     @classmethod
     def inference(cls, config, task):

@@ -128,6 +128,8 @@ class Method(abc.ABC):
         sight: how it sees clips, at that resolution.
         views_per_pass: see `over_views`.
         calibrates: whether `calibrate` is to be called.
+        full_gmacs: GMACs of a view that is spared nothing, where parts of the networks run on some clips or
+            frames only; None where that is what the network costs.
         pictures: {file: (title, caption)} of what `analyse` draws, `<file>_<split>.png`, for the report; the
             numbers are in `<file>_<split>.csv`.
 
@@ -137,6 +139,7 @@ class Method(abc.ABC):
 
     Settings: type[MethodSettings] = MethodSettings
     calibrates: bool = False
+    full_gmacs: float | None = None
     pictures: Mapping[str, tuple[str, str]] = {}
 
     def __init__(self, config, task: Task):

@@ -143,6 +143,8 @@ class LiteEval(base.Method):
                              config.model.glance.resolution)
         side = self.resolution or config.data.test_crop_size
         self.clip_shape = (config.data.num_frames, side, side, 3)
+        every, fine = self.costs()
+        self.full_gmacs = every + config.data.num_frames * fine
 
     @classmethod
     def inference(cls, config, task):

@@ -150,6 +150,7 @@ class OCSampler(base.Method):
         self.model = OCSamplerNet(self._sampler(), building.build_network(config.model, task),
                                   self.settings.chosen, config.model.glance.get("resolution", 0),
                                   self.settings.resize)
+        self.full_gmacs = self.gmacs["sampler"] + self.gmacs["classifier"]
         self._loaded = self._load() if training else None
         if training and config.optim.frozen != FROZEN:
             raise UserError(f"config.optim.frozen={config.optim.frozen!r}: the classifier of method "

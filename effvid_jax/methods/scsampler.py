@@ -101,6 +101,7 @@ class SCSampler(base.Method):
         self.model = Network(glance, classifier, config.model.glance.resolution, self.settings.keep)
         side = self.resolution or config.data.test_crop_size
         self.clip_shape = (config.data.num_frames, side, side, 3)
+        self.full_gmacs = sum(self.costs())
 
     @classmethod
     def inference(cls, config, task):

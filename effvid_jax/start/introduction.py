@@ -87,7 +87,9 @@ def cost_of_a_clip(config, class_names) -> float | None:
     side = config.model.resolution or config.data.crop
     try:
         if config.model.get("glance"):  # a second network, and parts that no clip runs through
-            return make_method(config, make_task(config, class_names), inference=True).full_gmacs
+            method = make_method(config, make_task(config, class_names), inference=True)
+            if method.full_gmacs is not None:
+                return method.full_gmacs
         network = building.build_network(config.model, make_task(config, class_names))
         return cost.gmacs(network, (config.data.num_frames, side, side, 3))
     except (UserError, TypeError):  # a method whose network is described elsewhere

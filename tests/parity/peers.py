@@ -113,18 +113,26 @@ def _limit(spec, x64: bool) -> float:
 
 
 def _check_training(case, found, x64: bool):
-    """Losses and sizes of gradients relative to their own; samples of gradients to the gradient's norm."""
+    """Losses and sizes of gradients relative to their own; samples of gradients to the gradient's norm.
+
+    In single precision a loss on crops at the places that the policy chose is held to no more than the
+    weights' own rounding allows: in float64, one rounding of every weight (6e-8 of it) moves that of
+    `peer_step_adafocus_v2` by 5e-4 to 3e-3 and the total by 1e-4 to 3e-4, and the losses without such crops
+    by 5e-7. So the bound on those is 5e-3 there, and float64 decides.
+    """
+    on_chosen_crops = {"total", "policy_checkpoints", "policy_local"}
     if not x64:  # switching rectifiers make single-precision gradients noise
         case = {**case, "grad": {}, "running_stats_after": {}}
     errors, problems = [0.0], []
 
-    def add(name, error):
+    def add(name, error, single=1e-4):
         errors.append(error)
-        if error > (1e-6 if x64 else 1e-4):
+        if error > (1e-6 if x64 else single):
             problems.append(f"{name} e={error:.1e}")
 
     for name, value in case["losses"].items():
-        add(f"loss {name}", golden.relative_error(found["losses"][name], value))
+        add(f"loss {name}", golden.relative_error(found["losses"][name], value),
+            single=5e-3 if name in on_chosen_crops else 1e-4)
     for name, value in case["grad"].get("norms", {}).items():
         add(f"gradient of {name}", golden.relative_error(found["grad"]["norms"][name], value))
     for name, spec in case["grad"].get("samples", {}).items():

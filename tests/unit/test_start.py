@@ -80,6 +80,13 @@ def begins(config) -> str:
     return f"weights of {before}" if before and before in config.run else "weights from scratch"
 
 
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_says_what_a_clip_costs(name, capsys):
+    config = get(name, "tiny")
+    cost = start.cost_of_a_clip(config, list("abcd"))
+    assert 1e-3 < cost < 1 and f"{cost:.3g} GMACs a clip" in told(config, capsys, class_names=list("abcd"))[1]
+
+
 def test_hint_of_a_full_size_network_on_a_cpu_once(capsys, monkeypatch):
     config = get("supervised_folder")
     monkeypatch.setattr(start, "cost_of_a_clip", lambda config, classes: 33.0)
