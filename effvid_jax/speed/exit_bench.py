@@ -34,7 +34,8 @@ def measure(adaptive: Adaptive, variables, clips_NTHWC, batch_size: int, *, spee
         clips_NTHWC: uint8 clips, frames in natural order; N a multiple of `batch_size`.
         batch_size: videos.
         speedup: without `thresholds`: what counting multiply-adds is to promise. Thresholds are then set
-            on these clips, with exit shares ~ r^k (random weights will do).
+            on these clips, with exit shares ~ r^k (random weights will do). Gates, whose clips differ in
+            cost, promise more: 'flops_speedup' is what the answers really cost.
         thresholds: (m,) to use instead, such as calibrated ones.
         policies, sizes, mesh: see `Executor`.
         seconds: to spend, compiling not counted.
@@ -57,7 +58,6 @@ def measure(adaptive: Adaptive, variables, clips_NTHWC, batch_size: int, *, spee
         thresholds = stopping.thresholds_for_budget(
             scores_Nm, np.zeros_like(scores_Nm), adaptive.gmacs, adaptive.full_gmacs / speedup, "msdnet")
     taken = np.asarray(stopping.exits_taken(jnp.asarray(scores_Nm), jnp.asarray(thresholds)))
-    flops_speedup = adaptive.full_gmacs / float(np.asarray(adaptive.gmacs)[taken].mean())
     alive = [float((taken >= k).mean()) for k in range(len(adaptive.steps))]
 
     full = jax.jit(adaptive.full)
@@ -67,8 +67,8 @@ def measure(adaptive: Adaptive, variables, clips_NTHWC, batch_size: int, *, spee
 
     def early(policy):
         run.policy = policy  # what is compiled serves both
-        return [a.checkpoint for a in run.run(variables, thresholds, (
-            executor.Rows(range(batch_size), x) for x in frames))]
+        return list(run.run(variables, thresholds, (
+            executor.Rows(range(batch_size), x) for x in frames)))
 
     # Full inference in its best form: a large batch is not always the fastest, least of all on a CPU.
     forms = {size: [jax.device_put(clips_NTHWC[s:s + size], cut) for s in range(0, n, size)]
@@ -85,7 +85,8 @@ def measure(adaptive: Adaptive, variables, clips_NTHWC, batch_size: int, *, spee
                "flops_speedup": 1.0, "r": 1.0, "of_segments": 1.0, "waste": 0.0, "spread": time.spread}
         if side in policies:
             run.runs.clear()
-            sides[side]()
+            spent = np.mean([adaptive.spent(answer) for answer in sides[side]()])  # with gates, its own
+            flops_speedup = adaptive.full_gmacs / float(spent)
             computed = sum(size * count for (_, size), count in run.runs.items())
             row |= {"flops_speedup": flops_speedup, "r": row["speedup"] / flops_speedup,
                     "of_segments": base.median / ideal / flops_speedup,

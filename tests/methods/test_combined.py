@@ -18,6 +18,7 @@ from effvid_jax.exits import executor, risk, routes, stopping
 from effvid_jax.gating import gates, surroundings
 from effvid_jax.methods import base, building, combined, dynamic_inference, reskd, supervised, va_red2
 from effvid_jax.methods.schedule import Schedule
+from effvid_jax.speed import exit_bench
 from effvid_jax.start import settings
 from effvid_jax.tasks import make_task
 from tests.drawn import draw
@@ -226,6 +227,10 @@ def test_real_exits_answer_and_cost_as_predict_says(gated, capsys):
     np.testing.assert_allclose([segments.spent(a) for a in said], found.gmacs, rtol=1e-5)
     late = {i for i, start, _ in read if start}
     assert late == set(np.flatnonzero(found.extra["exit"]).tolist()), "other frames are never asked for"
+
+    row = exit_bench.measure(segments, variables, video[:, 0], 4, thresholds=segments.thresholds(variables),
+                             policies=("compact",), sizes=(2,), seconds=0)[-1]
+    assert row["flops_speedup"] == pytest.approx(segments.full_gmacs / found.gmacs.mean(), rel=1e-5)
 
 
 def test_thresholds_are_chosen_by_what_each_video_costs(gated):
