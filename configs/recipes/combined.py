@@ -66,7 +66,7 @@ def _combine(config, args, parts) -> None:
     config.method = Combined.Settings(**(method | of_reskd | order)).to_config()
     config.init.skip = "|".join(filter(None, [config.init.skip, _NEW]))
     if "gates" in parts:
-        config.optim.groups = "gates"
+        config.optim.groups = "late_gates" if order.get("gates_from") else "gates"
     if "exits" in parts:
         config.model.exits = dynamic_inference.exits(config.data.num_frames, args.scheme, "online")
         config.data.calib_share = 0.05
