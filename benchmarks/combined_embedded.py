@@ -5,8 +5,8 @@
 
 Per seed: a deep teacher at 64 pixels (500 steps), the plain network at 32 as it is usually trained, and the
 network at 32 with every set of parts, none of them among these (the control: a student's input without a
-teacher). All of them have as many steps, 1,000; gates and exits come in as `configs/recipes/combined.py` says.
-Gates are to compute 0.7 of their network's multiply-adds. Thresholds are chosen on held-out training clips,
+teacher). All of them have as many steps, 1,000; gates and exits come in as `configs/recipes/combined.py`
+says. Gates are to compute 0.7 of their network's multiply-adds. Thresholds are chosen on held-out training clips,
 for a mean cost of half of full inference, of 0.35 with gates. Clips per second are measured at the end,
 all networks of a seed in turns, on clips of the validation split that lie in memory: videos really stop, and
 gates are in their compact form. `--seconds` of it, 0 to leave it out. At 32 pixels a network this small waits
@@ -219,7 +219,8 @@ def main() -> None:
     if args.orders:
         stages = {ORDERS[order]: folder(PARTS, order) for order in ORDERS}
     else:
-        stages = {TEACHER: "teacher/teacher", PLAIN: "plain/baseline", **{name_of(p): folder(p) for p in SETS}}
+        stages = {TEACHER: "teacher/teacher", PLAIN: "plain/baseline"}
+        stages |= {name_of(parts): folder(parts) for parts in SETS}
     if rows := rows_of(args, stages):
         embedded.replace_table(args.results, "combined_orders" if args.orders else "combined", rows)
 
