@@ -6,12 +6,12 @@
 Per seed: a deep teacher at 64 pixels (500 steps), the plain network at 32 as it is usually trained, and the
 network at 32 with every set of parts, none of them among these (the control: a student's input without a
 teacher). All of them have as many steps, 1,000; gates and exits come in as `configs/recipes/combined.py`
-says. Gates are to compute 0.7 of their network's multiply-adds. Thresholds are chosen on held-out training clips,
-for a mean cost of half of full inference, of 0.35 with gates. Clips per second are measured at the end,
-all networks of a seed in turns, on clips of the validation split that lie in memory: videos really stop, and
-gates are in their compact form. `--seconds` of it, 0 to leave it out. At 32 pixels a network this small waits
-for its programs to start, so that the speed-up is measured at `--side` pixels too, with the same weights, and
-compared with what the multiply-adds promise there.
+says. Gates are to compute 0.7 of their network's multiply-adds. Thresholds are chosen on held-out training
+clips, for a mean cost of half of full inference, of 0.35 with gates. Clips per second are measured at the
+end, all networks of a seed in turns, on clips of the validation split that lie in memory: videos really stop,
+and gates are in their compact form. `--seconds` of it, 0 to leave it out. At 32 pixels a network this small
+waits for its programs to start, so that the speed-up is measured at `--side` pixels too, with the same
+weights, and compared with what the multiply-adds promise there.
 
 What has exits trains on 15 % fewer clips, those that are held out. A run that is finished is not trained
 again, and one that was interrupted goes on, so the command can be repeated; `--collect` trains nothing. Rows
