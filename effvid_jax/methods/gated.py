@@ -9,6 +9,7 @@ Cost of a clip: the plain network's, less what the convolutions do not compute, 
 from __future__ import annotations
 
 import abc
+import functools
 from collections.abc import Callable
 
 import jax
@@ -79,6 +80,10 @@ class Gates(Part):
         found, mask = list(gates.collect(seen.updated["gates"]).values()), seen.batch["mask"]
         value, own, told = self.penalty(seen.params, seen.variables.stats, found, seen.logits, seen.batch,
                                         seen.clips.shape[1:])
+        if self.name in seen.shares:  # what steers the cost waits until gates are all in
+            there = seen.shares[self.name] >= 1
+            own = jax.tree.map(functools.partial(jnp.where, there), own,
+                               {name: seen.variables.stats[name] for name in own})
         return Term(seen.ramped(self.name, value), {**decisions.statistics(found, mask), **told}, own)
 
     def predict(self, variables, batch):

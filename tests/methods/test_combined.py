@@ -15,8 +15,8 @@ from configs import combined_folder, combined_k400, combined_minik, combined_sth
 from effvid_jax import checkpoint, cli, exported, predict
 from effvid_jax.errors import UserError
 from effvid_jax.exits import executor, risk, routes, stopping
-from effvid_jax.gating import gates, surroundings
-from effvid_jax.methods import base, building, combined, dynamic_inference, reskd, supervised, va_red2
+from effvid_jax.gating import gates, surroundings, target, variants
+from effvid_jax.methods import base, building, combined, dynamic_inference, parts, reskd, supervised, va_red2
 from effvid_jax.methods.schedule import Schedule
 from effvid_jax.speed import exit_bench
 from effvid_jax.start import settings
@@ -165,6 +165,24 @@ def test_gates_that_are_not_in_use_are_no_gates(rng):
     assert both.macs == sum(d.macs for _, d in alone) == decision.macs
     np.testing.assert_allclose(both.ratio * both.macs, sum(d.ratio * d.macs for _, d in alone), rtol=1e-6)
     assert np.all(both.overhead <= both.most)
+
+
+@pytest.mark.parametrize("share", [None, 0.0, 0.5, 1.0])
+def test_what_steers_the_cost_waits_until_gates_are_in(share):
+    """Otherwise its weight grows to the largest there is before a gate can close."""
+    config = tiny("gates", target=0.7)
+    part = combined.Combined(config, make_task(config, NAMES)).gates
+    before = {target.RECORD: target.begin()}
+    decision = variants.Decision(
+        V_c=jnp.ones((2, 2)), V_t=jnp.ones((2, 2)), ratio=jnp.ones(2), macs=9.0, overhead=jnp.zeros(2),
+        least=0.2, most=0.0)
+    seen = parts.Pass(
+        None, {}, base.Variables({}, before), {"mask": np.ones(2), "label": np.zeros(2, np.int32)},
+        np.zeros(CLIP, np.float32), jnp.eye(2, len(NAMES)), {}, {"gates": {"conv": {"decision": decision}}},
+        None, {} if share is None else {"gates": share})
+    found = part.term(seen).stats[target.RECORD]
+    moved = {name: bool(found[name] != before[target.RECORD][name]) for name in found}
+    assert moved["integral"] == (share in (None, 1.0)), found
 
 
 @pytest.mark.parametrize("scheme", routes.SCHEMES)
