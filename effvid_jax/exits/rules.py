@@ -11,10 +11,10 @@
     'logit'        the logits: the largest, as it is                        AdaFocus V2, as released
 
 All lie in [0, 1] but the last, which AdaFocus V2 and Uni-AdaFocus alone know. It and the first three are of
-an answer alone. PABEE counts how often an answer was repeated: its patience t is t + 1 checkpoints here, and it
-has one t for all of them, as `config.method.patience` gives it; a search may choose another number for every
-checkpoint. There are m scores at most, so many videos are alike and stop together: a search may miss a budget
-by what such a group costs, to the cheap side.
+an answer alone. PABEE counts how often an answer was repeated: its patience t is t + 1 checkpoints here, and
+it has one t for all of them, as `config.method.patience` gives it; a search may choose another number for
+every checkpoint. There are m scores at most, so many videos are alike and stop together: a search may miss a
+budget by what such a group costs, to the cheap side.
 """
 
 from __future__ import annotations

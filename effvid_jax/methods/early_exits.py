@@ -1,10 +1,10 @@
 """The part that stops: a network with exits whose videos are answered at the first checkpoint that is sure.
 
-Loss and settings are those of `dynamic_inference.py`, the rules and their thresholds in `effvid_jax/exits/`
-(`rules.py`, `stopping.py`, `risk.py`). Where the network has gated convolutions too, a gate decides for the
-frames that a segment gives it, and never sees later ones. What an answer cost is then its own: what the gates
-of its segments computed, up to where it stopped. `predict` then runs one segment after the other, as the
-executor does.
+Loss and settings are those of `dynamic_inference.py`, how videos stop is in `stops.py`, the rules and the
+searches of thresholds in `effvid_jax/exits/` (`rules.py`, `stopping.py`, `risk.py`). Where the network has
+gated convolutions too, a gate decides for the frames that a segment gives it, and never sees later ones. What
+an answer cost is then its own: what the gates of its segments computed, up to where it stopped. `predict`
+then runs one segment after the other, as the executor does.
 """
 
 from __future__ import annotations
