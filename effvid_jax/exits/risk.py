@@ -74,7 +74,7 @@ def search(settings, scores_Nm, hits_Nm, costs_m, budget: float, span=None) -> n
     """Thresholds as a config's `search` asks for, with or without a promise, which is told.
 
     Args:
-        settings: of Dynamic Inference: `search`, `epsilon`, `delta`, `budget_delta`.
+        settings: a method's `CalibratedSettings`: `search`, `epsilon`, `delta`, `budget_delta`.
         scores_Nm, hits_Nm, costs_m, span: see `thresholds_for_risk`.
         budget: mean GMACs of a view.
 

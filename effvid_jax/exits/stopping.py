@@ -75,7 +75,8 @@ def by_hand(settings, num_checkpoints: int) -> tuple[float, ...]:
     """Thresholds (m,) for which no calibration video is asked; () if there are none.
 
     Args:
-        settings: of Dynamic Inference: `patience` (so many agreeing checkpoints, at all alike), `thresholds`.
+        settings: a method's `CalibratedSettings`: `patience` (so many agreeing checkpoints, at all alike),
+            `thresholds`.
         num_checkpoints: m.
     """
     if settings.patience:

@@ -186,7 +186,7 @@ class AdaFocusV2(looking.Looking):
                 "crops": jnp.concatenate([corners, jnp.full_like(corners, share)], axis=-1)}
 
     def steps(self):
-        """See `Exiting.steps`."""
+        """See `Stops.steps`."""
         return [executor.Step(functools.partial(self._go_on, stop), start, stop)
                 for start, stop in zip((0, *self.places), self.places)]
 
@@ -194,7 +194,7 @@ class AdaFocusV2(looking.Looking):
         return self.model.apply(exiting.network(variables), state, self.sight(frames), place, method="go_on")
 
     def full(self, variables, clips):
-        """See `Exiting.full`."""
+        """See `Stops.full`."""
         clips = self.sight(clips)[:, jnp.array(self.order)]
         state = exiting.network(variables)
         return self.model.apply(state, {}, clips, len(self.order), method="go_on")[1]

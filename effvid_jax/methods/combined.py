@@ -25,7 +25,7 @@ from typing import ClassVar
 from data_pipelines import Field
 from effvid_jax.errors import UserError
 from effvid_jax.gating import gates, surroundings
-from effvid_jax.methods import base, dynamic_inference, early_exits, gated, reskd, va_red2
+from effvid_jax.methods import base, dynamic_inference, early_exits, gated, reskd, stops, va_red2
 from effvid_jax.methods.gated_exits import GatedExits
 from effvid_jax.methods.parts import Answers, Composed
 from effvid_jax.methods.schedule import PARTS, RECORD, Schedule
@@ -89,7 +89,7 @@ class Combined(Composed):
         super().__init__(config, task)
         self._forms = {self.settings.form: self}
         self.calibrates = self.exits is not None
-        self.pictures = {**(early_exits.PICTURES if self.exits else {}),
+        self.pictures = {**(stops.PICTURES if self.exits else {}),
                          **(gated.PICTURES if self.gates else {})}
         self._num_steps = config.train.num_steps
 

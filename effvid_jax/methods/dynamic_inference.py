@@ -29,10 +29,9 @@ import jax
 
 from data_pipelines import Field
 from effvid_jax.errors import UserError
-from effvid_jax.exits import risk, rules, stopping
 from effvid_jax.losses import soft_kl, weighted_mean
-from effvid_jax.methods import base, parts
-from effvid_jax.methods.early_exits import EXECUTORS, PICTURES, Exits
+from effvid_jax.methods import base, parts, stop_settings, stops
+from effvid_jax.methods.early_exits import Exits
 
 
 class DynamicInference(parts.Composed):
@@ -43,38 +42,20 @@ class DynamicInference(parts.Composed):
     """
 
     @dataclasses.dataclass(frozen=True)
-    class Settings(base.MethodSettings):
+    class Settings(stop_settings.CalibratedSettings):
         """What the paper leaves open is marked; the route is a part of the network (`config.model.exits`)."""
 
         training_only: ClassVar = ("loss_weights", "distill_weight", "distill_temperature",
-                                   "calibration_videos")
+                                   *stop_settings.CalibratedSettings.training_only)
 
         loss_weights: tuple[float, ...] = ()  # per checkpoint; (): 1 each, MSDNet's; the paper does not say
         distill_weight: float = 0.0  # from the last checkpoint; ours
         distill_temperature: float = 1.0  # of it
         rule: str = "confidence"  # the paper | margin | entropy | patience | learned, see exits/rules.py
-        patience: int = 0  # of that rule: checkpoints in a row that must agree, by hand; 0: as `search` finds
-        search: str = "accuracy"  # of thresholds: accuracy (ours) | msdnet, see exits/stopping.py | risk:
-        # the cheapest that keep a promise about errors, whatever the budget, see exits/risk.py; ours
-        epsilon: float = 0.01  # risk: more errors than full inference, at most
-        delta: float = 0.1  # risk: probability with which that may fail
-        budget: float = 0.5  # mean cost as a share of full inference, for the thresholds
-        budget_gmacs: float = 0.0  # the same in GMACs per video with all its views; 0: `budget` counts
-        budget_delta: float = 0.0  # probability with which other videos may cost more; 0: nothing is
-        # promised of others than the calibration videos; ours
-        thresholds: tuple[float, ...] = ()  # by hand, one a checkpoint; (): from the calibration videos
-        calibration_videos: int = 5000  # at most; their scores are saved with the checkpoint
-        executor: str = "simulate"  # evaluation: compute everything | compact | pool: really stop
-        deadline_ms: float = 0.0  # evaluation (by the pool) and predict: for the best answer so far; 0: none
-        executor_sizes: tuple[int, ...] = ()  # batch sizes to compile beside eval_batch_size; (): 1/2 to 1/32
 
-        bounds: ClassVar = {
+        bounds: ClassVar = stop_settings.CalibratedSettings.bounds | {
             "loss_weights": Field.many(Field.number(0, 1e9)), "distill_weight": Field.number(0, 1e9),
-            "distill_temperature": Field.number(above=0, most=1e6), "budget": Field.number(0, 1e6),
-            "budget_gmacs": Field.number(0, 1e12), "budget_delta": Field.number(0, below=1),
-            "epsilon": Field.number(above=0, below=1), "delta": Field.number(above=0, below=1),
-            "calibration_videos": Field.integer(1, 10**7), "patience": Field.integer(0, 256),
-            "deadline_ms": Field.number(0, 1e9), "executor_sizes": Field.many(Field.integer(1, 2**20))}
+            "distill_temperature": Field.number(above=0, most=1e6)}
 
         def check(self, config):
             """Raises UserError for a network without exits, other clips than its route, or unknown words."""
@@ -85,33 +66,10 @@ class DynamicInference(parts.Composed):
                 raise UserError(f"config.data.num_frames={config.data.num_frames}, but the route of this "
                                  f"network is for {config.model.exits.frames} frames "
                                  f"(config.model.exits.frames).")
-            crop = config.train.get("validation", {}).get("test_crop_size", 0)
-            if crop and not config.model.resolution and crop != config.data.test_crop_size:
-                raise UserError(f"config.train.validation.test_crop_size={crop}: costs of exits are counted "
-                                f"for config.data.test_crop_size={config.data.test_crop_size}; leave it 0.")
-            self._check_known(rule=rules.RULES, search=(*stopping.SEARCHES, risk.SEARCH),
-                              executor=EXECUTORS)
-            self._check_least(calibration_videos=1, budget_gmacs=0)
-            if not self.budget_gmacs and not self.budget > 0:
-                raise UserError(f"config.method.budget={self.budget}: expected a share of the cost of full "
-                                 f"inference, such as 0.5.")
-            if self.patience and (self.rule != "patience" or self.thresholds):
-                raise UserError(f"config.method.patience={self.patience} is for config.method.rule="
-                                f"'patience' without thresholds: leave it at 0.")
-
-        def check_lengths(self, route) -> None:
-            """Raises UserError where a value a checkpoint is meant, and there are more or fewer."""
-            for name in ("loss_weights", "thresholds"):
-                values = getattr(self, name)
-                if values and len(values) != len(route):
-                    raise UserError(f"config.method.{name} has {len(values)} entries; this route has "
-                                     f"{len(route)} checkpoints: {[tuple(c) for c in route]}.")
-            if self.patience >= max(2, len(route)):
-                raise UserError(f"config.method.patience={self.patience}: no video would stop early on a "
-                                f"route of {len(route)} checkpoints; expected less, or 0.")
+            stop_settings.CalibratedSettings.check(self, config)
 
     calibrates = True
-    pictures = PICTURES
+    pictures = stops.PICTURES
 
     def make_parts(self):
         """See `Composed.make_parts`: L of the module docstring is all there is."""

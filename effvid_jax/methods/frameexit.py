@@ -36,15 +36,13 @@ from data_pipelines import Field
 from effvid_jax import cost
 from effvid_jax.cost.exits import route_costs
 from effvid_jax.errors import UserError
-from effvid_jax.exits import executor, routes, shares, stopping
+from effvid_jax.exits import stopping
 from effvid_jax.exits.network import run_segment
 from effvid_jax.losses import weighted_mean
-from effvid_jax.methods import base, building
-
-EXECUTORS = ("simulate", *executor.POLICIES)
+from effvid_jax.methods import base, building, stop_settings, stops
 
 
-class FrameExit(base.Method):
+class FrameExit(stops.Stops, base.Method):
     """The method of a config; reads `config.model`, `config.method` and the size of clips.
 
     Raises:
@@ -52,7 +50,7 @@ class FrameExit(base.Method):
     """
 
     @dataclasses.dataclass(frozen=True)
-    class Settings(base.MethodSettings):
+    class Settings(stop_settings.StopSettings):
         """Thresholds are the released ones; what training leaves open is ours."""
 
         training_only: ClassVar = ("beta", "gate_weight")
@@ -61,13 +59,10 @@ class FrameExit(base.Method):
         gate_weight: float = 1.0  # w; ours
         first_threshold: float = 0.99  # of the first frame's confidence; released: 0.95 on Mini-Kinetics
         gate_threshold: float = 0.5  # of a gate's probability of stopping
-        executor: str = "simulate"  # evaluation: compute everything | compact | pool: really stop
-        executor_sizes: tuple[int, ...] = ()  # batch sizes to compile beside eval_batch_size; (): 1/2 to 1/32
 
-        bounds: ClassVar = {
+        bounds: ClassVar = stop_settings.StopSettings.bounds | {
             "beta": Field.number(0, 1e6), "gate_weight": Field.number(0, 1e6),
-            "first_threshold": Field.number(0, 2), "gate_threshold": Field.number(0, 2),
-            "executor_sizes": Field.many(Field.integer(1, 2**20))}
+            "first_threshold": Field.number(0, 2), "gate_threshold": Field.number(0, 2)}
 
         def check(self, config):
             """Raises UserError for a network without gates, other clips than its route, or unknown words."""
@@ -79,7 +74,7 @@ class FrameExit(base.Method):
                 raise UserError(f"config.data.num_frames={config.data.num_frames}, but the route of this "
                                 f"network is for {exits.frames} frames (config.model.exits.frames): "
                                 f"give the config the argument frames={config.data.num_frames}.")
-            self._check_known(executor=EXECUTORS)
+            super().check(config)
 
         def thresholds(self, m: int) -> np.ndarray:
             """Scores (m,) of stopping that end a video, at each of m places; see `stop_scores`."""
@@ -91,11 +86,9 @@ class FrameExit(base.Method):
 
     def __init__(self, config, task):
         super().__init__(config, task)
-        if not task.class_scores:
-            raise UserError("config.task: method 'frameexit' stops where a class is sure enough; this task "
-                            "has no scores of classes.")
+        self.check_task()
         self.model = building.build_network(config.model, task)
-        self.m = len(self.model.route)
+        self.order = self.model.order
         side = self.resolution or config.data.test_crop_size
         self.clip_shape = (config.model.exits.frames, side, side, 3)  # that the network sees
         self.costs, self.full_gmacs = route_costs(self.model, self.clip_shape)  # of a view
@@ -138,24 +131,15 @@ class FrameExit(base.Method):
         logits, gates = base.over_views(look, batch["video"], self.sight, self.views_per_pass)
         logits = self.task.mean_of_views(logits.astype(jnp.float32).reshape(b, v, self.m, -1))
         gates_Bm = gates.astype(jnp.float32).reshape(b, v, -1).mean(axis=1)
-        taken = stopping.exits_taken(stop_scores(logits, gates_Bm), self.thresholds)
-        return base.Prediction(
-            jnp.take_along_axis(logits, taken[:, None, None], axis=1)[:, 0],
-            v * jnp.asarray(self.costs, jnp.float32)[taken],
-            {"exit": taken, "frames": jnp.asarray(self.frames)[taken], "gates": gates_Bm,
-             "answers": self.task.answers(logits)})
+        found = self.stopped(logits, stop_scores(logits, gates_Bm), self.thresholds, v, gates=gates_Bm)
+        frames = jnp.asarray(self.frames)[found.extra["exit"]]
+        return found.replace(extra={**found.extra, "frames": frames})
 
     def analyse(self, rows, variables, workdir, split):
         """See `Method.analyse`: how many frames videos take, by class too, and how good each answer is."""
-        views = max(1, round(float(np.mean(rows["gmacs"] / self.costs[rows["exit"]]))))
-        frames = self.frames[rows["exit"]]
-        out = {"frames": float(frames.mean()), "full_gmacs": views * self.full_gmacs,
-               "gmacs_paper": views * float(frames.mean()) * self._paper_frame}
-        right = self.task.right(rows["answers"], rows) if "answers" in rows else None
-        if workdir:
-            right_N = self.task.right(self.task.answers(rows["scores"]), rows)
-            shares.write(workdir, split, self.task, rows, right_N, views * self.costs, self.model.route)
-        return out | shares.metrics(rows["exit"], views * self.costs, right, self.task.watched)
+        views, frames = self.costs_of_rows(rows)[0], float(self.frames[rows["exit"]].mean())
+        return {"frames": frames, "gmacs_paper": views * frames * self._paper_frame,
+                **super().analyse(rows, variables, workdir, split)}
 
     @functools.cached_property
     def _paper_frame(self) -> float:
@@ -163,30 +147,30 @@ class FrameExit(base.Method):
         backbone = self.model.backbone
         return cost.count(backbone, (1, *self.clip_shape[1:]), "mmcv").gmacs
 
-    # ------------------------------------------------------------------------------------ inference
-    def runners(self):
-        """Everything computed and the gates applied, or videos that really stop, by two policies."""
-        real = {policy: base.Runner(segments=self.segments, policy=policy, sizes=self.settings.executor_sizes)
-                for policy in executor.POLICIES}
-        return {"simulate": base.Runner(predict=self.predict), **real}
-
+    # ---------------------------------------------------------------------------------- see `stops.py`
     @property
-    def runner(self):
-        """`config.method.executor`."""
-        return self.settings.executor
+    def route(self):
+        """See `Stops.route`."""
+        return self.model.route
 
-    @functools.cached_property
-    def segments(self) -> base.Adaptive:
-        """The network in segments, with scores, thresholds and costs; made once, so compiled once."""
-        steps = [executor.Step(functools.partial(self._run_segment, k), s.first, s.frames)
-                 for k, s in enumerate(routes.plan_segments(self.model.route, self.model.group))]
-        return base.Adaptive(steps, executor.StateScore(stops), lambda variables: self.thresholds, self.costs,
-                             self.model.order, self._full, self.full_gmacs)
+    def steps(self):
+        """See `Stops.steps`."""
+        return stops.along_route(self.model, self._run_segment)
 
     def _run_segment(self, k, variables, state, frames):
         return run_segment(self.model, variables.network, k, state, self.sight(frames))
 
-    def _full(self, variables, clips):
+    def score(self, state, logits):
+        """See `Stops.score`: what its gate says, or of the first frame how sure the answer is."""
+        return jax.nn.sigmoid(-state["gate"].astype(jnp.float32)) if "gate" in state else sure(logits)
+
+    def thresholds_of(self, variables):
+        """See `Stops.thresholds_of`; those of the config."""
+        del variables
+        return self.thresholds
+
+    def full(self, variables, clips):
+        """See `Stops.full`."""
         return self.model.apply(variables.network, self.sight(clips), method="full")
 
 
@@ -198,8 +182,3 @@ def stop_scores(logits_BmK, gates_Bm):
 def sure(logits):
     """Confidence (B,) of an answer: its largest probability."""
     return stopping.scores(logits)[:, stopping.RULES.index("confidence")]
-
-
-def stops(state, logits):
-    """Score (B,) of stopping after a segment: what its gate says, or of the first how sure the answer is."""
-    return jax.nn.sigmoid(-state["gate"].astype(jnp.float32)) if "gate" in state else sure(logits)

@@ -16,11 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from effvid_jax.cost.counting import traced
-from effvid_jax.exits import record, routes, rules, stopping
+from effvid_jax.exits import record, routes, stopping
 from effvid_jax.exits.network import run_segment
 from effvid_jax.gating import decisions, gates, variants
 from effvid_jax.methods import base
-from effvid_jax.methods.early_exits import RECORD, Exits
+from effvid_jax.methods.early_exits import Exits
+from effvid_jax.methods.stops import RECORD
 
 
 class GatedExits(Exits):
@@ -33,12 +34,11 @@ class GatedExits(Exits):
         super().bind(method)
         self.plan = routes.plan_segments(self.model.route, self.model.group)
 
-    def init(self, variables, rng, clip_shape):
-        """See `Part.init`; the record has the costs of calibration videos, too."""
-        variables = super().init(variables, rng, clip_shape)
-        begun = variables.stats[RECORD]
-        begun = {**begun, "gmacs": jnp.zeros(begun["hits"].shape)}
-        return variables.replace(stats={**variables.stats, RECORD: begun})
+    def with_record(self, stats):
+        """See `Calibrated.with_record`; it has the costs of calibration videos, too."""
+        stats = super().with_record(stats)
+        begun = stats[RECORD]
+        return {**stats, RECORD: {**begun, "gmacs": jnp.zeros(begun["hits"].shape)}}
 
     @functools.cached_property
     def limits(self) -> tuple[np.ndarray, np.ndarray]:
@@ -57,31 +57,31 @@ class GatedExits(Exits):
 
     @property
     def least_costs(self):
-        """See `Exits.least_costs`."""
+        """See `Calibrated.least_costs`."""
         return self.limits[0]
 
     @property
     def span(self):
-        """See `Exits.span`."""
+        """See `Calibrated.span`."""
         return float(self.limits[0][0]), float(self.limits[1][-1])
 
     def costs_of(self, kept):
-        """See `Exits.costs_of`: (n, m), a row a calibration video."""
+        """See `Calibrated.costs_of`: (n, m), a row a calibration video."""
         return np.asarray(kept["gmacs"], np.float64)[:int(kept["count"])]
 
     def costs_of_rows(self, rows):
-        """See `Exits.costs_of_rows`; of videos that really stopped, those of the ones that left there."""
+        """See `Stops.costs_of_rows`; of videos that really stopped, those of the ones that left there."""
         if "exit_gmacs" in rows:
             return rows["clip_gmacs"].shape[1], rows["exit_gmacs"].mean(axis=0, dtype=np.float64)
         left = [rows["gmacs"][rows["exit"] == k] for k in range(self.m)]
         return 1, np.array([x.mean(dtype=np.float64) if len(x) else static
                             for x, static in zip(left, self.costs, strict=True)])
 
-    def _recorded(self, rows):
-        """See `Exits`; costs are of a view."""
+    def recorded(self, rows):
+        """See `Calibrated.recorded`; costs are of a view."""
         views = rows["clip_gmacs"].shape[1]
         gmacs = record.chosen(rows["exit_gmacs"] / views, self.settings.calibration_videos)
-        return {**super()._recorded(rows), "gmacs": gmacs}
+        return {**super().recorded(rows), "gmacs": gmacs}
 
     # ---------------------------------------------------------------------------------------- inference
     def predict(self, variables, batch):
@@ -96,8 +96,8 @@ class GatedExits(Exits):
                                 method.views_per_pass)
         found = {name: x.reshape(b, v, *x.shape[1:]) for name, x in found.items()}
         logits = self.task.mean_of_views(found.pop("logits").astype(jnp.float32))
-        scores = rules.all_scores(logits, found.pop("sure").mean(axis=1) if "sure" in found else None)
-        taken = stopping.exits_taken(scores[..., self.rule], variables.stats[RECORD]["thresholds"])
+        scores = self.scores(logits, found.pop("sure").mean(axis=1) if "sure" in found else None)
+        taken = stopping.exits_taken(scores[..., self.rule], self.thresholds_of(variables))
         gmacs, plain = found.pop("gmacs"), found.pop("plain")
 
         def where_it_stops(x_BVm):
@@ -143,7 +143,6 @@ class GatedExits(Exits):
         every = _decisions(found)
         plain, overhead = (jnp.zeros(logits.shape[:1]) + x for x in decisions.clip_gmacs(every, static))
         spent = state["gmacs"] if k else 0.0
-        after = rules.remember(self.settings.rule, state, after, logits)
         return ({**after, "gmacs": spent + plain + overhead}, logits, plain,
                 [pair for one in found for pair in gates.collect(one).items()])
 
@@ -163,14 +162,15 @@ class GatedExits(Exits):
 
     @functools.cached_property
     def segments(self):
-        """See `Exits.segments`: of the compact form, which computes what gates ask for, and no more."""
+        """See `Stops.segments`: of the compact form, which computes what gates ask for, and no more."""
         compact = self.method.in_form("compact")
-        return self._segments() if compact is self.method else compact.exits.segments
+        return self.in_segments() if compact is self.method else compact.exits.segments
 
-    def _full(self, variables, clips):
+    def full(self, variables, clips):
+        """See `Stops.full`."""
         def look(clips):
             with self.method.tracing(self.method.shares(variables.stats)):
-                return super(GatedExits, self)._full(variables, clips)
+                return super(GatedExits, self).full(variables, clips)
 
         if self._one_by_one and clips.shape[0] != 1:
             return jax.lax.map(lambda clip: look(clip[None])[0], clips)

@@ -128,7 +128,7 @@ class UniAdaFocus(looking.Looking):
                 "crops": jnp.concatenate([corners, sides], axis=-1)}
 
     def steps(self):
-        """See `Exiting.steps`: the glance; then the other candidates, from which all crops are cut."""
+        """See `Stops.steps`: the glance; then the other candidates, from which all crops are cut."""
         found, read = [], 0
         for before, place in zip((0, *self.places), self.places):
             to = self.clip_shape[0] if place else self.settings.glanced
@@ -158,5 +158,5 @@ class UniAdaFocus(looking.Looking):
         return {"glance": state["glance"], "seen": z, **left}, logits
 
     def full(self, variables, clips):
-        """See `Exiting.full`."""
+        """See `Stops.full`."""
         return self._step(0, self.settings.focused, variables, {}, clips[:, jnp.array(self.order)])[1]

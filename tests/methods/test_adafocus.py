@@ -1,6 +1,7 @@
 """AdaFocus V2 and Uni-AdaFocus: stopping is the same however it is done, costs are those of the papers."""
 
 import collections
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 
 from configs import adafocus_v2_actnet, adafocus_v2_minik, uni_adafocus_actnet, uni_adafocus_minik
 from effvid_jax.errors import UserError
-from effvid_jax.exits import executor
+from effvid_jax.exits import executor, record, rules, stopping
 from effvid_jax.methods import exiting, make_method
 from effvid_jax.methods.base import Variables
 from effvid_jax.start import bounds
@@ -94,6 +95,9 @@ def test_a_video_that_stops_says_what_the_simulation_says(trained):
     np.testing.assert_allclose(segments.gmacs[taken], simulated.gmacs, rtol=1e-6)
     for a in answers:  # frames after an exit are never loaded
         assert len(read[a.id]) == segments.steps[a.checkpoint].stop
+    run.deadline = 0.0  # the first answer there is; of videos that go on, cut
+    hurried = list(run.run(variables, thresholds, [executor.Rows(range(VIDEOS), load=load)]))
+    assert [(a.checkpoint, a.cut) for a in hurried] == [(0, k > 0) for k in taken]
     full = jax.jit(segments.full)(variables, clips)
     last = predict(with_thresholds(variables, [1e8] * len(thresholds)), {"video": clips[:, None]})
     np.testing.assert_allclose(full, last.logits, rtol=2e-4, atol=2e-5)
@@ -156,6 +160,12 @@ def test_published_costs():
     ("adafocus_v2", {"method.exits": (1, 3), "method.thresholds": (0.5,)}, "1 entries; .* 2 places"),
     ("adafocus_v2", {"method.search": "risk"}, "rule='logit' has no bounds"),
     ("adafocus_v2", {"method.early_exit": False, "method.executor": "pool"}, "early_exit is False"),
+    ("adafocus_v2", {"method.early_exit": False, "method.deadline_ms": 40.0},
+     "config.method.deadline_ms=40.0 lets videos stop, but config.method.early_exit is False"),
+    ("adafocus_v2", {"method.rule": "learned"}, "rule='learned' reads heads that the networks of method "
+     "'adafocus_v2' do not have: expected one of .'logit', 'confidence', 'margin', 'entropy', 'patience'."),
+    ("adafocus_v2", {"method.patience": 2}, "config.method.patience=2 is for config.method.rule='patience'"),
+    ("uni_adafocus", {"method.patience": 4, "method.rule": "patience"}, "patience=4: no video .* 4 check"),
     ("uni_adafocus", {"method.glanced": 4}, "config.method.glanced=4: expected a half"),
     ("uni_adafocus", {"method.focused": 7}, "config.method.focused=7 is more than"),
     ("uni_adafocus", {"method.least_side": 20}, "patch=16 is less than config.method.least_side=20"),
@@ -172,6 +182,87 @@ def test_what_does_not_fit_is_refused(name, fields, words):
     with pytest.raises(UserError, match=words):
         bounds.check_values(config)
         make_method(config, make_task(config, CLASSES))
+
+
+@pytest.fixture(scope="module")
+def calibration():
+    """(method that searches by a rule, rows of calibration videos), on the three places of AdaFocus V2."""
+    method = make_method(config := small("adafocus_v2", calibration_videos=20), make_task(config, CLASSES))
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(30, 3, 5)).astype(np.float32) * [[[1], [2], [3]]]
+    rows = {"stop_scores": np.asarray(method.scores(jnp.asarray(logits))), "label": rng.integers(0, 5, 30),
+            "answers": np.asarray(method.task.answers(jnp.asarray(logits)))}
+
+    def by(rule, **fields):
+        method.settings = dataclasses.replace(method.settings, rule=rule, **fields)
+        method.rule = rules.WITH_LOGIT.index(rule)
+        return method
+
+    return by, rows
+
+
+def test_what_calibration_videos_score_is_kept_by_every_rule(calibration):
+    by, rows = calibration
+    method = by("logit", budget=0.7, search="accuracy")
+    kept = method.calibrate(Variables({}, method.with_record({})), rows).stats[exiting.RECORD]
+    assert {name: x.shape for name, x in kept.items()} == {
+        "thresholds": (3,), "count": (), "scores": (20, 3, 4), "more_scores": (20, 3, 2), "hits": (20, 3)}
+    # A checkpoint of before knew four rules in this order, and not the others.
+    older = {name: x for name, x in kept.items() if name != "more_scores"}
+    chosen = np.linspace(0, 29, 20).round().astype(int)
+    hits = np.asarray(rows["answers"] == rows["label"][:, None])[chosen]
+    for column, rule in enumerate(("logit", "confidence", "margin", "entropy", "patience")):
+        scores = rows["stop_scores"][chosen][..., column]
+        wanted = stopping.thresholds_for_budget(scores, hits, method.costs, method._budget)
+        for some in (kept, older)[:1 + (rule != "patience")]:
+            found = by(rule).calibrate(Variables({}, {exiting.RECORD: some}), None)
+            np.testing.assert_array_equal(found.stats[exiting.RECORD]["thresholds"], wanted, err_msg=rule)
+    with pytest.raises(UserError, match="rule='patience': the 20 calibration .* use one of .'logit', 'conf"):
+        method.calibrate(Variables({}, {exiting.RECORD: older}), None)
+    low = {**kept, "scores": jnp.full_like(kept["scores"], rules.UNKNOWN)}
+    assert record.known(low, "logit", rules.WITH_LOGIT) is not None, "a logit may have any value"
+    other = {**kept, "thresholds": np.zeros(4, np.float32)}
+    with pytest.raises(UserError, match="4 thresholds.*3 checkpoints.*another network"):
+        method.calibrate(Variables({}, {exiting.RECORD: other}), None)
+
+
+def test_where_nothing_was_calibrated(calibration, capsys):
+    by, _ = calibration
+    method = by("confidence", search="risk")
+    variables = method.calibrate(Variables({}, method.with_record({})), None)
+    assert "no calibration videos" in "".join(capsys.readouterr())
+    assert (variables.stats[exiting.RECORD]["thresholds"] == stopping.NEVER).tolist() == [True, True, False]
+    with pytest.raises(UserError, match="trained without it.*give config.method.thresholds or .patience"):
+        method.calibrate(Variables({}, {}), None)
+    found = by("patience", patience=2).calibrate(Variables({}, {}), None)  # by hand, and no record asked
+    np.testing.assert_array_equal(found.stats[exiting.RECORD]["thresholds"], [0.5, 0.5, -stopping.NEVER])
+    by("patience", patience=0, search="accuracy")
+
+
+def test_patience_and_a_deadline(trained):
+    """The network's own steps take what the rule remembers; toy ones stop as all at once."""
+    before, _, _ = trained
+    config = before.config.copy_and_resolve_references()
+    config.method.update(dict(rule="patience", patience=before.m - 1, thresholds=(), deadline_ms=40.0))
+    method = make_method(config, before.task)
+    np.testing.assert_array_equal(method.costs, before.costs)  # traced with all that their states hold
+    runners = method.runners()
+    assert [runners[policy].deadline for policy in executor.POLICIES] == [0.04, 0.04]
+    assert method.runner == "pool" and before.runner == "simulate", "what is simulated knows no deadline"
+    logits = np.random.default_rng(0).normal(size=(40, method.m, 3)).astype(np.float32)
+    method.steps = lambda: [
+        executor.Step(lambda variables, state, frames: ({"left": frames}, frames[:, 0]), k, k + 1)
+        for k in range(method.m)]
+    del method.all_steps, method.segments
+    thresholds = stopping.by_hand(method.settings, method.m)
+    run = executor.Executor(method.segments.steps, method.segments.score, 40, (40,), "compact")
+    answers = list(run.run({}, thresholds, [executor.Rows(range(40), logits)]))
+    taken = stopping.exits_taken(method.scores(jnp.asarray(logits))[..., method.rule], np.array(thresholds))
+    assert [a.checkpoint for a in answers] == taken.tolist() and len(set(taken.tolist())) == method.m - 1
+    rows = {"exit": np.asarray(taken), "gmacs": method.costs[taken], "seconds": np.linspace(0, 0.05, 40),
+            "cut": np.arange(40) < 10}
+    found = method.analyse(rows, Variables({}, method.with_record({})), "", "val")
+    assert found["deadline_ms"] == 40 and found["cut_share"] == 0.25 and found["late_share"] == 0.2
 
 
 def test_without_early_exit_nothing_is_kept_for_it():

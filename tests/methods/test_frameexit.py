@@ -85,6 +85,21 @@ def test_videos_that_really_stop_answer_as_predicted(small):
     assert sorted(loaded) == [(i, f) for i in range(24) for f in range(taken[i] + 1)]
 
 
+def test_a_deadline(small):
+    """The pool answers in time instead of a simulation, and what that was like is told."""
+    method, *_, prediction = small
+    settings, taken = method.settings, np.asarray(prediction.extra["exit"])
+    method.settings = dataclasses.replace(settings, deadline_ms=20.0)
+    rows = {"exit": taken, "gmacs": method.costs[taken], "seconds": np.full(24, 0.03), "cut": taken < 2}
+    runner, deadline = method.runner, method.runners()["pool"].deadline
+    found = method.analyse(rows, None, "", "val")
+    method.settings = settings
+    assert (runner, deadline, method.runner) == ("pool", 0.02, "simulate")
+    assert found["late_share"] == 1 and found["cut_share"] == np.mean(taken < 2)
+    assert found["frames"] == pytest.approx(1 + taken.mean())
+    assert found["full_gmacs"] == method.full_gmacs
+
+
 def test_gates_learn_whether_an_answer_is_good_enough(small):
     """Larger beta: fewer targets to go on; gates take nothing from the classifiers' gradient."""
     method, variables, clips, *_ = small
