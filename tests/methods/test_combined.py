@@ -114,9 +114,9 @@ def test_mistakes_are_named(changes, message):
 
 def test_configs_of_every_pair():
     for module in (combined_minik, combined_sthv2, combined_k400, combined_folder):
-        for parts in ("reskd", "exits+gates", "reskd+gates", "reskd+exits", ""):
-            config = module.get_config(f"parts={parts}")
-            assert "+".join(config.method.parts) == parts and bool(config.model.exits) == ("exits" in parts)
+        for on in ("reskd", "exits+gates", "reskd+gates", "reskd+exits", ""):
+            config = module.get_config(f"parts={on}")
+            assert "+".join(config.method.parts) == on and bool(config.model.exits) == ("exits" in on)
             combined.Combined.Settings.read(config.method).check(config)
             assert ("teacher" in config.run) <= ("reskd" in parts)
         assert not module.get_config("order=together").method.gates_from
