@@ -64,7 +64,7 @@ def _combine(config, args, parts) -> None:
     method = dataclasses.asdict(Combined.Settings(parts=parts, **GATES))
     of_reskd = {name: value for name, value in config.method.items() if name != "name"}
     config.method = Combined.Settings(**(method | of_reskd | order)).to_config()
-    config.init.skip = "|".join(filter(None, [config.init.skip, _NEW]))
+    config.init.skip = "|".join(filter(None, [config.init.skip, _NEW, "exits" in parts and "(^|/)fc/"]))
     if "gates" in parts:
         config.optim.groups = "late_gates" if order.get("gates_from") else "gates"
     if "exits" in parts:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 
 import flax
@@ -118,12 +119,26 @@ def test_configs_of_every_pair():
             config = module.get_config(f"parts={on}")
             assert "+".join(config.method.parts) == on and bool(config.model.exits) == ("exits" in on)
             combined.Combined.Settings.read(config.method).check(config)
-            assert ("teacher" in config.run) <= ("reskd" in parts)
+            assert ("teacher" in config.run) <= ("reskd" in on)
         assert not module.get_config("order=together").method.gates_from
     with pytest.raises(UserError, match="parts='reskd.boxes': 'boxes' is unknown"):
         combined_minik.get_config("parts=reskd+boxes")
     with pytest.raises(UserError, match="teacher=.resnet18. has no meaning"):
         combined_minik.get_config("parts=gates,teacher=resnet18")
+
+
+@pytest.mark.parametrize("on", [("exits",), ("gates",), ("exits", "gates")])
+def test_a_plain_network_is_a_start(on):
+    """All that it has is used, or left out by `init.skip`; so is all that it does not have."""
+    config = tiny(*on)
+    model = combined.Combined(config, make_task(config, NAMES)).model
+    ours, theirs = (flax.traverse_util.flatten_dict(tree, sep="/") for tree in (
+        jax.eval_shape(lambda: building.init_backbone(model, jax.random.key(0), CLIP)[0]),
+        teacher(config)[1]["params"]))
+    prefix = "backbone/" if "exits" in on else ""
+    ours, theirs = ({name for name in names if not re.search(config.init.skip, name)}
+                    for names in (ours, {f"{prefix}{name}" for name in theirs}))
+    assert ours == theirs and len(ours) > 10
 
 
 # -------------------------------------------------------------------------------------------- schedule
