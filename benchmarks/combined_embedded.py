@@ -44,8 +44,6 @@ SETS = [parts for n in range(len(PARTS) + 1) for parts in itertools.combinations
 ORDERS = {"student_first": "student, then exits, then gates", "exits_first": "exits at once, then gates",
           "together": "all at once"}
 STEPS = "--config.train.num_steps=1000"
-OF_PARTS = {"gates": ("--config.method.target=0.7",)}  # flags
-BUDGET = {False: 0.5, True: 0.35}  # of full inference, with gates
 BATCH, CLIPS = 32, 128  # of a measurement
 
 
@@ -69,11 +67,9 @@ def train(args, extra) -> None:
                        ["--config.run=baseline", STEPS, *extra])
         for parts, order in wanted:
             config = f"{CONFIG},parts={'+'.join(parts)},order={order}"
-            flags = ["--config.run=", STEPS, *(flag for part in parts for flag in OF_PARTS.get(part, ()))]
+            flags = ["--config.run=", STEPS]
             if "reskd" in parts:
                 flags.append(f"--config.method.teacher={args.workdir}/seed{seed}/teacher/teacher")
-            if "exits" in parts:
-                flags.append(f"--config.method.budget={BUDGET['gates' in parts]}")
             embedded.train(args.workdir, seed, folder(parts, order), config, [*flags, *extra])
 
 

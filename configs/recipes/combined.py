@@ -17,12 +17,17 @@ ARGUMENTS = dict(tiny=False, demo=False, parts="+".join(PARTS), resolution=112, 
                  order="student_first", distill="both")
 # When parts come in, in shares of the run.
 ORDERS = {
-    "student_first": dict(exits_from=0.3, exits_ramp=0.1, gates_from=0.5, gates_ramp=0.1),
-    "exits_first": dict(gates_from=0.5, gates_ramp=0.1),  # exits from the first step on
+    "student_first": dict(exits_from=0.3, exits_ramp=0.1, gates_from=0.4, gates_ramp=0.1),
+    "exits_first": dict(gates_from=0.4, gates_ramp=0.1),  # exits from the first step on
     "together": {},
 }
-# Gates that disturb the network as little as they can when they come in, as in `va_red2.from_static`.
-GATES = dict(efficiency_weight=1.5, beta_reduced=0.5, cheap_scale=0.0)
+# Gates that disturb the network as little as they can when they come in, as in `va_red2.from_static`. They have
+# half of a run to close, so they are told how far, and pushed until they do.
+GATES = dict(efficiency_weight=5.0, target=0.7, beta_reduced=0.5, cheap_scale=0.0)
+# Beside gates: at its full weight the teacher holds gates open with ten times what the answers and the cost
+# together pull with, and nothing closes.
+TEACHER_BESIDE_GATES = 0.1
+BUDGET = {False: 0.5, True: 0.35}  # of full inference with all gates open: without gates, and with them
 
 
 def recipe(dataset_name: str, supervised, args, num_epochs: int, **more):
@@ -51,6 +56,8 @@ def recipe(dataset_name: str, supervised, args, num_epochs: int, **more):
 
     config = reskd.reskd(dataset_name, supervised, args, num_epochs, last=last, **more)
     config.name = config.name.replace("reskd", "combined", 1)
+    if args.demo:  # the plain network is trained as long as the student
+        del config.stages.baseline.train["num_steps"]
     if "reskd" not in parts:
         others = [stage for stage in config.run.split(",") if stage and stage != "teacher"]
         config.run = ",".join(others) if others != ["student"] else ""
@@ -66,15 +73,19 @@ def _combine(config, args, parts) -> None:
     config.method = Combined.Settings(**(method | of_reskd | order)).to_config()
     config.init.skip = "|".join(filter(None, [config.init.skip, _NEW, "exits" in parts and "(^|/)fc/"]))
     if "gates" in parts:
+        if "reskd" in parts:
+            config.method.weight *= TEACHER_BESIDE_GATES
         config.optim.groups = "late_gates" if order.get("gates_from") else "gates"
     if "exits" in parts:
         config.model.exits = dynamic_inference.exits(config.data.num_frames, args.scheme, "online")
         config.data.calib_share = 0.05
+        config.method.budget = BUDGET["gates" in parts]
         if small:
             dynamic_inference.small_exits(config)
             config.data.calib_share = 0.15
             config.method.calibration_videos = 500
     if args.demo:
+        config.train.num_steps = 1000  # after 500 exits and gates that come in late have learned little
         config.note = (
             f"demo: {' + '.join(parts) or 'the plain network'} on the embedded benchmark (16 classes of "
             f"synthetic clips): {embedded.small(224)} pixels stand for 224, {embedded.small(112)} for 112, "
