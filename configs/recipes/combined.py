@@ -21,8 +21,8 @@ ORDERS = {
     "exits_first": dict(gates_from=0.4, gates_ramp=0.1),  # exits from the first step on
     "together": {},
 }
-# Gates that disturb the network as little as they can when they come in, as in `va_red2.from_static`. They have
-# half of a run to close, so they are told how far, and pushed until they do.
+# Gates that disturb the network as little as they can when they come in, as in `va_red2.from_static`. They
+# have half of a run to close, so they are told how far, and pushed until they do.
 GATES = dict(efficiency_weight=5.0, target=0.7, beta_reduced=0.5, cheap_scale=0.0)
 # Beside gates: at its full weight the teacher holds gates open with ten times what the answers and the cost
 # together pull with, and nothing closes.
@@ -57,7 +57,10 @@ def recipe(dataset_name: str, supervised, args, num_epochs: int, **more):
     config = reskd.reskd(dataset_name, supervised, args, num_epochs, last=last, **more)
     config.name = config.name.replace("reskd", "combined", 1)
     if args.demo:  # the plain network is trained as long as the student
-        del config.stages.baseline.train["num_steps"]
+        steps = config.stages.baseline.train
+        del steps["num_steps"]
+        if not steps:
+            del config.stages.baseline["train"]
     if "reskd" not in parts:
         others = [stage for stage in config.run.split(",") if stage and stage != "teacher"]
         config.run = ",".join(others) if others != ["student"] else ""
