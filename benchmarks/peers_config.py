@@ -48,7 +48,7 @@ SYSTEMS = {
     "plain": System("plain network, all frames", "supervised_minik"),
     "reskd": System("ResKD (32 px)", "reskd_minik", {"teacher": 0.5, "student": 0.5}),
     "dynamic_inference": System("Dynamic Inference", "dynamic_k400:shift=none"),
-    "va_red2": System("VA-RED2", "va_red2_minik", {"static": 0.8, "dynamic": 0.2}),
+    "va_red2": System("VA-RED2", "va_red2_minik:backbone=resnet50", {"static": 0.8, "dynamic": 0.2}),
     "combined": System("ResKD + exits + gates (32 px)", "combined_minik", {"teacher": 0.5, "student": 0.5}),
     "frameexit": System("FrameExit", "frameexit_minik"),
     "ocsampler": System("OCSampler, 4 of 16", "ocsampler_minik", {"classifier": 0.6, "student": 0.4},
