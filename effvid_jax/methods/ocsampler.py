@@ -286,9 +286,7 @@ class OCSampler(base.Method):
 
     @functools.cached_property
     def gmacs(self) -> dict[str, float]:
-        """GMACs of a view: 'sampler', 'classifier', and of both as the paper counts, 'paper': the
-        classifier's backbone by mmcv's rules, without its last layer.
-        """
+        """GMACs of a view: 'sampler', 'classifier'; 'paper': of both, backbones alone by mmcv's rules."""
         side = self.resolution or self.config.data.test_crop_size
         shape = (self.config.data.num_frames, side, side, 3)
         layers = cost.count(self.model, shape).layers
