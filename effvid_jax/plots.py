@@ -34,19 +34,28 @@ def accuracy_against_cost(points: Mapping[str, tuple[float, float]], label: str)
                      label=f"{_name(name)} {accuracy:.1f}", zorder=3)
     costs = [gmacs for gmacs, _ in points.values()]
     if max(costs) > 3 * min(costs):
-        from matplotlib.ticker import LogLocator, NullFormatter
-
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        in_ratios(axes)
     axes.margins(x=0.25, y=0.25)
-    if label.endswith("(%)"):
-        axes.set_ylim(top=min(axes.get_ylim()[1], 101))  # a mark at 100 is whole, and nothing lies above
+    _end_at_all(axes, label)
     axes.set_xlabel("GMACs per video")
     axes.set_ylabel(label)
     axes.legend(frameon=False, ncols=min(3, len(points)), loc="lower left", bbox_to_anchor=(0, 1.0))
     return _png(figure)
+
+
+def in_ratios(axes) -> None:
+    """A logarithmic axis of costs with labels at 1, 2, 5, 10, ... as numbers."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _end_at_all(axes, label: str) -> None:
+    if label.endswith("(%)"):
+        axes.set_ylim(top=min(axes.get_ylim()[1], 101))  # a mark at 100 is whole, and nothing lies above
 
 
 def two_prices(points: Mapping[str, tuple[float, float, float]], prices: tuple[str, str], label: str):
@@ -67,9 +76,10 @@ def two_prices(points: Mapping[str, tuple[float, float, float]], prices: tuple[s
         for i, (name, values) in enumerate(points.items()):
             axes.scatter(values[k], values[2], s=70, color=_colour(i), zorder=3,
                          marker=MARKERS[i // len(COLOURS) % len(MARKERS)], label=_name(name))
-        axes.set_xscale("log")
+        in_ratios(axes)
         axes.set_xlabel(price)
         axes.margins(x=0.15, y=0.15)
+    _end_at_all(panels[0], label)
     panels[0].set_ylabel(label)
     figure.legend(*panels[0].get_legend_handles_labels(), frameon=False, ncols=4, loc="outside upper center")
     return figure

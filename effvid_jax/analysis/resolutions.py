@@ -37,7 +37,7 @@ import numpy as np
 import tabulate
 
 import data_pipelines
-from effvid_jax import checkpoint, console, cost, evaluate, sharding, writers
+from effvid_jax import checkpoint, console, cost, evaluate, plots, sharding, writers
 from effvid_jax.analysis import drawing, opening, variants
 from effvid_jax.errors import UserError
 from effvid_jax.methods import Variables, building, make_method
@@ -218,7 +218,6 @@ def draw(rows: list[dict], task):
 def _draw_costs(axes, same: list[dict], sides: dict, task) -> None:
     """Accuracy over cost of networks that are tested as trained."""
     from matplotlib.patheffects import withStroke
-    from matplotlib.ticker import LogLocator, NullFormatter
 
     drawing.frame(axes)
     plain = sorted((row for row in same if "to" not in row["train"]), key=lambda row: row["gmacs"])
@@ -236,10 +235,7 @@ def _draw_costs(axes, same: list[dict], sides: dict, task) -> None:
         axes.annotate(f"{label}{rate}", (row["gmacs"], task.scale * row[task.headline]), (-5, 3),
                       textcoords="offset points", ha="right", fontsize=8, zorder=3,  # where no line passes
                       path_effects=[withStroke(linewidth=2, foreground="white")])
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    plots.in_ratios(axes)
     axes.margins(x=0.1, y=0.2)
     least, most = axes.get_xlim()
     axes.set_xlim(least * (least / most) ** 0.35, most)  # room for the labels at the left

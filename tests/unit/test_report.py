@@ -141,7 +141,19 @@ def test_no_name_breaks_a_picture(name):
         plots.curves({name: rows}, "top1", "top-1 (%)", 100.0, "loss")
         plots.per_class([name, "b"], {name: np.array([0.5, 1.0])})
         plots.heat_map(np.eye(2), [name, "b"], ["b", name], "share")
+        plots.two_prices({name: (1.0, 2.0, 50.0), "b": (9.0, 3.0, 60.0)}, ("cost", "time"), "top-1 (%)")
         plots.forms(plots.exit_curve({name: []}, {name: []}, "top-1 (%)"))
+
+
+def test_costs_are_numbers_on_both_axes_and_accuracy_ends_at_all():
+    points = {f"network {i}": (3.0 + 9 * i, 0.6 + 0.4 * i, 99.0 - 10 * i) for i in range(5)}
+    figure = plots.two_prices(points, ("GMACs", "ms"), "top-1 (%)")
+    plots.forms(figure)
+    for axes in figure.axes:
+        labels = [tick.get_text() for tick in axes.get_xticklabels(minor=True) + axes.get_xticklabels()]
+        print(labels)
+        assert {"1", "10"} & set(labels) and not any("times" in label for label in labels)
+    assert figure.axes[0].get_ylim()[1] <= 101
 
 
 def test_names_are_drawn_as_they_are():
