@@ -7,8 +7,8 @@ Per seed: a teacher at 64 pixels, the plain student at 32 (shrunk from 64 as the
 student of that teacher a loss: class scores at every position, or maps through a learned projection, since
 widths differ. All are the small members of their families, on the benchmark's coarser clips (those of the
 VA-RED2 demo): patches of four pixels hardly see the finer ones move, and a UniFormer stayed at the textures
-for 1,500 steps on two seeds of three. A stage that is finished is not trained again, so the command can be
-stopped and repeated. Rows go to `docs/results.csv`.
+for 1,500 steps on both seeds that were tried. A stage that is finished is not trained again, so the
+command can be stopped and repeated. Rows go to `docs/results.csv`.
 """
 
 from __future__ import annotations
