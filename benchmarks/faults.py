@@ -289,7 +289,8 @@ def disturb(plan: Plan, workdir: str, logs: str, args, limit: float = 180.0, mar
             command.kill()
             finished = command.codes() == [0] * plan.processes
             wrong = [f"{_last(command.said(i))} (exit code {code})" for i, code in enumerate(command.codes())
-                     if "Traceback" in command.said(i) and (not fault or plan.processes == 1)]
+                     if "Traceback" in _of_ours(command.said(i), code)
+                     and (not fault or plan.processes == 1)]
             row["tracebacks"] += [f"{fault.told() if sent else 'undisturbed'}: {text}" for text in wrong]
             if not sent and not finished:
                 row["lost"].append(f"the command failed by itself: {_last(said)}")
@@ -434,6 +435,18 @@ def _files(workdir: str) -> set[str]:
     steps = recovery.steps_in(folder)
     others = {f"checkpoints/{name}" for name in os.listdir(folder) if name not in map(str, steps)}
     return {*os.listdir(workdir), *others, f"{len(steps)} checkpoints, the last of step {steps[-1]}"}
+
+
+# What Python says in a process that was being started when SIGKILL took the one that started it: its state
+# ends in the middle. Nothing of this project runs in it yet, or could say anything better.
+_ORPHAN = re.compile(
+    r"Traceback \(most recent call last\):\n(?:  .*\n)*?  File \".*multiprocessing.spawn\.py\".*\n"
+    r"    \w+ = reduction\.pickle\.load\(from_parent\)\n(?:    [ ^~]*\n)?EOFError: Ran out of input\n")
+
+
+def _of_ours(said: str, code: int | None) -> str:
+    """What a process said, without the last words of workers that it was starting when it was killed."""
+    return _ORPHAN.sub("", said) if code == -signal.SIGKILL else said
 
 
 def _last(said: str) -> str:

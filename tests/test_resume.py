@@ -94,6 +94,26 @@ def assert_equal(a, b, exactly=True):
             np.testing.assert_allclose(a[name], b[name], atol=2e-4, err_msg=name)
 
 
+ORPHAN = '''Traceback (most recent call last):
+  File "<string>", line 1, in <module>
+  File "/lib/python3.11/multiprocessing/spawn.py", line 122, in spawn_main
+    exitcode = _main(fd, parent_sentinel)
+               ^^^^^^^^^^^^^^^^^^^^^^^^^^
+  File "/lib/python3.11/multiprocessing/spawn.py", line 130, in _main
+    preparation_data = reduction.pickle.load(from_parent)
+                       ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+EOFError: Ran out of input
+'''
+
+
+def test_what_a_worker_says_whose_parent_was_killed_at_its_start_is_not_ours():
+    killed, other = -signal.SIGKILL, ORPHAN.replace("reduction.pickle.load(from_parent)", "read(file)")
+    assert faults._of_ours(f"steps\n{ORPHAN}more", killed) == "steps\nmore"
+    assert faults._of_ours(ORPHAN, 1) == ORPHAN, "in a command that ended by itself it counts"
+    assert faults._of_ours(other, killed) == other
+    assert faults._of_ours(other + ORPHAN, killed) == other, "and so does what stands beside it"
+
+
 def test_a_short_fault_campaign(whole_run, tmp_path, benchmark_root):
     """Faults in a run with worker processes; the undisturbed one has none. The long form is a benchmark."""
     r = random.Random(time.time())
