@@ -13,13 +13,17 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import sys
+import threading
+from typing import NoReturn
 
 import jax
 
-from effvid_jax.errors import UserError
+from effvid_jax.errors import Interrupted, UserError
 
 _VARIABLES = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
 _OPEN_MPI = {"num_processes": "OMPI_COMM_WORLD_SIZE", "process_id": "OMPI_COMM_WORLD_RANK"}
+_LONGER = 60  # seconds that jax goes on waiting after us
 _ADVICE = ("Start them with srun, mpirun or on a TPU pod, or set JAX_COORDINATOR_ADDRESS=HOST:PORT of the "
            "first process, JAX_NUM_PROCESSES and JAX_PROCESS_ID for each of them (docs/accelerators.md)")
 
@@ -27,32 +31,55 @@ _ADVICE = ("Start them with srun, mpirun or on a TPU pod, or set JAX_COORDINATOR
 def join(seconds: int = 300) -> None:
     """Connects this process with the others of its run; returns when all are there.
 
+    jax waits in C++, where nothing interrupts it, and having waited long enough it ends the process with a
+    stack trace. So it waits in a thread, longer than we do, and who gives up ends this process: of a run
+    that has not begun there is nothing to save, and jax's own way out waits for the others again.
+
     Args:
-        seconds: to wait for them.
+        seconds: to wait for them; then, or at Ctrl-C, this process ends.
 
     Raises:
-        UserError: nobody says who they are, or it cannot be; they did not come; the address is taken.
+        UserError: nobody says who they are, or it cannot be; the address is taken.
     """
     found = described(os.environ)
     with contextlib.suppress(AttributeError):  # its handler would take SIGTERM away from ours
         jax.config.update("jax_enable_preemption_service", False)
     where = found.get("coordinator_address") or "the address that the cluster gives"
+    ended = []
+
+    def initialize():
+        try:
+            jax.distributed.initialize(**found, initialization_timeout=seconds + _LONGER)
+            ended.append(None)
+        except Exception as error:
+            ended.append(error)
+
+    waiting = threading.Thread(target=initialize, daemon=True)
+    waiting.start()
     try:
-        jax.distributed.initialize(**found, initialization_timeout=seconds)
-    except (ValueError, TypeError, KeyError) as error:  # of what is missing, or what a cluster says
-        raise UserError(f"--multihost: it is not known who the processes of this run are ({_line(error)}). "
-                        f"{_ADVICE}; without --multihost this process runs alone.") from error
-    except (RuntimeError, OSError) as error:
-        text = str(error)
-        if "DEADLINE_EXCEEDED" in text or "UNAVAILABLE" in text:
-            who = found.get("num_processes", "the other")
-            problem = (f"not all of {who} processes were at {where} within {seconds} s: does each of them "
-                       f"run, with a number of its own, and can it reach this address?")
-        elif re.search("[Aa]ddress already in use|Failed to add port|UNKNOWN: ", text):
-            problem = f"{where} cannot be used on this machine ({_line(error)}): choose another port."
-        else:
-            problem = f"the processes of this run cannot be joined ({_line(error)}). {_ADVICE}."
-        raise UserError(f"--multihost: {problem}") from error
+        waiting.join(seconds)
+    except (KeyboardInterrupt, Interrupted):
+        _leave(130, "interrupted: the other processes of this run were not all there.")
+    if not ended:
+        who = found.get("num_processes", "the")
+        _leave(1, f"error: --multihost: not all of {who} processes were at {where} within {seconds} s: does "
+                  f"each of them run, with a number of its own, and can it reach this address?")
+    if isinstance(ended[0], (ValueError, TypeError, KeyError)):  # of what is missing, or what a cluster says
+        raise UserError(
+            f"--multihost: it is not known who the processes of this run are ({_line(ended[0])}). {_ADVICE}; "
+            f"without --multihost this process runs alone.") from ended[0]
+    if isinstance(ended[0], (RuntimeError, OSError)):
+        problem = f"the processes of this run cannot be joined ({_line(ended[0])}). {_ADVICE}."
+        if re.search("[Aa]ddress already in use|Failed to add port|UNKNOWN: ", str(ended[0])):
+            problem = f"{where} cannot be used on this machine ({_line(ended[0])}): choose another port."
+        raise UserError(f"--multihost: {problem}") from ended[0]
+    if ended[0] is not None:
+        raise ended[0]
+
+
+def _leave(code: int, message: str) -> NoReturn:
+    print(f"\n{message}", file=sys.stderr, flush=True)
+    os._exit(code)
 
 
 def described(environ) -> dict:
