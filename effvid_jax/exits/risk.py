@@ -27,7 +27,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from effvid_jax import console
 from effvid_jax.exits import stopping
@@ -266,18 +266,28 @@ def _p_of_extra_error(lost: int, won: int, n: int, epsilon: float, delta: float,
 
 
 def _p_losses(lost: float, n: int, epsilon: float) -> float:
-    return float(stats.binom.cdf(round(lost), n, epsilon))
+    return float(_binomial(round(lost), n, epsilon))
 
 
 def _p_net(lost: float, won: float, n: int, epsilon: float, side: float) -> float:
     lost, won = min(round(lost), n), min(round(won), n)
-    most = min(stats.beta.ppf(1 - side, won + 1, n - won) if won < n else 1.0, (1 - epsilon) / 2)
+    most = min(special.betaincinv(won + 1, n - won, 1 - side) if won < n else 1.0, (1 - epsilon) / 2)
     worst = 0.0
     for p_won in np.linspace(0, most, 8):  # smooth in between, and mostly largest at the end
-        wins = np.arange(int(stats.binom.ppf(1 - 1e-9, n, p_won)) + 2)
-        losses = stats.binom.cdf(lost - won + wins, n - wins, min((p_won + epsilon) / (1 - p_won), 1.0))
-        worst = max(worst, float((stats.binom.pmf(wins, n, p_won) * losses).sum()))
+        # Of all but 1e-9 of the draws; numbers of wins beyond are left out.
+        wins = np.arange(min(int(n * p_won + 6.1 * np.sqrt(n * p_won) + 13), n) + 1)
+        losses = _binomial(lost - won + wins, n - wins, min((p_won + epsilon) / (1 - p_won), 1.0))
+        share = np.diff(_binomial(wins, n, p_won), prepend=0.0)
+        worst = max(worst, float((share * losses).sum()))
     return min(worst + side + 1e-9, 1.0)
+
+
+def _binomial(k, n, p: float):
+    """P(at most k of n draws), arrays too: scipy.stats.binom.cdf without its checks, which take 20 times as
+    long as the numbers do."""
+    k, n = np.asarray(k, np.float64), np.asarray(n, np.float64)
+    found = special.betainc(np.maximum(n - k, 1.0), np.maximum(k, 0.0) + 1, 1 - p)
+    return np.where(k < 0, 0.0, np.where(k >= n, 1.0, found))
 
 
 def _p_of_cost(spent_N, span, budget: float) -> float:
@@ -289,7 +299,7 @@ def _p_of_cost(spent_N, span, budget: float) -> float:
     if not n or mean >= most:
         return 1.0
     distance = special.rel_entr(mean, most) + special.rel_entr(1 - mean, 1 - most)
-    return float(min(np.exp(-n * distance), np.e * stats.binom.cdf(np.ceil(n * mean - 1e-9), n, most), 1.0))
+    return float(min(np.exp(-n * distance), np.e * float(_binomial(np.ceil(n * mean - 1e-9), n, most)), 1.0))
 
 
 def _most(spent_N, span, delta: float) -> float:

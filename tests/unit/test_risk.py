@@ -4,6 +4,7 @@ import types
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from effvid_jax.errors import UserError
 from effvid_jax.exits import risk, stopping
@@ -86,6 +87,25 @@ def test_the_tests_reject_a_true_risk_no_more_often_than_they_say(wins):
     losses = np.mean([risk._p_losses(lost, n, epsilon) <= DELTA for lost, *_ in draws])
     print(f"wins {wins}: of draws at the border net rejects {share:.3f}, losses {losses:.3f}, delta {DELTA}")
     assert max(share, losses) <= DELTA + 2 * np.sqrt(DELTA * (1 - DELTA) / len(draws))
+
+
+def test_the_net_test_is_a_sum_over_all_that_may_be_drawn():
+    """Few videos and many wins too: P(lost - won is at most as seen), of the worst rate of wins."""
+    side, epsilon, cases, largest = 0.002, 0.02, 0, 0.0
+    for n in (1, 2, 3, 7, 20):
+        drawn = np.array([(i, j) for i in range(n + 1) for j in range(n + 1 - i)])
+        for lost, won in [(0, 0), (0, 1), (0, n), (n // 3, n // 2), (1, 0), (n, 0)]:
+            most = min(stats.beta.ppf(1 - side, won + 1, n - won) if won < n else 1.0, (1 - epsilon) / 2)
+            worst = 0.0
+            for rate in np.linspace(0, most, 8):
+                p = [rate + epsilon, rate, max(1 - 2 * rate - epsilon, 0.0)]
+                every = np.column_stack([drawn, n - drawn.sum(axis=1)])
+                share = stats.multinomial.pmf(every, n, p)
+                worst = max(worst, share[drawn[:, 0] - drawn[:, 1] <= lost - won].sum())
+            found = risk._p_net(lost, won, n, epsilon, side)
+            largest, cases = max(largest, abs(found - min(worst + side, 1.0))), cases + 1
+    print(f"{cases} cases: at most {largest:.1e} from the sum")
+    assert largest < 1e-8
 
 
 def test_a_budget_holds_on_other_videos():
