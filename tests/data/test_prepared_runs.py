@@ -145,8 +145,8 @@ SMALL = {  # what a miniature is trained with, so that it takes minutes
 
 @pytest.mark.slow
 def test_the_path_of_the_document(clips, tmp_path):
-    """The commands of docs/data.md from UCF-101's files to a student, as they stand there but for the network:
-    README.md's page of test_documents.py trains the one of `:pretrained`."""
+    """The commands of docs/data.md from UCF-101's files to a student, as they stand there but for the
+    network: README.md's page of test_documents.py trains the one of `:pretrained`."""
     text = (ROOT / "docs/data.md").read_text(encoding="utf-8")
     section = text.split("## From UCF-101's files to a distilled student")[1]
     block = section.split("```sh\n")[1].split("```")[0]

@@ -50,6 +50,7 @@ NOT_RUN = {
     r"data_pipelines\.(extract_frames|to_array_record|check_masks)": "a data set",
     r"data_pipelines\.(prepare(?!.*--help)|make_list --convert|check_videos --list)": "a data set",
 }
+DEMO = COMMANDS["README.md"][1]  # runs/demo, which every page may speak of
 SHORTER = ["--config.train.num_steps=2", "--config.train.min_reference_ratio=0"]  # of every training
 
 
@@ -82,7 +83,7 @@ def test_every_reason_is_needed():
 def test_commands_are_understood(page, monkeypatch, capsys):
     """Those of its blocks, and those in its text, which may name a command alone."""
     reader, wrong = Reader(monkeypatch), []
-    reader.read(COMMANDS["README.md"][1])  # runs/demo, which every page may speak of
+    reader.read(DEMO)
     for line in [*COMMANDS[page], *inline(TEXTS[page])]:
         try:
             if (name := re.fullmatch(r"python -m ([\w.]+)", line)) and line not in COMMANDS[page]:
@@ -116,28 +117,45 @@ def clone(tmp_path_factory):
     for name in ("main.py", "configs", "effvid_jax", "data_pipelines", "benchmarks", "requirements.txt"):
         os.symlink(ROOT / name, folder / name)
     built = synthetic.build(folder / "written", synthetic.check_params(
-        dict(num_textures=3, num_motions=2, train_clips=42, val_clips=1)))
+        dict(num_textures=3, num_motions=2, train_clips=16, val_clips=1)))
     shutil.copytree(pathlib.Path(built.root) / "train", folder / "my_videos")
     video = next(pathlib.Path(built.root).glob("val/*/*.mp4"))
     shutil.copy(video, folder / "clip.mp4")
     return folder
 
 
+def is_training(line: str) -> bool:
+    return " main.py " in line and "--mode" not in line
+
+
+def together() -> list[list[str]]:
+    """Pages whose commands are run one after the other: those that train the same need that once."""
+    groups = []
+    for page in filter(to_run, TEXTS):
+        trained = set(filter(is_training, to_run(page))) - {DEMO}
+        same = next((pages for pages in groups if any(trained & {*to_run(other)} for other in pages)), None)
+        groups.append([page]) if same is None else same.append(page)
+    return groups
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page in TEXTS if to_run(page)])
-def test_commands_run(page, clone):
+@pytest.mark.parametrize("pages", together(), ids=" ".join)
+def test_commands_run(pages, clone):
     """In the order of the page, `:tiny` in place of `:demo`, and trainings of two steps."""
     shutil.rmtree(clone / "runs", ignore_errors=True)
-    demo = COMMANDS["README.md"][1]
-    first = [demo] if any("runs/demo" in line for line in to_run(page)) and demo not in to_run(page) else []
-    for line in first + to_run(page):
-        words = [re.sub(r"(?<=[:,])demo\b", "tiny", word) for word in shlex.split(line)]
-        words[0] = sys.executable if words[0] == "python" else words[0]
-        if words[1] == "main.py" and not any(word.startswith("--mode") for word in words):
-            words += SHORTER
-        done = subprocess.run(words, cwd=clone, check=False, capture_output=True, text=True)
-        print("$", line, done.stdout[-200:], sep="\n")
-        assert not done.returncode, f"{line}\n{done.stderr[-2000:]}"
+    trained = set()
+    for line in (line for page in pages for line in to_run(page)):
+        for needed in [DEMO, line] if "runs/demo" in line and DEMO not in trained else [line]:
+            if needed in trained:
+                continue
+            words = [re.sub(r"(?<=[:,])demo\b", "tiny", word) for word in shlex.split(needed)]
+            words[0] = sys.executable if words[0] == "python" else words[0]
+            if is_training(needed):
+                trained.add(needed)
+                words += SHORTER + ["--config.data.batch_size=4"] * ("_folder.py" in needed)
+            done = subprocess.run(words, cwd=clone, check=False, capture_output=True, text=True)
+            print("$", needed, done.stdout[-200:], sep="\n")
+            assert not done.returncode, f"{needed}\n{done.stderr[-2000:]}"
 
 
 # -------------------------------------------------------------------------------------------- links
