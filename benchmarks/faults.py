@@ -580,7 +580,8 @@ def main(argv=None) -> int:
     parser.add_argument("--only", choices=("one", "two"), default="", help="number of processes of a run")
     parser.add_argument("--limit", type=float, default=180.0, help="seconds after which a process is hung")
     parser.add_argument("--collect", action="store_true", help="only report what is done")
-    parser.add_argument("--results", default="", help="results.csv whose table 'faults' is replaced")
+    parser.add_argument("--results", default="", help="results.csv whose table 'faults' is replaced; "
+                        "with --only 'faults_one' or 'faults_two'")
     args = parser.parse_args(argv)
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a script's `command &`: the runs would inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -605,13 +606,15 @@ def main(argv=None) -> int:
     print(f"tracebacks: {sum(len(row['tracebacks']) for row in rows)}; "
           f"{sum(row['seconds'] for row in rows) / 60:.1f} minutes")
     if args.results:
+        table = f"faults_{args.only}" if args.only else "faults"
+        command = (f"python benchmarks/faults.py --faults {args.faults} --seed {args.seed}"
+                   + f" --only {args.only}" * bool(args.only))
         results.replace_rows(args.results, [
-            results.make_row(f"faults: {line[0]}: {column}", str(value), config="supervised_minik.py:tiny",
+            results.make_row(f"{table}: {line[0]}: {column}", str(value), config="supervised_minik.py:tiny",
                              dataset="embedded benchmark (48 train, 16 val clips)",
-                             command=f"python benchmarks/faults.py --faults {args.faults} --seed {args.seed}",
-                             seeds=[args.seed])
-            for line in lines for column, value in zip(COLUMNS, line[1:])],
-            lambda row: row["what"].startswith("faults: "))
+                             command=command, seeds=[args.seed])
+            for line in lines if line[1] for column, value in zip(COLUMNS, line[1:])],
+            lambda row: row["what"].startswith(f"{table}: "))
     return int(any(_problems(row) for row in rows))
 
 

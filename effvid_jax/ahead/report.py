@@ -154,7 +154,10 @@ def row(programs: Programs, name: str, what: str, topology: str, lower: bool) ->
 
 
 def _of_memory(text: str) -> str:
-    """The sentence of XLA's message about memory that has the numbers."""
+    """What XLA's message about memory says: its two numbers, else the sentence that has them."""
+    size = r"[^;]*?\(?([0-9.]+[GMK])\)?"
+    if sizes := re.search(f"require[sd]{size} exceeds{size}", text):
+        return f"it needs {sizes[1]} of {sizes[2]}"
     match = re.search(r"(Ran out of memory|Used [0-9.]+[GMK] of|[^.]*exceeds?)[^;]{0,160}", text)
     return match[0].strip() if match else text[:200]
 
