@@ -7,7 +7,8 @@ Paper: Table of Kinetics-400 (MSDNet-38 71.2 % at 26.5 of 52 GMACs, ResNet-50 72
 initial weights come from `python -m effvid_jax.torch_import`; the recipe is TSM's. `:demo` and `:tiny`
 train a small network of the same family on the embedded benchmark.
 
-Eight TPU v6e chips hold MSDNet-38 with its batch of 128; v5e chips hold 64 clips in bfloat16, see docs/scale.md.
+Eight TPU v6e chips hold MSDNet-38 with its batch of 128, eight v5e chips 64 clips in bfloat16, see
+docs/scale.md.
 """
 
 from configs.recipes import dynamic_inference

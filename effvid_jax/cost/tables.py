@@ -229,7 +229,7 @@ def _mobile() -> list[Row]:
 
 
 def _movinet() -> list[Row]:
-    remark = "the port's network: the figures are of TensorFlow's, which were not run here"
+    remark = "the port's network; the figures are of TensorFlow's (README: 2.7, 6.0, 10), not run here"
     return [Row(MOVINET, f"Table 1, {size.upper()}", figure, f"movinet_{size}", (50, side, side), 600,
                 unresolved=True, remark=remark)
             for size, side, figure in (("a0", 172, 2.71), ("a1", 172, 6.02), ("a2", 224, 10.3))]
