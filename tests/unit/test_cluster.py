@@ -113,7 +113,7 @@ def test_who_waits_in_vain_says_so_in_one_line(number):
 
 def test_waiting_can_be_interrupted():
     lonely = {**OWN, "JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}"}
-    code = ("import threading, os, signal\n"
-            "threading.Timer(2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()\n" + JOIN)
+    code = JOIN.replace("cluster.join", "import os, signal, threading\n"
+                        "threading.Timer(2, os.kill, (os.getpid(), signal.SIGINT)).start()\ncluster.join")
     codes, _, errors = joined([lonely], code)
     assert codes == [130] and "interrupted: the other processes" in errors[0], errors
