@@ -283,8 +283,8 @@ def _p_net(lost: float, won: float, n: int, epsilon: float, side: float) -> floa
 
 
 def _binomial(k, n, p: float):
-    """P(at most k of n draws), arrays too: scipy.stats.binom.cdf without its checks, which take 20 times as
-    long as the numbers do."""
+    """P(at most k of n draws), arrays too: `scipy.stats.binom.cdf` without its checks, which take longer than
+    the numbers do."""
     k, n = np.asarray(k, np.float64), np.asarray(n, np.float64)
     found = special.betainc(np.maximum(n - k, 1.0), np.maximum(k, 0.0) + 1, 1 - p)
     return np.where(k < 0, 0.0, np.where(k >= n, 1.0, found))
@@ -299,7 +299,7 @@ def _p_of_cost(spent_N, span, budget: float) -> float:
     if not n or mean >= most:
         return 1.0
     distance = special.rel_entr(mean, most) + special.rel_entr(1 - mean, 1 - most)
-    return float(min(np.exp(-n * distance), np.e * float(_binomial(np.ceil(n * mean - 1e-9), n, most)), 1.0))
+    return float(min(np.exp(-n * distance), np.e * _binomial(np.ceil(n * mean - 1e-9), n, most), 1.0))
 
 
 def _most(spent_N, span, delta: float) -> float:

@@ -43,6 +43,14 @@ def config(**changes):
     return values
 
 
+def test_what_does_not_fit_is_two_numbers():
+    said = ("Ran out of memory on HBM, the total memory required for HLO temporaries (16.88G) exceeds "
+            "available HBM (15.75G). HLO module: jit_train_step. See https://openxla.org/xla/errors")
+    assert ahead._of_memory(said) == "it needs 16.88G of 15.75G"
+    used = "Used 20.1G of 15.75G hbm. More"
+    assert ahead._of_memory(f"RESOURCE_EXHAUSTED: {used}") == used
+
+
 def test_the_steps_of_a_config_here():
     """With this machine's two devices in the place of a topology."""
     found = programs.Programs(ahead.ready(config(), 2), list("abcde"), sharding.make_mesh(2))
