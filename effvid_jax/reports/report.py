@@ -149,7 +149,7 @@ def report(workdir: str, timed: bool = True) -> dict:
     if not timed:
         rows = [{key: value for key, value in row.items() if key != "clips/s"} for row in rows]
     print("\n" + table(rows, "simple"))
-    sentence = gap(networks)
+    sentence = " ".join(filter(None, [gap(networks), shrinking(networks) if timed else ""]))
     if sentence:
         print(f"\n{sentence}")
     path, text = os.path.join(workdir, "report.html"), _printable(page(workdir, networks, rows, sentence))
@@ -233,6 +233,16 @@ def gap(networks: list[Network]) -> str:
     share = f": it regains {won / lost:.0%}" if lost > 0 and won > 0 else ""
     return (f"The baseline is {abs(lost):.1f} {unit} {'below' if lost >= 0 else 'above'} the teacher, the "
             f"student {abs(won):.1f} {unit} {'above' if won >= 0 else 'below'} the baseline{share}.")
+
+
+def shrinking(networks: list[Network]) -> str:
+    """Whose clips/s hold more than the network: two of the same network may differ by that; '' if none do."""
+    found = []
+    for network in networks:
+        side, seen = network.config.data.test_crop_size, network.metrics.get("val/resolution", 0)
+        if 0 < seen < side:
+            found.append(f"{console.one_line(network.name)} (from {side} to {seen} pixels)")
+    return f"The clips/s of {', '.join(found)} include shrinking the clips." if found else ""
 
 
 def write_table(workdir: str, rows: list[dict], sentence: str) -> None:

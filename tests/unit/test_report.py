@@ -288,6 +288,16 @@ def test_several_labels_are_scored_by_map():
     assert network("a", 0.5).row(True)["min"] == network("a", 0.5).row(True)["GMACs"], "the same for all"
 
 
+def test_whose_speed_includes_shrinking_is_said():
+    plain, student = network("plain", 0.5), network("student", 0.5)
+    for one, side in ((plain, 32), (student, 64)):
+        one.config.data.test_crop_size = side
+        one.metrics["val/resolution"] = 32
+    assert report.shrinking([plain]) == ""
+    assert report.shrinking([plain, student]) == (
+        "The clips/s of student (from 64 to 32 pixels) include shrinking the clips.")
+
+
 def test_gap():
     three = [network(*x) for x in (("teacher", 0.97), ("baseline", 0.82), ("student", 0.92))]
     assert report.gap(three) == ("The baseline is 15.0 points below the teacher, the student 10.0 points "
