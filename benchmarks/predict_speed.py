@@ -27,7 +27,7 @@ import numpy as np
 
 import data_pipelines
 from configs import reskd_minik, supervised_minik
-from effvid_jax.predict import Predictor, ahead
+from effvid_jax.predict import Predictor
 from effvid_jax.predict.many import Batch, Many, batch_size
 from effvid_jax.reports import results
 from effvid_jax.speed import bench, compilation_cache
@@ -78,7 +78,7 @@ class Sides:
     def as_before(self):
         """Read ahead in threads, and asked about one at a time."""
         threads = self.network.num_threads
-        with contextlib.closing(ahead.in_order(self.network.reader.views, self.paths, threads,
+        with contextlib.closing(data_pipelines.in_order(self.network.reader.views, self.paths, threads,
                                                2 * threads)) as reads:
             return [self.network.scored_views(views)[0] for views in reads]
 
@@ -93,7 +93,7 @@ class Sides:
     def decoding(self):
         """Read alone."""
         threads = self.network.num_threads
-        with contextlib.closing(ahead.in_order(self.network.reader.views, self.paths, threads,
+        with contextlib.closing(data_pipelines.in_order(self.network.reader.views, self.paths, threads,
                                                2 * threads)) as reads:
             for _ in reads:
                 pass

@@ -20,6 +20,7 @@ os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 26))
 from data_pipelines.batches.box_targets import BoxTargets
 from data_pipelines.batches.mask_targets import PixelClasses
 from data_pipelines.batches.placing import Place
+from data_pipelines.batches.stored import StoredRows, StoredTargets
 from data_pipelines.batches.targets import ClassLabels, Targets
 from data_pipelines.entry import Box, Entry
 from data_pipelines.errors import DataError, VideoError
@@ -27,13 +28,13 @@ from data_pipelines.fields import Field, shown
 from data_pipelines.names import printable
 from data_pipelines.options import FIELDS as data_fields
 from data_pipelines.options import check_config, check_fields
-from data_pipelines.tools import memory_bytes
+from data_pipelines.tools import in_order, memory_bytes
 
 __all__ = ["Box", "BoxTargets", "ClassLabels", "ClipReader", "DataError", "Entry", "Field", "PixelClasses",
-           "Place", "Split", "Stage", "Targets", "VideoError", "check_config", "check_fields", "data_fields",
-           "frame_writer", "is_stream", "made_clips", "make_engine", "make_pipeline", "memory_bytes",
-           "num_views", "number_of_camera", "open_split", "printable", "run_engine", "shown",
-           "write_benchmark", "write_frames"]
+           "Place", "Split", "Stage", "StoredRows", "StoredTargets", "Targets", "VideoError",
+           "check_config", "check_fields", "data_fields", "frame_writer", "in_order", "is_stream",
+           "made_clips", "make_engine", "make_pipeline", "memory_bytes", "num_views", "number_of_camera",
+           "open_split", "printable", "run_engine", "shown", "write_benchmark", "write_frames"]
 
 
 def __getattr__(name: str):

@@ -27,7 +27,7 @@ FIELDS = {
     "short_sides": Field.many(_SIDE), "mask_first": Field.integer(0, 2**16 - 1),
     "crop": _SIDE, "snap_side": Field.integer(0, 2**14), "flip": Field.flag(), "test_short_side": _SIDE,
     "test_crop": Field.choice("center", "three", "whole", "pad"), "test_crop_size": _SIDE,
-    "quality": Field.integer(0, 2**14),
+    "quality": Field.integer(0, 2**14), "fixed_views": Field.integer(0, 10**5),
     "randaugment": Field.integer(0, 100), "randaugment_magnitude": Field.number(0, 10),
     "batch_size": _BATCH, "eval_batch_size": _BATCH, "views_per_pass": Field.integer(0, 10**5),
     "seed": Field.integer(0, 2**32 - 1),
@@ -99,6 +99,7 @@ class Options:
     mask_first: int = 0
     randaugment: int = 0
     randaugment_magnitude: float = 9.0
+    fixed_views: int = 0
 
 
 def plain_options(config) -> Options:

@@ -1,10 +1,12 @@
 """One split of a data set: all its videos in batches, or a single one by its number."""
 
+import hashlib
+
 import numpy as np
 
 from data_pipelines.batches import clips, sampling, transforms
 from data_pipelines.batches.cache import cached
-from data_pipelines.batches.targets import ClassLabels, Targets
+from data_pipelines.batches.targets import ClassLabels, NoTargets, Targets
 from data_pipelines.entry import Entry
 from data_pipelines.options import check_options, plain_options
 from data_pipelines.sources import Source, make_source
@@ -152,6 +154,23 @@ class Split:
         entry, reader = self._reading.read(index)
         with reader:
             return clips.eval_frames(reader, self._options, positions, entry.key_frame)
+
+    def fixed_clip(self, index: int, view: int) -> np.ndarray:
+        """One of the training clips of a video with `data.fixed_views`, uint8 (T, crop, crop, 3).
+
+        Raises:
+            VideoError: it cannot be read.
+        """
+        return clips.fixed_clip(self._source, self._options, NoTargets(), index, view)[0]
+
+    def clips_identity(self) -> dict[str, object]:
+        """What decides the training clips that come again: the same here, the same clips; plain values."""
+        names = hashlib.sha256()
+        for index in range(len(self)):
+            names.update(f"{self.entry(index).name}\0".encode("utf-8", "surrogatepass"))
+        fields = {name: getattr(self._options, name) for name in clips.DECIDING}
+        return {"videos": len(self), "names": names.hexdigest(), **{
+            name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}}
 
     def test_frames(self, index: int) -> np.ndarray:
         """The frames of the first view as they are stored, uint8 (T, H, W, 3); never from the cache.

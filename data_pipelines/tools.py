@@ -1,7 +1,6 @@
 """What the command line tools share: progress, threads, exit codes, files."""
 
 import contextlib
-import itertools
 import os
 import signal
 import sys
@@ -63,17 +62,27 @@ def parallel(function: Callable, items: Iterable, workers: int | None, descripti
     if not items:
         return
     workers = workers or num_cores()
-    pool = ThreadPoolExecutor(workers)
-    waiting, rest = deque(), iter(items)
+    with (progress_bar(done + len(items), description, unit, done) as bar,
+          contextlib.closing(in_order(function, items, workers, 4 * workers)) as results):
+        for result in results:
+            bar.update()
+            yield result
+
+
+def in_order(work: Callable, items: Iterable, threads: int, most: int) -> Iterator:
+    """Yields `work(item)` in the order of the items, of which at most `most` are begun and not yet taken.
+
+    An exception of `work` is raised where its result is due. To be closed by who may stop listening: only
+    what is being worked on then is waited for.
+    """
+    pool, waiting = ThreadPoolExecutor(threads), deque()
     try:
-        with progress_bar(done + len(items), description, unit, done) as bar:
-            waiting.extend(pool.submit(function, item)
-                           for item in itertools.islice(rest, 4 * workers))
-            while waiting:
-                result = waiting.popleft().result()
-                waiting.extend(pool.submit(function, item) for item in itertools.islice(rest, 1))
-                bar.update()
-                yield result
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) >= most:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -99,6 +99,7 @@ def _train(config, workdir: str, resume_anyway: bool, signals: Signals) -> dict[
                 log.write(0, evaluations.references(state.variables))
                 best.begin(0, (), saved=False)
             step_fn = jit_train_step(method, course.optimizer, config.seed, mesh, state)
+            split = method.prepare(split)
             with (split.batches(first_step, jax.process_index(), jax.process_count(),
                                 skip=course.skip) as batches,
                   sharding.Prefetch(batches, mesh) as ahead, signals.steps(),

@@ -53,6 +53,7 @@ def defaults() -> ml_collections.ConfigDict:
         randaugment=0,  # operations on each training clip, drawn anew, the same for its frames: 2 is usual
         randaugment_magnitude=9.0,  # how strong they are, of 10
         flip=True,  # left and right change places in every other training clip
+        fixed_views=0,  # training clips of a video that come again and again; 0: drawn anew in every pass
         snap_side=0,  # sides of a multi-scale crop within 2 pixels of this become it; 0: of `crop`
         test_short_side=256,  # as short_side, in evaluation
         test_crop="center",  # center | three (along the long side) | whole | pad (to a square)

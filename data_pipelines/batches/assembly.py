@@ -3,7 +3,8 @@
 Global row q of training batch k is clip position k·B + q (+ `skip`, after another batch size) of an endless
 shuffled stream, and process
 p of P builds the rows p·B/P to (p+1)·B/P - 1: the batches of all processes, one after the other,
-are the batch of a single process. The random numbers of a position come from (seed, position).
+are the batch of a single process. The random numbers of a position come from (seed, position);
+with `data.fixed_views=N` those of its video in pass e over the videos from (seed, video, e mod N).
 Worker processes build every batch together: worker w of W the w-th W-th of this process's rows.
 """
 
@@ -124,6 +125,9 @@ class TrainAssembly(_Assembly):
         seed, share = self._options.seed, self._options.max_broken_share
         for attempt in itertools.count(1):
             try:
+                if views := self._options.fixed_views:
+                    view = position // len(self._source) % views
+                    return index, *clips.fixed_clip(self._source, self._options, self._targets, index, view)
                 rng = np.random.default_rng([seed, position])
                 return index, *clips.train_clip(self._source, self._options, self._targets, index, rng)
             except VideoError as error:

@@ -12,6 +12,10 @@ from data_pipelines.errors import DataError
 from data_pipelines.sources.base import Source
 from data_pipelines.video.reader import VideoReader
 
+# What decides a training clip beside the video.
+DECIDING = ("seed", "sampling", "num_frames", "frame_interval", "short_side", "short_sides", "train_crop",
+            "crop", "snap_side", "flip", "quality", "randaugment", "randaugment_magnitude")
+
 
 def train_clip(source: Source, options, targets: Targets, index: int,
                rng: np.random.Generator) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -33,6 +37,18 @@ def train_clip(source: Source, options, targets: Targets, index: int,
                             functools.partial(transforms.small_frame, options.short_side))
     video, place = transforms.cut_for_training(options, frames, rng)
     return video, targets.at(place).train(entry, rng)
+
+
+def fixed_clip(source: Source, options, targets: Targets, index: int,
+               view: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Returns one of the training clips of a video that come again and again; see `train_clip`.
+
+    Args:
+        source, options, targets, index: as there.
+        view: which of them; the clip is a pure function of `data.seed`, video and view.
+    """
+    rng = np.random.default_rng([options.seed, index, view])
+    return train_clip(source, options, targets.of_clip(index, view), index, rng)
 
 
 def eval_clip(source: Source, options, targets: Targets,

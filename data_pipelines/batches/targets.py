@@ -51,6 +51,14 @@ class Targets(abc.ABC):
         del place
         return self
 
+    def of_clip(self, index: int, view: int) -> "Targets":
+        """These targets for one of the training clips that come again (`data.fixed_views`).
+
+        Itself, for targets that come from the video; see `stored.StoredTargets`.
+        """
+        del index, view
+        return self
+
     def check(self, split) -> None:
         """Looks at a split (`data_pipelines.Split`) before anything is decoded.
 
@@ -125,3 +133,20 @@ class ClassLabels(Targets):
             raise DataError(f"{entry.name} has the labels {labels}, but data.multi_label=False. Set "
                             f"data.multi_label=True (training then draws one of them at random).")
         return labels
+
+
+class NoTargets(Targets):
+    """Nothing: of who wants clips alone."""
+
+    train_fields: Fields = {}
+    evaluate_fields: Fields = {}
+
+    def train(self, entry, rng):
+        """Nothing, whatever the video is."""
+        del entry, rng
+        return {}
+
+    def evaluate(self, entry):
+        """Nothing, whatever the video is."""
+        del entry
+        return {}

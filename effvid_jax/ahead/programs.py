@@ -80,7 +80,7 @@ class Programs:
         self.batch = {"video": jax.ShapeDtypeStruct(shape, jnp.uint8),
                       "mask": jax.ShapeDtypeStruct(shape[:1], jnp.float32),
                       **{name: jax.ShapeDtypeStruct((shape[0], *size), dtype)
-                         for name, (size, dtype) in task.targets.train_fields.items()}}
+                         for name, (size, dtype) in self.method.batch_fields.items()}}
         side, views = data.test_crop_size, data_pipelines.num_views(data)
         self.videos = {"video": jax.ShapeDtypeStruct(
             (data.eval_batch_size, views, data.num_frames, side, side, 3), jnp.uint8)}

@@ -10,8 +10,8 @@ from effvid_jax.tasks import Task, make_task
 
 # Files here that are no method.
 SHARED = ("base", "building", "clips", "early_exits", "exiting", "frame_networks", "gated", "gated_exits",
-          "looking", "parts", "schedule", "settings", "sides", "stop_settings", "stops", "streaming",
-          "teacher", "uni_adafocus_net")
+          "looking", "parts", "schedule", "settings", "sides", "stop_settings", "stops", "stored_teacher",
+          "streaming", "teacher", "uni_adafocus_net")
 
 
 def find_method(name: str) -> type[Method]:

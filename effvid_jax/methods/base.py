@@ -170,6 +170,19 @@ class Method(abc.ABC):
     def init(self, rng, clip_shape) -> Variables:
         """Random variables, with the frozen part loaded. `clip_shape`: (B, T, H, W, 3)."""
 
+    def prepare(self, split):
+        """The training split as `loss` reads it. Called before the first step, with everything checked.
+
+        Raises:
+            UserError, DataError: what it needs cannot be made.
+        """
+        return split
+
+    @property
+    def batch_fields(self) -> Mapping[str, Any]:
+        """{name: (shape, type)} of what is true of an example of the split that `prepare` returns."""
+        return self.task.targets.train_fields
+
     @abc.abstractmethod
     def loss(self, params, variables: Variables, batch, rng) -> tuple[Any, tuple[Any, dict[str, Any]]]:
         """Scalar loss, (new `stats`, scalars to log). `params` are those of the gradient."""

@@ -112,6 +112,15 @@ class Part(abc.ABC):
         del rng, clip_shape
         return variables
 
+    def prepare(self, split):
+        """See `Method.prepare`."""
+        return split
+
+    @property
+    def batch_fields(self) -> Mapping[str, Any]:
+        """See `Method.batch_fields`: what `prepare` adds to the task's."""
+        return {}
+
     @abc.abstractmethod
     def term(self, seen: Pass) -> Term:
         """What is added to the loss. Traced."""
@@ -164,6 +173,18 @@ class Composed(base.Method):
         for part in self.parts:
             variables = part.init(variables, rng, clip_shape)
         return variables
+
+    def prepare(self, split):
+        """See `Method.prepare`; every part's."""
+        for part in self.parts:
+            split = part.prepare(split)
+        return split
+
+    @property
+    def batch_fields(self):
+        """See `Method.batch_fields`."""
+        return {**super().batch_fields, **{name: field for part in self.parts
+                                           for name, field in part.batch_fields.items()}}
 
     def seen_shape(self, clip_shape) -> tuple[int, ...]:
         """(B, T, side, side, 3) of what the network sees of clips (B, T, H, W, 3)."""

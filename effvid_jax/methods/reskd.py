@@ -40,7 +40,7 @@ import jax
 from data_pipelines import Field
 from effvid_jax.errors import UserError
 from effvid_jax.losses import soft_kl, squared_error
-from effvid_jax.methods import base, parts
+from effvid_jax.methods import base, parts, stored_teacher
 from effvid_jax.methods.supervised import Supervised
 from effvid_jax.methods.teacher import PROJECTION, Teacher, check_beside  # noqa: F401 - PROJECTION: its home
 from effvid_jax.model_fields import DTYPES
@@ -71,7 +71,7 @@ class Reskd(parts.Composed):
         workdirs: ClassVar = {"teacher": "teacher"}
         training_only: ClassVar = ("teacher", "teacher_resolution", "loss", "weight", "temperature",
                                    "kl_mean", "teacher_bn", "teacher_clips", "teacher_dtype",
-                                   "teacher_drop_path", "projection")
+                                   "teacher_drop_path", "teacher_store", "projection")
 
         teacher: str = ""  # workdir of the trained or imported teacher
         teacher_resolution: int = 224  # Table 6, "model distillation": the student's
@@ -87,6 +87,9 @@ class Reskd(parts.Composed):
         teacher_drop_path: float = -1.0  # stochastic depth of a Swin while it teaches (it is in training
         # mode, too); -1: as it was trained. The released Swin-B was trained with 0.2 and teaches with 0.1
 
+        teacher_store: str = ""  # folder in which what it says of clips is kept, beside data.fixed_views; "":
+        # it looks at every clip again, see stored_teacher.py. Ours
+
         projection: bool = False  # of 'feature': the student's channels pass through a learned linear map
 
         bounds: ClassVar = {
@@ -98,6 +101,7 @@ class Reskd(parts.Composed):
             """Raises UserError for an unknown loss or mode, or a batch that is not of whole groups."""
             self._check_known(loss=LOSSES, teacher_bn=("batch", "running"), kl_mean=("element", "row"),
                               teacher_dtype=("", *DTYPES))
+            stored_teacher.check(self, config)
             if self.projection and self.loss != "feature":
                 raise UserError(f"config.method.projection=True has no meaning with config.method.loss="
                                 f"{self.loss!r}, which compares class scores: only 'feature' compares maps.")
@@ -164,7 +168,8 @@ def distillation_loss(settings, out_s, out_t, classify_s, classify_t):
 
     Args:
         settings: `Reskd.Settings`; read here: `loss`, `temperature`, `kl_mean`.
-        out_s, out_t: named features of student and teacher; read here: 'features' (B,T,h,w,C).
+        out_s, out_t: named features of student and teacher; read here: 'features' (B,T,h,w,C), and of a
+            teacher 'scores' (B,K), where its answer about the clip does not change with the batch.
         classify_s, classify_t: the classifiers, (..., C) -> (..., K).
     """
     if settings.loss == "feature":
@@ -175,14 +180,13 @@ def distillation_loss(settings, out_s, out_t, classify_s, classify_t):
         scores_s = classify_s(like_teachers(out_s["features"], f_t))
         scores_t = classify_t(f_t)
     elif settings.loss == "frame_kl":
-        f_s, f_t = out_s["features"], out_t["features"]
-        if f_s.shape[1] != f_t.shape[1]:
-            f_s = like_teachers(f_s, f_t)
-        scores_s = classify_s(f_s.mean(axis=(-3, -2)))  # (B, T, K), without dropout
-        scores_t = classify_t(f_t.mean(axis=(-3, -2)))
+        f_t = out_t["features"].mean(axis=(-3, -2), keepdims=True)
+        f_s = like_teachers(out_s["features"].mean(axis=(-3, -2), keepdims=True), f_t)
+        scores_s, scores_t = classify_s(f_s[..., 0, 0, :]), classify_t(f_t[..., 0, 0, :])  # (B, T, K)
     else:
         scores_s = classify_s(out_s["features"].mean(axis=(1, -3, -2)))
-        scores_t = classify_t(out_t["features"].mean(axis=(1, -3, -2)))
+        scores_t = (out_t["scores"] if "scores" in out_t else
+                    classify_t(out_t["features"].mean(axis=(1, -3, -2))))
     kl = soft_kl(scores_s, jax.lax.stop_gradient(scores_t), settings.temperature)
     kl_B = kl.mean(axis=tuple(range(1, kl.ndim)))
     return kl_B / scores_s.shape[-1] if settings.kl_mean == "element" else kl_B

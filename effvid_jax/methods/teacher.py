@@ -11,11 +11,12 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from data_pipelines import StoredRows
 from effvid_jax import checkpoint, console, cost
 from effvid_jax.backbones import blocks
 from effvid_jax.errors import UserError
 from effvid_jax.losses import weighted_mean
-from effvid_jax.methods import base, building
+from effvid_jax.methods import base, building, stored_teacher
 from effvid_jax.methods.parts import Part, Term
 from effvid_jax.tasks import make_task
 
@@ -56,6 +57,36 @@ class Teacher(Part):
             networks = building.build_network(model, task), variables
         self.sight = base.Sight.of(self._model_config or config.model, settings.teacher_resolution)
         self.teacher, self.variables = networks
+        self.store = None
+        if settings.teacher_store:
+            self.store = stored_teacher.Store(settings.teacher_store, settings.loss, self._in_evaluation,
+                                              self.variables, config)
+
+    def prepare(self, split):
+        """See `Part.prepare`: what the teacher says of every clip is computed where it is not there yet."""
+        if self.store is None:
+            return split
+        return split.with_targets(self.store.targets(split.targets, split))
+
+    @property
+    def batch_fields(self):
+        """See `Part.batch_fields`."""
+        return {} if self.store is None else {stored_teacher.FIELD: (self.store.shape, StoredRows.dtype)}
+
+    def _in_evaluation(self, variables, video):
+        """(logits, named features), with running statistics and without dropout."""
+        return self.teacher.apply(variables, self.sight(video))
+
+    def answer(self, frozen, batch, rng):
+        """What the teacher says of a batch, as the distances read it. Traced."""
+        if self.store is not None:
+            return stored_teacher.answer_of(self.store.kind, batch[stored_teacher.FIELD])
+        if self.settings.teacher_bn == "running":
+            logits, out = self._in_evaluation(frozen, batch["video"])
+            return {**out, "scores": logits}
+        (_, out), _ = self.of_batch(len(batch["video"])).apply(
+            frozen, self.sight(batch["video"]), train=True, rngs={"dropout": rng}, mutable=["batch_stats"])
+        return out
 
     def of_batch(self, batch_size: int):
         """The network whose batch statistics are of `teacher_clips` clips."""
@@ -77,11 +108,8 @@ class Teacher(Part):
 
     def term(self, seen):
         """See `Part.term`: w * KD."""
-        settings, video = self.settings, seen.batch["video"]
-        frozen = jax.lax.stop_gradient(seen.variables.frozen["teacher"])
-        (_, out_t), _ = self.of_batch(len(video)).apply(
-            frozen, self.sight(video), train=settings.teacher_bn == "batch", rngs={"dropout": seen.rng},
-            mutable=["batch_stats"])
+        settings, frozen = self.settings, jax.lax.stop_gradient(seen.variables.frozen["teacher"])
+        out_t = self.answer(frozen, seen.batch, seen.rng)
         out_s, projection = seen.out, seen.params.get(PROJECTION)
         if projection is not None:
             width = out_t["features"].shape[-1]

@@ -19,9 +19,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from data_pipelines import VideoError
+from data_pipelines import VideoError, in_order
 from effvid_jax.errors import NotFiniteError
-from effvid_jax.predict import ahead
 from effvid_jax.predict.network import Network, Scored
 
 MOST_BYTES = 1 << 28  # of the clips of a batch whose size nobody chose
@@ -75,7 +74,7 @@ class Many:
         """Everything is computed, batch by batch."""
         size = min(self._size, len(paths))
         before = None
-        reads = ahead.in_order(self._views, paths, self.threads, size + self.threads)
+        reads = in_order(self._views, paths, self.threads, size + self.threads)
         with contextlib.closing(reads):
             for start in range(0, len(paths), size):
                 found = list(itertools.islice(reads, size))

@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_pipelines import ClipReader, VideoError
+from data_pipelines import ClipReader, VideoError, in_order
 from effvid_jax.errors import NotFiniteError, UserError
-from effvid_jax.predict import ahead
 
 Scored = tuple[np.ndarray, dict[str, Any]]  # scores, and what is told as json values
 
@@ -111,7 +110,7 @@ class Network(abc.ABC):
             except (VideoError, NotFiniteError) as error:
                 return error
 
-        yield from ahead.in_order(answer, range(len(names)), threads, 2 * threads)
+        yield from in_order(answer, range(len(names)), threads, 2 * threads)
 
     @abc.abstractmethod
     def columns(self) -> dict[str, Any]:

@@ -218,7 +218,7 @@ class Step:
         variables = random_values(jax.eval_shape(lambda: method.init(jax.random.key(0), shape)))
         self.state = sharding.place(first_state(config, variables, tx.init(variables.params)), self.mesh)
         targets = {name: np.zeros((self.batch_size, *size), dtype)
-                   for name, (size, dtype) in self.task.targets.train_fields.items()}
+                   for name, (size, dtype) in method.batch_fields.items()}
         self.batch = sharding.shard_batch({
             "video": random_clips(shape), "mask": np.ones(self.batch_size, np.float32),
             "id": np.arange(self.batch_size), **targets}, self.mesh)

@@ -40,7 +40,7 @@ _RESUME = (*_READING, "run", "stages.*", "data.root", "data.*_root", "data.*_lis
 _TRAINING = ("model.*", "optim.*", "train.*", "bench.*", "export.*", "evaluations.*", "seed", "run",
              "stages.*", "init.checkpoint", "init.skip", "init.probe", "data.batch_size", "data.seed",
              "data.short_side", "data.train_crop", "data.crop", "data.snap_side", "data.short_sides",
-             "data.flip", "data.randaugment", "data.randaugment_magnitude")
+             "data.flip", "data.randaugment", "data.randaugment_magnitude", "data.fixed_views")
 _ANYWAY = "as --resume_anyway says, with other numbers"
 # Which of the fields that say where videos are a source reads, for a split (S).
 _SOURCES = {
@@ -60,7 +60,8 @@ _WHERE = ("*_root", "*_list", "list_format", "frame_template", "start_index", "c
           "mask_first", "tfds_name", "val_share", "split_seed", "calib_share", "synthetic.*")
 # What decides numbers and older code did not have: what it did then.
 _THEN = {"data.snap_side": 0, "data.quality": 0, "data.mask_first": 0, "data.short_sides": [],
-         "data.randaugment": 0, "data.randaugment_magnitude": 9.0, "train.ema": 0.0,
+         "data.randaugment": 0, "data.randaugment_magnitude": 9.0, "data.fixed_views": 0,
+         "train.ema": 0.0,
          "train.label_smoothing": 0.0, "train.mixup": 0.0, "train.cutmix": 0.0}
 # Dicts whose fields differ between configs: here a field that only one side has is a difference.
 _FREE = ("model.options.", "model.glance.options.", "model.exits.", "data.synthetic.", "task")

@@ -102,7 +102,7 @@ def data_config(**changes) -> ConfigDict:
         test_crop_size=32,
         batch_size=8, eval_batch_size=8, seed=0, num_threads=2, num_workers=0, prefetch=4,
         max_broken_share=0.01, cache="none", cache_gib=1.0, synthetic={},
-        calib_share=0.0, train_root="", val_root="", views_per_pass=0)
+        calib_share=0.0, train_root="", val_root="", views_per_pass=0, fixed_views=0)
     unknown = changes.keys() - fields.keys()
     assert not unknown, unknown
     return ConfigDict(fields | changes)

@@ -141,8 +141,11 @@ def test_reskd_tables_share_runs_and_their_teacher(tmp_path, monkeypatch, capsys
     assert "frame (class scores of every frame): not finished" in capsys.readouterr().out
     assert all(what.count(": ") == 2 for what in rows), "table: row: column, as reports.results reads it"
     run("--tables=6")
+    rows = run("--tables=stored")
     assert {run for _, run in started} == set(reskd_embedded.RUNS)
-    with pytest.raises(SystemExit, match="no table '7'; there are 6 and 5"):
+    assert rows["reskd_stored: stored, 1 clip a video: top-1 (%)"]["value"] == "55.0"
+    assert f"--config.method.teacher_store={tmp_path}/seed1/store" in started[1, "stored_2"][1]
+    with pytest.raises(SystemExit, match="no table '7'; there are 6 and 5 and stored"):
         run("--tables=6,7")
 
 

@@ -10,11 +10,11 @@ import threading
 import numpy as np
 import pytest
 
-from data_pipelines import VideoError
+from data_pipelines import VideoError, in_order
 from data_pipelines.engine.local import Threads
 from effvid_jax import cli
 from effvid_jax.errors import NotFiniteError, UserError
-from effvid_jax.predict import Predictor, ahead, archive
+from effvid_jax.predict import Predictor, archive
 from effvid_jax.predict.many import Many, batch_size
 from effvid_jax.predict.rows import Rows
 from effvid_jax.predict.shards import Shards
@@ -52,12 +52,12 @@ def test_in_order_begins_only_a_few_ahead():
             begun.append(i)
         return i
 
-    found = ahead.in_order(work, range(100), 3, 8)
+    found = in_order(work, range(100), 3, 8)
     assert [next(found) for _ in range(10)] == list(range(10)) and len(begun) <= 18
     found.close()
     assert len(begun) < 30
     with pytest.raises(ZeroDivisionError):
-        list(ahead.in_order(lambda i: 1 / (3 - i), range(10), 2, 4))
+        list(in_order(lambda i: 1 / (3 - i), range(10), 2, 4))
 
 
 def test_batches_say_what_one_at_a_time_says(network, folder, expected):

@@ -1,0 +1,198 @@
+"""What a teacher says of training clips that come again, computed once: `config.method.teacher_store`.
+
+    python main.py --config=configs/reskd_minik.py --workdir=runs/student \\
+        --config.method.teacher=runs/teacher --config.method.teacher_bn=running \\
+        --config.data.fixed_views=4 --config.method.teacher_store=data/store
+
+A large teacher (V-JEPA2, VideoMAE, a ResNet-152 on 224 pixels) costs many times its student, and says the
+same of the same clip. Each video then has `data.fixed_views` clips (frames, crop, flip) that come in turn,
+one a pass; the teacher sees each of them once, before the first step, and steps read float16 rows from the
+folder. What is stored is what the loss reads: class scores (K,) for 'clip_kl', means over space (T, C) for
+'frame_kl', maps (T, h, w, C) for the others. What it costs in accuracy is measured in docs/reskd.md. Ours.
+
+The folder is of one teacher and one set of clips (`teacher.json` in it says which), and may be shared by many
+students: those of other losses have folders of their own in it. Files are written whole, so that an
+interrupted command goes on; of several processes each computes its share.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+
+import jax
+import numpy as np
+
+from data_pipelines import StoredRows, StoredTargets, VideoError, in_order
+from effvid_jax import console, sharding, writers
+from effvid_jax.errors import UserError
+
+FIELD = "teacher"  # of a batch
+_KINDS = {"clip_kl": "scores", "frame_kl": "frames"}  # of a row, by loss; "maps" for the others
+
+
+def kind_of(loss: str) -> str:
+    """What of the teacher a loss reads: 'scores', 'frames' or 'maps'."""
+    return _KINDS.get(loss, "maps")
+
+
+def row_of(kind: str, logits, out):
+    """A teacher's answer -> what is stored of it, (B, ...). Traced."""
+    if kind == "scores":
+        return logits
+    features = out["features"]
+    return features.mean(axis=(-3, -2), keepdims=True) if kind == "frames" else features
+
+
+def answer_of(kind: str, rows) -> dict:
+    """What is stored -> named features as the distances read them. Traced."""
+    rows = rows.astype(np.float32)
+    return {"scores": rows} if kind == "scores" else {"features": rows}
+
+
+def check(settings, config) -> None:
+    """Raises UserError for settings under which a teacher would say something else in every pass."""
+    if not settings.teacher_store:
+        return
+    where = f"config.method.teacher_store={settings.teacher_store!r} keeps a teacher's answers about clips"
+    if not config.data.get("fixed_views", 0):
+        raise UserError(f"{where}, and with config.data.fixed_views=0 no clip comes twice: say how many "
+                        f"clips a video has, such as --config.data.fixed_views=4.")
+    if settings.teacher_bn != "running":
+        raise UserError(f"{where}, but with config.method.teacher_bn='batch' they depend on the other "
+                        f"clips of a batch: add --config.method.teacher_bn=running.")
+    for name in ("mixup", "cutmix"):
+        if config.train.get(name, 0.0):
+            raise UserError(f"{where}, but config.train.{name}={config.train[name]} makes new ones of them: "
+                            f"leave one of the two out.")
+
+
+class Store:
+    """The rows of a teacher.
+
+    Args:
+        folder: `config.method.teacher_store`.
+        loss: `config.method.loss`.
+        look: (variables of the teacher, clips uint8 (B, T, H, W, 3)) -> (logits, named features). Traced.
+        variables: of the teacher, on the host.
+        config: of the student: `data` and `method` are read.
+    """
+
+    def __init__(self, folder: str, loss: str, look, variables, config):
+        self.kind, self._variables, self._data = kind_of(loss), variables, config.data
+        self.folder, self._root = os.path.join(folder, self.kind), folder
+        self._look = jax.jit(lambda v, video: row_of(self.kind, *look(v, video)).astype(StoredRows.dtype))
+        data = config.data
+        clips = jax.ShapeDtypeStruct((1, data.num_frames, data.crop, data.crop, 3), np.uint8)
+        self.shape = jax.eval_shape(self._look, variables, clips).shape[1:]
+        self._sees = config.method.teacher_resolution
+
+    def identity(self, split) -> dict:
+        """What the rows depend on: the teacher, how it sees, and the clips."""
+        digest = hashlib.sha256()
+        for path, x in jax.tree.leaves_with_path(self._variables):
+            digest.update(jax.tree_util.keystr(path).encode())
+            digest.update(np.ascontiguousarray(x).tobytes())
+        return {"teacher": digest.hexdigest(), "teacher_resolution": self._sees, **split.clips_identity()}
+
+    def check_identity(self, split) -> None:
+        """Raises UserError for a folder of another teacher or other clips; writes down whose it is."""
+        path, ours = os.path.join(self._root, "teacher.json"), self.identity(split)
+        if os.path.exists(path):
+            theirs = writers.read_json(path, "Remove the folder, and it is computed again.")
+            differ = [name for name in ours if ours[name] != theirs.get(name)]
+            if differ:
+                name = differ[0]
+                what = {"teacher": "another teacher", "names": "other videos"}.get(
+                    name, f"{name}={theirs.get(name)!r}, not {ours[name]!r}")
+                raise UserError(f"config.method.teacher_store={self._root!r} is of {what}: name another "
+                                f"folder, or remove this one.")
+        elif jax.process_index() == 0:
+            with writers.writing(self._root):
+                os.makedirs(self._root, exist_ok=True)
+            writers.write_text(path, json.dumps(ours, indent=2))
+
+    def targets(self, targets, split) -> StoredTargets:
+        """The targets of a split with the rows beside them, which are computed where they are missing.
+
+        Raises:
+            UserError: the folder is of something else, or cannot hold the rows.
+            DataError: too many videos cannot be read.
+        """
+        self.check_identity(split)
+        rows = StoredRows(self.folder, len(split), self.shape)
+        views = self._data.fixed_views
+        files = list(rows.files(views))
+        missing = [file for file in files if not os.path.exists(file[2])]
+        if missing:
+            self._check_space(rows, missing)
+            self._write(rows, missing, split, sum(len(file[1]) for file in files))
+        return StoredTargets(targets, FIELD, rows)
+
+    def _check_space(self, rows: StoredRows, missing) -> None:
+        needed = sum(len(videos) for _, videos, _ in missing) * rows.row_bytes
+        shape = " x ".join(map(str, rows.shape))
+        console.say(f"what the teacher says of a clip, {shape}, is stored in {self.folder}: "
+                    f"{needed / 2**20:,.1f} MiB to write")
+        free = shutil.disk_usage(self._root).free
+        if needed > free:
+            raise UserError(
+                f"config.method.teacher_store={self._root!r} needs {needed / 2**30:,.1f} GiB and has "
+                f"{free / 2**30:,.1f} free: lower config.data.fixed_views, choose another disk, or "
+                f"config.method.loss='clip_kl' or 'frame_kl', which store class scores or a vector a frame.")
+
+    def _write(self, rows: StoredRows, missing, split, total: int) -> None:
+        mesh = sharding.own_mesh()
+        variables = sharding.replicate(self._variables, mesh)
+        todo = sum(len(videos) for _, videos, _ in missing)
+        mine = missing[jax.process_index()::jax.process_count()]
+        with console.bar(total, "teacher", "clip", initial=total - todo, leave=False) as progress:
+            for view, videos, path in mine:
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                found = self._of_file(rows, variables, mesh, split, view, videos, progress)
+                with writers.whole(path) as part, open(part, "wb") as file:
+                    np.save(file, found)
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
+            multihost_utils.sync_global_devices("teacher_store")
+
+    def _of_file(self, rows, variables, mesh, split, view: int, videos: range, progress) -> np.ndarray:
+        """What the teacher says of a clip of some videos, (n, ...)."""
+        found = np.full((len(videos), *self.shape), np.nan, rows.dtype)
+        size = -(-self._data.batch_size // jax.process_count() // mesh.size) * mesh.size
+        batch = np.zeros((size, self._data.num_frames, self._data.crop, self._data.crop, 3), np.uint8)
+        waiting: list[int] = []
+
+        def read(index: int):
+            try:
+                return split.fixed_clip(index, view)
+            except VideoError as error:
+                return error
+
+        def flush() -> None:
+            answers = np.asarray(self._look(variables, jax.device_put(batch, sharding.of_batch(mesh))))
+            for index, answer in zip(waiting, answers):
+                if not np.isfinite(answer).all():
+                    raise UserError(f"the teacher's answer about {split.entry(index).name} is not finite or "
+                                    f"beyond float16 (65504): config.method.teacher_store cannot keep it.")
+                found[index - videos.start] = answer
+            waiting.clear()
+
+        threads = max(1, self._data.num_threads)
+        with contextlib.closing(in_order(read, videos, threads, 2 * threads)) as clips:
+            for index, clip in zip(videos, clips, strict=True):
+                progress.update(jax.process_count())
+                if isinstance(clip, VideoError):
+                    split.broken.add([(index, clip.name, clip.reason)])
+                    continue
+                batch[len(waiting)] = clip
+                waiting.append(index)
+                if len(waiting) == size:
+                    flush()
+        if waiting:
+            flush()
+        return found
