@@ -166,6 +166,28 @@ def test_two_processes_equal_one(whole_run, tmp_path, benchmark_root):
     assert_equal(arrays(whole_run[0]), arrays(tmp_path), exactly=False)
 
 
+def test_two_processes_share_the_making_of_what_a_teacher_says(whole_run, tmp_path, benchmark_root):
+    """Each computes its files, and both wait for all of them; the files are those of one process."""
+    small = [arg for arg in arguments(benchmark_root)[1:] if "options" in arg or "root" in arg]
+
+    def taught(workdir, root, *args, **options):
+        return forked.Command(
+            "--config=configs/reskd_minik.py:tiny", *small, "--config.run=", "--config.train.num_steps=2",
+            f"--config.method.teacher={whole_run[0]}", "--config.method.teacher_bn=running",
+            "--config.data.fixed_views=2", f"--config.method.teacher_store={workdir}/store",
+            f"--workdir={workdir}", *args, **options)
+
+    one, two = tmp_path / "one", tmp_path / "two"
+    finish(taught(one, benchmark_root))
+    codes, _, errors = zip(*(command.wait() for command in start_two(two, benchmark_root, start=taught)),
+                           strict=True)
+    assert codes == (0, 0), errors
+    files = sorted(path.relative_to(one) for path in one.glob("store/**/*.npy"))
+    assert len(files) == 2 and files == sorted(path.relative_to(two) for path in two.glob("store/**/*.npy"))
+    for file in files:
+        np.testing.assert_allclose(np.load(two / file), np.load(one / file), rtol=1e-2, atol=1e-3)
+
+
 def test_a_process_that_dies_takes_the_other_along(tmp_path, benchmark_root):
     """With one line, and long before jax misses it (100 s)."""
     processes = start_two(tmp_path, benchmark_root)

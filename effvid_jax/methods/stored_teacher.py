@@ -101,6 +101,8 @@ class Store:
     def check_identity(self, split) -> None:
         """Raises UserError for a folder of another teacher or other clips; writes down whose it is."""
         path, ours = os.path.join(self._root, "teacher.json"), self.identity(split)
+        with writers.writing(self._root):
+            os.makedirs(self._root, exist_ok=True)
         if os.path.exists(path):
             theirs = writers.read_json(path, "Remove the folder, and it is computed again.")
             differ = [name for name in ours if ours[name] != theirs.get(name)]
@@ -111,8 +113,6 @@ class Store:
                 raise UserError(f"config.method.teacher_store={self._root!r} is of {what}: name another "
                                 f"folder, or remove this one.")
         elif jax.process_index() == 0:
-            with writers.writing(self._root):
-                os.makedirs(self._root, exist_ok=True)
             writers.write_text(path, json.dumps(ours, indent=2))
 
     def targets(self, targets, split) -> StoredTargets:
@@ -129,7 +129,13 @@ class Store:
         missing = [file for file in files if not os.path.exists(file[2])]
         if missing:
             self._check_space(rows, missing)
-            self._write(rows, missing, split, sum(len(file[1]) for file in files))
+        # What is missing may differ between processes that do not start at once: whose a file is may not.
+        index, count = jax.process_index(), jax.process_count()
+        self._write(rows, [file for file in files[index::count] if file in missing], files, split)
+        if count > 1:
+            from jax.experimental import multihost_utils
+
+            multihost_utils.sync_global_devices("teacher_store")
         return StoredTargets(targets, FIELD, rows)
 
     def _check_space(self, rows: StoredRows, missing) -> None:
@@ -144,21 +150,19 @@ class Store:
                 f"{free / 2**30:,.1f} free: lower config.data.fixed_views, choose another disk, or "
                 f"config.method.loss='clip_kl' or 'frame_kl', which store class scores or a vector a frame.")
 
-    def _write(self, rows: StoredRows, missing, split, total: int) -> None:
+    def _write(self, rows: StoredRows, mine, files, split) -> None:
+        if not mine:
+            return
         mesh = sharding.own_mesh()
         variables = sharding.replicate(self._variables, mesh)
-        todo = sum(len(videos) for _, videos, _ in missing)
-        mine = missing[jax.process_index()::jax.process_count()]
-        with console.bar(total, "teacher", "clip", initial=total - todo, leave=False) as progress:
+        total = sum(len(videos) for _, videos, _ in files)
+        done = total - jax.process_count() * sum(len(videos) for _, videos, _ in mine)
+        with console.bar(total, "teacher", "clip", initial=max(0, done), leave=False) as progress:
             for view, videos, path in mine:
                 os.makedirs(os.path.dirname(path), exist_ok=True)
                 found = self._of_file(rows, variables, mesh, split, view, videos, progress)
                 with writers.whole(path) as part, open(part, "wb") as file:
                     np.save(file, found)
-        if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-
-            multihost_utils.sync_global_devices("teacher_store")
 
     def _of_file(self, rows, variables, mesh, split, view: int, videos: range, progress) -> np.ndarray:
         """What the teacher says of a clip of some videos, (n, ...)."""
