@@ -182,10 +182,11 @@ def test_two_processes_share_the_making_of_what_a_teacher_says(whole_run, tmp_pa
     codes, _, errors = zip(*(command.wait() for command in start_two(two, benchmark_root, start=taught)),
                            strict=True)
     assert codes == (0, 0), errors
-    files = sorted(path.relative_to(one) for path in one.glob("store/**/*.npy"))
-    assert len(files) == 2 and files == sorted(path.relative_to(two) for path in two.glob("store/**/*.npy"))
+    files = sorted(path.relative_to(one) for path in one.glob("store/**/*.f16"))
+    assert len(files) == 2 and files == sorted(path.relative_to(two) for path in two.glob("store/**/*.f16"))
     for file in files:
-        np.testing.assert_allclose(np.load(two / file), np.load(one / file), rtol=1e-2, atol=1e-3)
+        ours, theirs = (np.fromfile(folder / file, np.float16) for folder in (two, one))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-2, atol=1e-3)
 
 
 def test_a_process_that_dies_takes_the_other_along(tmp_path, benchmark_root):

@@ -1,11 +1,12 @@
 """Rows that were computed for training clips once and are read with them, such as a teacher's answers.
 
-    view-000/rows-00000000.npy, rows-00000256.npy, ...     (n, ...) float16, of the videos from that number on
+    view-000/rows-00000000.f16, rows-00000256.f16, ...     of the videos from that number on
     view-001/...
 
-They belong to the clips that come again and again (`data.fixed_views`): row i of view v is that of clip v of
-video i. A file is there when all its rows are; one of a video that could not be read is NaN. Who writes them
-is `effvid_jax/methods/stored_teacher.py`.
+They belong to the clips that come again and again (`data.fixed_views`): row i of view v is that of clip v
+of video i. A file is there when all its rows are; one of a video that could not be read is NaN. It is float16
+and nothing else: the header of a .npy file goes through Python's parser, which fails in threads now and then
+(SystemError of 3.11). Who writes them is `effvid_jax/methods/stored_teacher.py`.
 """
 
 import copy
@@ -50,7 +51,7 @@ class StoredRows:
     def path(self, view: int, index: int) -> str:
         """The file that has the row of a clip."""
         first = index - index % self.per_file
-        return os.path.join(self.folder, f"view-{view:03d}", f"rows-{first:08d}.npy")
+        return os.path.join(self.folder, f"view-{view:03d}", f"rows-{first:08d}.f16")
 
     def read(self, view: int, index: int) -> np.ndarray:
         """The row of a clip.
@@ -60,18 +61,28 @@ class StoredRows:
         """
         path = self.path(view, index)
         try:
-            rows = _opened(path)
-            if rows.shape[1:] != self.shape or rows.dtype != self.dtype:
-                raise ValueError(f"rows are {rows.dtype} {rows.shape[1:]}, not of {self.shape}")
-            return np.array(rows[index % self.per_file])
-        except (OSError, ValueError, IndexError, EOFError) as error:
+            rows = _opened(path, self.row_bytes)
+            first = index - index % self.per_file
+            if len(rows) != (wanted := min(self.per_file, self.videos - first)):
+                raise ValueError(f"{len(rows)} rows, not {wanted}")
+            return np.array(rows[index - first]).view(self.dtype).reshape(self.shape)
+        except (OSError, ValueError) as error:
             raise DataError(f"{path} cannot be read ({error}): remove it, and the same command computes it "
                             f"again.") from None
 
+    def write(self, path: str, found: np.ndarray) -> None:
+        """Rows of a file, (n, ...), into a file of any name."""
+        with open(path, "wb") as file:
+            file.write(np.ascontiguousarray(found, self.dtype).tobytes())
+
 
 @functools.lru_cache(64)  # every file that is open is a mapping of memory
-def _opened(path: str) -> np.ndarray:
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+def _opened(path: str, row_bytes: int) -> np.ndarray:
+    """(n, bytes of a row)."""
+    size = os.path.getsize(path)
+    if not size or size % row_bytes:
+        raise ValueError(f"{size} bytes are no whole rows of {row_bytes}")
+    return np.memmap(path, np.uint8, "r", shape=(size // row_bytes, row_bytes))
 
 
 class StoredTargets(Targets):

@@ -161,8 +161,8 @@ class Store:
             for view, videos, path in mine:
                 os.makedirs(os.path.dirname(path), exist_ok=True)
                 found = self._of_file(rows, variables, mesh, split, view, videos, progress)
-                with writers.whole(path) as part, open(part, "wb") as file:
-                    np.save(file, found)
+                with writers.whole(path) as part:
+                    rows.write(part, found)
 
     def _of_file(self, rows, variables, mesh, split, view: int, videos: range, progress) -> np.ndarray:
         """What the teacher says of a clip of some videos, (n, ...)."""

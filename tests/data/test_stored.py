@@ -72,7 +72,7 @@ def stored(root, tmp_path, monkeypatch):
         os.makedirs(os.path.dirname(path), exist_ok=True)
         found = np.stack([row(view, i) for i in videos])
         found[[view == 1 and i == 5 for i in videos]] = np.nan
-        np.save(path, found)
+        rows.write(path, found)
     return open_split(config_of(root), "train"), rows
 
 
@@ -95,17 +95,17 @@ def test_rows_come_with_their_clips(stored):
 def test_missing_and_damaged_rows_are_named(stored):
     split, rows = stored
     split = split.with_targets(StoredTargets(split.targets, "told", rows))
-    for damage in ("missing", "cut", "of other shape"):
+    for damage in ("missing", "cut", "of other rows", "empty"):
         path = rows.path(0, 4)
         keep = path + ".keep"
         shutil.move(path, keep)
         if damage == "cut":
             with open(path, "wb") as file, open(keep, "rb") as whole:
-                file.write(whole.read()[:100])
-        elif damage == "of other shape":
-            np.save(path, np.zeros((4, 5), KIND))
+                file.write(whole.read()[:20])
+        elif damage != "missing":
+            rows.write(path, np.zeros((3 if damage == "of other rows" else 0, *SHAPE)))
         _opened.cache_clear()
-        with pytest.raises(DataError, match=r"view-000.rows-00000004.npy cannot be read .*: remove it"):
+        with pytest.raises(DataError, match=r"view-000.rows-00000004.f16 cannot be read .*: remove it"):
             take(split, 2)
         shutil.move(keep, path)
         _opened.cache_clear()
