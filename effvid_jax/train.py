@@ -70,6 +70,7 @@ def _train(config, workdir: str, resume_anyway: bool, signals: Signals) -> dict[
     task.prepare(split)
     method = make_method(config, task)
     method.check_calibration()
+    method.check_split(split)
     course = Course(config, len(split))
     evaluations = Evaluations(config, method, mesh, workdir, course)
     best = Best(config, workdir, evaluations.all_alike)

@@ -170,6 +170,9 @@ class Method(abc.ABC):
     def init(self, rng, clip_shape) -> Variables:
         """Random variables, with the frozen part loaded. `clip_shape`: (B, T, H, W, 3)."""
 
+    def check_split(self, split) -> None:
+        """Raises UserError for a training split that `prepare` would refuse; called before anything else."""
+
     def prepare(self, split):
         """The training split as `loss` reads it. Called before the first step, with everything checked.
 

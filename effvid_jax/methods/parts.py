@@ -112,6 +112,9 @@ class Part(abc.ABC):
         del rng, clip_shape
         return variables
 
+    def check_split(self, split) -> None:
+        """See `Method.check_split`."""
+
     def prepare(self, split):
         """See `Method.prepare`."""
         return split
@@ -173,6 +176,11 @@ class Composed(base.Method):
         for part in self.parts:
             variables = part.init(variables, rng, clip_shape)
         return variables
+
+    def check_split(self, split):
+        """See `Method.check_split`; every part's."""
+        for part in self.parts:
+            part.check_split(split)
 
     def prepare(self, split):
         """See `Method.prepare`; every part's."""

@@ -88,7 +88,7 @@ class Store:
         data = config.data
         clips = jax.ShapeDtypeStruct((1, data.num_frames, data.crop, data.crop, 3), np.uint8)
         self.shape = jax.eval_shape(self._look, variables, clips).shape[1:]
-        self._sees = config.method.teacher_resolution
+        self._sees = {name: config.method[name] for name in ("teacher_resolution", "teacher_dtype")}
 
     def identity(self, split) -> dict:
         """What the rows depend on: the teacher, how it sees, and the clips."""
@@ -96,10 +96,13 @@ class Store:
         for path, x in jax.tree.leaves_with_path(self._variables):
             digest.update(jax.tree_util.keystr(path).encode())
             digest.update(np.ascontiguousarray(x).tobytes())
-        return {"teacher": digest.hexdigest(), "teacher_resolution": self._sees, **split.clips_identity()}
+        return {"teacher": digest.hexdigest(), **self._sees, **split.clips_identity()}
 
-    def check_identity(self, split) -> None:
-        """Raises UserError for a folder of another teacher or other clips; writes down whose it is."""
+    def check(self, split) -> None:
+        """Raises UserError for a folder of another teacher or other clips; writes down whose it is.
+
+        Called before anything is computed.
+        """
         path, ours = os.path.join(self._root, "teacher.json"), self.identity(split)
         with writers.writing(self._root):
             os.makedirs(self._root, exist_ok=True)
@@ -119,27 +122,26 @@ class Store:
         """The targets of a split with the rows beside them, which are computed where they are missing.
 
         Raises:
-            UserError: the folder is of something else, or cannot hold the rows.
+            UserError: the disk cannot hold the rows, or float16 an answer.
             DataError: too many videos cannot be read.
         """
-        self.check_identity(split)
         rows = StoredRows(self.folder, len(split), self.shape)
         views = self._data.fixed_views
         files = list(rows.files(views))
-        missing = [file for file in files if not os.path.exists(file[2])]
+        missing = {path: videos for _, videos, path in files if not os.path.exists(path)}
         if missing:
-            self._check_space(rows, missing)
+            self._check_space(rows, sum(map(len, missing.values())))
         # What is missing may differ between processes that do not start at once: whose a file is may not.
         index, count = jax.process_index(), jax.process_count()
-        self._write(rows, [file for file in files[index::count] if file in missing], files, split)
+        self._write(rows, [file for file in files[index::count] if file[2] in missing], files, split)
         if count > 1:
             from jax.experimental import multihost_utils
 
             multihost_utils.sync_global_devices("teacher_store")
         return StoredTargets(targets, FIELD, rows)
 
-    def _check_space(self, rows: StoredRows, missing) -> None:
-        needed = sum(len(videos) for _, videos, _ in missing) * rows.row_bytes
+    def _check_space(self, rows: StoredRows, clips: int) -> None:
+        needed = clips * rows.row_bytes
         shape = " x ".join(map(str, rows.shape))
         console.say(f"what the teacher says of a clip, {shape}, is stored in {self.folder}: "
                     f"{needed / 2**20:,.1f} MiB to write")

@@ -62,6 +62,11 @@ class Teacher(Part):
             self.store = stored_teacher.Store(settings.teacher_store, settings.loss, self._in_evaluation,
                                               self.variables, config)
 
+    def check_split(self, split):
+        """See `Part.check_split`: what is stored is of this teacher and of these clips."""
+        if self.store is not None:
+            self.store.check(split)
+
     def prepare(self, split):
         """See `Part.prepare`: what the teacher says of every clip is computed where it is not there yet."""
         if self.store is None:

@@ -61,6 +61,7 @@ def prepared(config):
     """(method, split as it is trained on)."""
     split = open_split(config.data, "train")
     method = made(config, split.class_names)
+    method.check_split(split)
     return method, method.prepare(split.with_targets(method.task.targets))
 
 
