@@ -18,8 +18,8 @@ from collections.abc import Sequence
 import embedded
 
 PAIRS = ("uniformer_s-tsm_mobilenet_v4_conv_small", "uniformer_s-movinet_a0", "videomae_s-movinet_a0")
-# Weights are the released ones of Video Swin and of the residual networks. The former is 200 of a mean over the
-# 400 classes of Kinetics as well, which is 8 of one over 16; with 200 a MobileNetV4 stayed at chance.
+# Weights are the released ones of Video Swin and of the residual networks. The former is 200 of a mean that
+# is over the 400 classes of Kinetics as well: 8 of one over 16. With 200 a MobileNetV4 stayed at chance.
 LOSSES = {
     "position_kl": ["--config.method.loss=position_kl", "--config.method.weight=8"],
     "feature, projected": ["--config.method.loss=feature", "--config.method.weight=100",
