@@ -70,10 +70,9 @@ class StoredRows:
             raise DataError(f"{path} cannot be read ({error}): remove it, and the same command computes it "
                             f"again.") from None
 
-    def write(self, path: str, found: np.ndarray) -> None:
-        """Rows of a file, (n, ...), into a file of any name."""
-        with open(path, "wb") as file:
-            file.write(np.ascontiguousarray(found, self.dtype).tobytes())
+    def content(self, found: np.ndarray) -> bytes:
+        """Of the file of some rows (n, ...)."""
+        return np.ascontiguousarray(found, self.dtype).tobytes()
 
 
 @functools.lru_cache(64)  # every file that is open is a mapping of memory

@@ -163,8 +163,7 @@ class Store:
             for view, videos, path in mine:
                 os.makedirs(os.path.dirname(path), exist_ok=True)
                 found = self._of_file(rows, variables, mesh, split, view, videos, progress)
-                with writers.whole(path) as part:
-                    rows.write(part, found)
+                writers.write_bytes(path, rows.content(found))
 
     def _of_file(self, rows, variables, mesh, split, view: int, videos: range, progress) -> np.ndarray:
         """What the teacher says of a clip of some videos, (n, ...)."""
