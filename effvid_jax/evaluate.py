@@ -64,7 +64,7 @@ class Evaluator:
         self.split = data_pipelines.open_split(
             config.data, split, process_count=jax.process_count()).with_targets(self.task.targets)
         self._title, self._batch_size = config.name, config.data.eval_batch_size
-        self._threads = max(1, config.data.num_threads)
+        self._threads = max(1, data_pipelines.decoding_threads(config.data.num_threads))
         self._compiled: dict[Any, Any] = {} if compiled is None else compiled
 
     def rows(self, variables, runner: Runner, name: str = "", step: int | None = None) -> Rows:

@@ -62,7 +62,8 @@ def defaults() -> ml_collections.ConfigDict:
         batch_size=64, eval_batch_size=64,  # global; the reference has 8 GPUs x 8 clips
         views_per_pass=0,  # evaluation: views of a video that go through the network at a time; 0: all
         seed=0,  # of order, frames, crops and flips
-        num_threads=16,  # that read and decode, in all processes of `num_workers` together
+        num_threads=16,  # that read and decode, in all processes of `num_workers` together; in training and
+        # evaluation no more than there are cores
         num_workers=0,  # processes that build every batch together; 0: threads of this one
         prefetch=8,  # batches that are made ahead
         max_broken_share=0.01,  # more broken files than this end the run, by name

@@ -19,6 +19,7 @@ from data_pipelines.batches.row_threads import RowThreads
 from data_pipelines.batches.targets import Targets
 from data_pipelines.sources.base import Source
 from data_pipelines.sources.broken import BrokenFiles
+from data_pipelines.tools import decoding_threads
 
 _all: weakref.WeakSet["Batches"] = weakref.WeakSet()
 
@@ -76,7 +77,7 @@ class Batches:
                         processes=max(1, options.num_workers))
         batch_size = options.batch_size if train else options.eval_batch_size
         self._parts = max(1, options.num_workers)  # of a batch: every worker process builds one of each
-        self._num_threads = -(-options.num_threads // self._parts)
+        self._num_threads = -(-decoding_threads(options.num_threads) // self._parts)
         self._threads = RowThreads(self._num_threads)
         shard = source, options, targets, batch_size, process_index, process_count, self._threads
         self._earlier = 0

@@ -26,7 +26,7 @@ import shutil
 import jax
 import numpy as np
 
-from data_pipelines import StoredRows, StoredTargets, VideoError, in_order
+from data_pipelines import StoredRows, StoredTargets, VideoError, decoding_threads, in_order
 from effvid_jax import console, sharding, writers
 from effvid_jax.errors import UserError
 
@@ -187,7 +187,7 @@ class Store:
                 found[index - videos.start] = answer
             waiting.clear()
 
-        threads = max(1, self._data.num_threads)
+        threads = max(1, decoding_threads(self._data.num_threads))
         with contextlib.closing(in_order(read, videos, threads, 2 * threads)) as clips:
             for index, clip in zip(videos, clips, strict=True):
                 progress.update(jax.process_count())

@@ -245,8 +245,9 @@ def _changed(config, **changes):
 
 # --------------------------------------------------------------------------------- reading ahead
 @pytest.mark.parametrize("threads, prefetch", [(4, 8), (6, 1)])
-def test_the_first_batch_is_built_by_all_threads_and_by_nobody_else(clips, threads, prefetch):
+def test_the_first_batch_is_built_by_all_threads_and_by_nobody_else(clips, threads, prefetch, monkeypatch):
     """So it takes what decoding it alone with all threads takes; then batches follow one by one."""
+    monkeypatch.setattr("data_pipelines.tools.num_cores", lambda: threads)
     config = data_config(root=clips, batch_size=8, num_threads=threads, prefetch=prefetch)
     expected = take(3, _changed(config, num_threads=0))
     lock, begun, at_once, most = threading.Lock(), [], set(), 0
@@ -273,6 +274,16 @@ def test_the_first_batch_is_built_by_all_threads_and_by_nobody_else(clips, threa
     assert alone[0] == min(threads, 8), "a thread had nothing to do, or others had rows"
     last = max(begun.index(index) for index in ours[1]["id"])
     assert last < 16 + threads, "the second batch waited for later ones"
+
+
+def test_no_more_threads_decode_than_there_are_cores(clips, monkeypatch):
+    """They would wait for Python's lock; where there are worker processes they share the cores."""
+    for cores, wanted, processes, found in ((2, 16, 0, 2), (2, 1, 0, 1), (64, 16, 0, 16), (8, 16, 3, 3),
+                                          (1, 16, 4, 1), (4, 0, 0, 0)):
+        monkeypatch.setattr("data_pipelines.tools.num_cores", lambda cores=cores: cores)
+        config = data_config(root=clips, num_threads=wanted, num_workers=processes)
+        with make_pipeline(config, "train") as made:
+            assert made._num_threads == found, (cores, wanted, processes)
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
