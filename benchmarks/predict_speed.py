@@ -71,15 +71,19 @@ class Sides:
         for one in (clip[:1], clip):  # compiled before the clock runs
             network.finish(network.start(one), ["x"])
 
+    def _reads(self):
+        """The views of all videos, read ahead in threads; to be closed."""
+        threads = self.network.num_threads
+        return contextlib.closing(data_pipelines.in_order(
+            self.network.reader.views, self.paths, threads, 2 * threads))
+
     def one_at_a_time(self):
         """Read, ask, next."""
         return [self.network.scored(path)[0] for path in self.paths]
 
     def as_before(self):
         """Read ahead in threads, and asked about one at a time."""
-        threads = self.network.num_threads
-        with contextlib.closing(data_pipelines.in_order(self.network.reader.views, self.paths, threads,
-                                               2 * threads)) as reads:
+        with self._reads() as reads:
             return [self.network.scored_views(views)[0] for views in reads]
 
     def in_batches(self, memory=lambda: None):
@@ -92,9 +96,7 @@ class Sides:
 
     def decoding(self):
         """Read alone."""
-        threads = self.network.num_threads
-        with contextlib.closing(data_pipelines.in_order(self.network.reader.views, self.paths, threads,
-                                               2 * threads)) as reads:
+        with self._reads() as reads:
             for _ in reads:
                 pass
 

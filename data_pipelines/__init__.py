@@ -32,10 +32,10 @@ from data_pipelines.tools import decoding_threads, in_order, memory_bytes
 
 __all__ = ["Box", "BoxTargets", "ClassLabels", "ClipReader", "DataError", "Entry", "Field", "PixelClasses",
            "Place", "Split", "Stage", "StoredRows", "StoredTargets", "Targets", "VideoError",
-           "check_config", "check_fields", "data_fields", "decoding_threads",
-           "frame_writer", "in_order", "is_stream",
-           "made_clips", "make_engine", "make_pipeline", "memory_bytes", "num_views", "number_of_camera",
-           "open_split", "printable", "run_engine", "shown", "write_benchmark", "write_frames"]
+           "check_config", "check_fields", "data_fields", "decoding_threads", "frame_writer", "in_order",
+           "is_stream", "made_clips", "make_engine", "make_pipeline", "memory_bytes", "num_views",
+           "number_of_camera", "open_split", "printable", "run_engine", "shown", "write_benchmark",
+           "write_frames"]
 
 
 def __getattr__(name: str):

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -156,48 +157,47 @@ class Store:
         if not mine:
             return
         mesh = sharding.own_mesh()
-        variables = sharding.replicate(self._variables, mesh)
+        variables, cut = sharding.replicate(self._variables, mesh), sharding.of_batch(mesh)
+        data, count = self._data, jax.process_count()
+        size = -(-data.batch_size // count // mesh.size) * mesh.size
+        batch = np.zeros((size, data.num_frames, data.crop, data.crop, 3), np.uint8)
+
+        def look(clips) -> np.ndarray:
+            batch[:len(clips)] = clips
+            return np.asarray(self._look(variables, jax.device_put(batch, cut)))[:len(clips)]
+
         total = sum(len(videos) for _, videos, _ in files)
-        done = total - jax.process_count() * sum(len(videos) for _, videos, _ in mine)
+        done = total - count * sum(len(videos) for _, videos, _ in mine)
         with console.bar(total, "teacher", "clip", initial=max(0, done), leave=False) as progress:
             for view, videos, path in mine:
                 os.makedirs(os.path.dirname(path), exist_ok=True)
-                found = self._of_file(rows, variables, mesh, split, view, videos, progress)
+                found = np.full((len(videos), *self.shape), np.nan, rows.dtype)
+                with contextlib.closing(self._clips(split, view, videos)) as clips:
+                    while some := list(itertools.islice(clips, size)):
+                        progress.update(count * len(some))
+                        indices, seen = zip(*some)
+                        for index, answer in zip(indices, look(seen), strict=True):
+                            self._check_answer(answer, split.entry(index).name)
+                            found[index - videos.start] = answer
                 writers.write_bytes(path, rows.content(found))
 
-    def _of_file(self, rows, variables, mesh, split, view: int, videos: range, progress) -> np.ndarray:
-        """What the teacher says of a clip of some videos, (n, ...)."""
-        found = np.full((len(videos), *self.shape), np.nan, rows.dtype)
-        size = -(-self._data.batch_size // jax.process_count() // mesh.size) * mesh.size
-        batch = np.zeros((size, self._data.num_frames, self._data.crop, self._data.crop, 3), np.uint8)
-        waiting: list[int] = []
-
+    def _clips(self, split, view: int, videos: range):
+        """(index, clip) of the videos that can be read, in order, read ahead; the others are counted."""
         def read(index: int):
             try:
                 return split.fixed_clip(index, view)
             except VideoError as error:
                 return error
 
-        def flush() -> None:
-            answers = np.asarray(self._look(variables, jax.device_put(batch, sharding.of_batch(mesh))))
-            for index, answer in zip(waiting, answers):
-                if not np.isfinite(answer).all():
-                    raise UserError(f"the teacher's answer about {split.entry(index).name} is not finite or "
-                                    f"beyond float16 (65504): config.method.teacher_store cannot keep it.")
-                found[index - videos.start] = answer
-            waiting.clear()
-
         threads = max(1, decoding_threads(self._data.num_threads))
         with contextlib.closing(in_order(read, videos, threads, 2 * threads)) as clips:
             for index, clip in zip(videos, clips, strict=True):
-                progress.update(jax.process_count())
                 if isinstance(clip, VideoError):
                     split.broken.add([(index, clip.name, clip.reason)])
-                    continue
-                batch[len(waiting)] = clip
-                waiting.append(index)
-                if len(waiting) == size:
-                    flush()
-        if waiting:
-            flush()
-        return found
+                else:
+                    yield index, clip
+
+    def _check_answer(self, answer: np.ndarray, name: str) -> None:
+        if not np.isfinite(answer).all():
+            raise UserError(f"the teacher's answer about {name} is not finite or beyond float16 (65504): "
+                            f"config.method.teacher_store={self._root!r} cannot keep it.")
