@@ -172,7 +172,7 @@ class Evaluator:
         """Batch by batch, everything computed on all devices, or each frame by the network it is sent to."""
         if runner.routed is None and runner.predict not in self._compiled:
             self._compiled[runner.predict] = jax.jit(
-                runner.predict, out_shardings=sharding.replicated(self.mesh))
+                sharding.apart(runner.predict, self.mesh), out_shardings=sharding.replicated(self.mesh))
         if runner.routed is not None and jax.process_count() > 1:
             raise UserError("a network that sends frames to where they belong ('routed') runs in a single "
                             "process: evaluate on several with one that computes everything.")

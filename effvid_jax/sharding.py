@@ -142,6 +142,27 @@ def gathered(tree, mesh):
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, replicated(mesh)), tree)
 
 
+def apart(function, mesh):
+    """Of a function of (whole, rows, ...) one that each device runs on its own rows, with no word to others.
+
+    XLA divides what treats all rows alike. Where rows go one by one, or several that are alike together
+    (gates in compact form), it would collect all rows on every device and compute all of them there.
+
+    Args:
+        function: (what is whole on every device, *trees with an axis of rows first) -> such trees.
+        mesh: the devices.
+    """
+    if mesh.size == 1:
+        return function
+    rows = PartitionSpec(mesh.axis_names)
+
+    def on_own_rows(everywhere, *trees):
+        return jax.shard_map(function, mesh=mesh, in_specs=(PartitionSpec(), *(rows,) * len(trees)),
+                             out_specs=rows, check_vma=False)(everywhere, *trees)
+
+    return on_own_rows
+
+
 def like_state(tree, mesh):
     """Traced: gradients and other arrays in the shapes of parameters, cut as these are."""
     if mesh.shape[FSDP] == 1:

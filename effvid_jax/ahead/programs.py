@@ -93,7 +93,7 @@ class Programs:
             function = jax.jit(self._step, donate_argnums=0, out_shardings=(lies, whole))
             return function, (_placed(self.state, lies), _placed(self.batch, cut))
         runner = self.method.runners()[self.method.runner]
-        predict = runner.predict or self.method.predict
+        predict = sharding.apart(runner.predict or self.method.predict, self.mesh)
         variables = _placed(self.state.evaluated.replace(frozen={}), whole)
         return jax.jit(predict, out_shardings=whole), (variables, _placed(self.videos, cut))
 

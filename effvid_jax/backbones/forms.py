@@ -5,6 +5,7 @@
     images                 kernels that are 1 in time or in space: 2-D     GPU, CPU
     a matrix product       1x1                                             CPU
     patches                kernels with more positions than the result     CPU
+    less                   a kernel whose edge never meets the map         CPU
     frames as channels     other 3-D kernels: the frames that meet, in 2-D CPU
     shifted products       depthwise kernels, see `depthwise.py`           CPU
 
@@ -96,10 +97,12 @@ def for_gpu(x, kernel, strides, padding, groups, dilation):
 
 def for_cpu(x, kernel, strides, padding, groups, dilation):
     """The form that the module's docstring names."""
-    n, sizes = len(strides), kernel.shape[:-2]
-    maps = [s + 2 * p - d * (k - 1) for s, p, d, k in zip(x.shape[-1 - n:-1], padding, dilation, sizes)]
+    n = len(strides)
+    maps = [s + 2 * p - d * (k - 1) for s, p, d, k in zip(x.shape[-1 - n:-1], padding, dilation, kernel.shape)]
     if min(maps) < 1:  # an empty result
         return plain(x, kernel, strides, padding, groups, dilation)
+    kernel, padding = _reached(x, kernel, strides, padding, dilation)
+    sizes = kernel.shape[:-2]
     if groups == x.shape[-1] == kernel.shape[-1] and max(dilation) == 1:
         return depthwise.convolve(x, kernel, strides, padding)
     if math.prod(sizes) == 1 and groups == 1:
@@ -121,6 +124,20 @@ def for_cpu(x, kernel, strides, padding, groups, dilation):
     if n == 2 and groups == 1 and math.prod(sizes) <= 9:
         return _large_map(x, kernel, strides, padding, dilation)
     return plain(x, kernel, strides, padding, groups, dilation)
+
+
+def _reached(x, kernel, strides, padding, dilation):
+    """(kernel, padding) without the positions on both sides that meet zeros alone: 3x3 on a pixel is 1x1."""
+    found = []
+    for axis, (size, stride, p, d) in enumerate(zip(x.shape[-1 - len(strides):-1], strides, padding, dilation)):
+        length = kernel.shape[axis]
+        last = (size + 2 * p - d * (length - 1) - 1) // stride * stride  # where the last window begins
+        cut = 0
+        while length - 2 * cut > 2 and d * (cut + 1) <= p and last + d * cut < p <= d * (length - 1 - cut) - size:
+            cut += 1
+        kernel = jax.lax.slice_in_dim(kernel, cut, length - cut, axis=axis)
+        found.append(p - d * cut)
+    return kernel, tuple(found)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))

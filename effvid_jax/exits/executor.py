@@ -57,6 +57,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from effvid_jax import sharding
 from effvid_jax.errors import UserError
 from effvid_jax.exits.deadline import Pace, check
 from effvid_jax.exits.in_time import in_time
@@ -187,6 +188,7 @@ class Executor:
         self.cut = None
         if mesh is not None:
             self.cut = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(mesh.axis_names))
+            self.steps = steps = [step._replace(run=sharding.apart(step.run, mesh)) for step in steps]
         compiled = partial(jax.jit, out_shardings=self.cut)
         # Frames of later steps travel with the rows; from which position on, before each step.
         first = [step.start for step in steps if step.stop > step.start]

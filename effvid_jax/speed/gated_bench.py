@@ -3,12 +3,14 @@
     realised     (1 - time ratio) / (1 - GMACs ratio): 1 if every multiply-add left out was time left out
 
 Sides are timed in turns in one run. The static network is in its best form: batch norms folded or not, the
-whole batch at once or clip by clip, whichever is fastest; so is the compact one.
+whole batch at once or clip by clip, on one device or each device its own clips, whichever is fastest; so is the
+compact one. A CPU is several devices with `XLA_FLAGS=--xla_force_host_platform_device_count=2`.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from effvid_jax import cost
+from effvid_jax import cost, sharding
 from effvid_jax.gating import folding, gates
 from effvid_jax.gating.decisions import clip_gmacs
 from effvid_jax.speed import timing
@@ -90,19 +92,24 @@ def measure(plain, mixed, compact, variables, clips, found: Costs, batch: int, s
     batches = [clips[i:i + batch] for i in range(0, count, batch)]
     nets = {"static": (plain, inside), "static, folded": folding.fold(plain, inside, shape),
             "compact": folding.fold(compact, variables, shape), "mixed": (mixed, variables)}
+    meshes = {"": sharding.make_mesh(devices=jax.devices()[:1])}
+    if jax.device_count() > 1 and batch % jax.device_count() == 0:
+        meshes[f", on {jax.device_count()} devices"] = sharding.make_mesh()
     functions, errors = {}, {}
     for name, (model, weights) in nets.items():
-        weights = jax.device_put(weights)
         forms = {"": lambda v, x, m=model: m.apply(v, x)[0]}
         if batch > 1 and name != "mixed":
             forms[", clip by clip"] = lambda v, x, m=model: jax.lax.map(
                 lambda clip: m.apply(v, clip[None])[0][0], x)
-        for form, function in forms.items():
-            function = functools.partial(jax.jit(function), weights)
-            functions[name + form] = lambda f=function: [f(x) for x in batches]
+        for (form, function), (where, mesh) in itertools.product(forms.items(), meshes.items()):
+            function = functools.partial(jax.jit(sharding.apart(function, mesh)),
+                                         sharding.replicate(weights, mesh))
+            placed = [jax.device_put(x, sharding.of_batch(mesh)) for x in batches]
+            side = name + form + where
+            functions[side] = lambda f=function, placed=placed: [f(x) for x in placed]
             if "static" not in name:
-                logits = jnp.concatenate(functions[name + form]())
-                errors[name + form] = float(abs(logits - found.logits).max() / abs(logits).max())
+                logits = np.concatenate(jax.device_get(functions[side]()))
+                errors[side] = float(abs(logits - found.logits).max() / abs(logits).max())
             progress()
     times = timing.measure(functions, seconds=seconds, min_repeats=5, progress=progress)
     best = times[best_of(times, "static")]

@@ -72,6 +72,22 @@ def test_depthwise_of_every_number_of_axes(rng, shape, kernel, strides, padding,
         np.testing.assert_allclose(a.astype("float32"), b, rtol=close, atol=close)
 
 
+@pytest.mark.parametrize("size,kernel,stride,padding,dilation,left", [
+    (1, 3, 1, 1, 1, 1), (1, 7, 1, 3, 1, 1), (2, 5, 1, 2, 1, 3), (2, 7, 2, 3, 1, 3), (2, 3, 1, 1, 1, 3),
+    (1, 3, 1, 2, 1, 3), (1, 3, 1, 2, 2, 1), (1, 3, 1, 1, 2, 3), (4, 9, 4, 4, 1, 7), (3, 9, 1, 4, 1, 5)])
+def test_a_kernel_is_as_large_as_what_it_meets(rng, size, kernel, stride, padding, dilation, left):
+    x = jnp.asarray(rng.normal(size=(2, size, 3, 4)), jnp.float32)
+    w = jnp.asarray(rng.normal(size=(kernel, 1, 4, 5)), jnp.float32)
+    args = (stride, 1), (padding, 0), (dilation, 1)
+    cut, pads = forms._reached(x, w, *args)
+    if size + 2 * padding > dilation * (kernel - 1):
+        assert cut.shape[0] == left and pads == (padding - dilation * (kernel - left) // 2, 0)
+    found, expected = (both(lambda x, w, form=form: form(x, w, args[0], args[1], 1, args[2]), x, w)
+                       for form in (forms.for_cpu, forms.plain))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-5)
+
+
 def test_an_empty_result_is_the_plain_one():
     x, kernel = jnp.ones((2, 1, 2, 2, 4)), jnp.ones((3, 3, 4, 4))
     assert forms.convolve(x, kernel, (1, 1), (0, 0)).shape == (2, 1, 0, 0, 4)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import os
 import subprocess
 import sys
@@ -64,6 +65,19 @@ def test_the_steps_of_a_config_here():
     assert "GiB of 16" in text and "does not fit" in text and "lowered for tpu and cuda" in text
     with pytest.raises(UserError, match="config.data.batch_size=5 does not divide over the 2 chips"):
         programs.Programs(ahead.ready(config(batch_size=5), 2), list("abcde"), sharding.make_mesh())
+
+
+@pytest.mark.parametrize("positions", [0, 4096])
+def test_clips_that_go_one_by_one_stay_on_their_device(positions):
+    """An evaluation sends its answers to the others, and no clips: each device goes through its own alone."""
+    values = ahead.config_of("configs/va_red2_minik.py:tiny,frames=8", [])
+    values.model.options.update(dict(width=8))
+    values.data.update(dict(eval_batch_size=4, crop=16, test_crop_size=16))
+    values.method.update(dict(form="compact", positions=positions))
+    found = programs.Programs(ahead.ready(values, 2), list("abcde"), sharding.make_mesh(2))
+    said = found.compile("eval")["collectives"]
+    sent, clips = sum(size for _, size in said.values()), math.prod(found.videos["video"].shape)
+    assert set(said) == {"all-gather"} and 0 < sent < 0.05 * 4 * clips
 
 
 @pytest.mark.slow  # minutes of libtpu's compiler
