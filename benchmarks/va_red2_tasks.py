@@ -3,10 +3,10 @@
     python benchmarks/va_red2_tasks.py --task localisation --backbone i3d_tp --seeds 0,1,2
     python benchmarks/va_red2_tasks.py --task segmentation --seeds 0,1,2
 
-Per seed: a static network, and from its weights, with as many further steps each, the static network itself
-(the control that a fair comparison needs) and the gated one. A run that is finished is not trained again, one
-that was interrupted goes on; `--collect` trains none; what is reported are the rows of which all seeds are
-finished. They go to `docs/results.csv`.
+Per seed: a static network (I3D's from the weights of a classifier, one for all seeds), and from its weights,
+with as many further steps each, the static network itself (the control that a fair comparison needs) and the
+gated one. A run that is finished is not trained again, one that was interrupted goes on; `--collect` trains
+none; what is reported are the rows of which all seeds are finished. They go to `docs/results.csv`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import NamedTuple
 import embedded
 
 FIRST, CONTROL, GATES = "start", "static", "dynamic"
+TRUNK = "trunk"
 
 
 class Experiment(NamedTuple):
@@ -26,6 +27,8 @@ class Experiment(NamedTuple):
         config: with arguments; `static` is added for the plain network.
         steps: of the first run, and of each that starts from it.
         flags: of `main.py`, for the gated network.
+        again: of `main.py`, for both networks that start from the first one.
+        trunk: config of what the first one starts from; "": from scratch.
         metrics: {column: metric of the split}, in percent; the first one is what must not be lost.
         data: what it is trained on, in words.
         encoder: whether the paper's cost is that of the backbone alone: its columns are there as well.
@@ -37,18 +40,20 @@ class Experiment(NamedTuple):
     metrics: dict[str, str]
     data: str
     encoder: bool = False
+    again: tuple[str, ...] = ()
+    trunk: str = ""
 
 
 BOXES = "embedded benchmark of localisation (2400 train, 600 val key frames)"
 _FOUND = {"frame-mAP (%)": "map", "recall (%)": "recall", "classification (%)": "classification"}
+_LESS = ("--config.optim.lr=0.002",)  # half of the first run's: it is no beginning
 SCENES = "embedded benchmark of segmentation (1500 train, 300 val images)"
 EXPERIMENTS: dict[str, dict[str, Experiment]] = {
     "localisation": {
-        "i3d_tp": Experiment("localise_jhmdb.py:demo,backbone=i3d_tp", (1000, 500),
-                             ("--config.method.target=0.8",), _FOUND, BOXES),
-        # 3x3 cheap operations cost as much as a convolution of 9 channels, and X3D's small member has 16.
-        "x3d_m": Experiment("localise_jhmdb.py:demo,backbone=x3d_m", (1000, 500),
-                            ("--config.method.target=0.88", "--config.method.cheap_kernel=1"), _FOUND, BOXES),
+        "i3d_tp": Experiment("localise_jhmdb.py:demo,backbone=i3d_tp", (1500, 1000), (), _FOUND, BOXES,
+                             again=_LESS, trunk="va_red2_minik.py:demo,backbone=i3d_tp,static"),
+        "x3d_m": Experiment("localise_jhmdb.py:demo,backbone=x3d_m", (1500, 1000), (), _FOUND, BOXES,
+                            again=_LESS),
     },
     "segmentation": {
         "dilated_resnet18": Experiment(
@@ -65,6 +70,10 @@ def train(workdir: str, seed: int, experiment: Experiment, name: str, folder: st
     if name != FIRST:
         flags.append(f"--config.init.checkpoint={os.path.join(workdir, f'seed{seed}', folder, FIRST)}")
         flags.append(f"--config.init.skip={'gate|cheap_' if name == GATES else ''}")
+        flags += experiment.again
+    elif experiment.trunk:
+        embedded.train(workdir, 0, f"{folder}/{TRUNK}", experiment.trunk, ["--config.run=", *extra])
+        flags.append(f"--config.init.checkpoint={os.path.join(workdir, 'seed0', folder, TRUNK)}")
     flags += experiment.flags if name == GATES else ()
     embedded.train(workdir, seed, f"{folder}/{name}", config, [*flags, *extra])
 

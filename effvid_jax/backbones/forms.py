@@ -98,7 +98,8 @@ def for_gpu(x, kernel, strides, padding, groups, dilation):
 def for_cpu(x, kernel, strides, padding, groups, dilation):
     """The form that the module's docstring names."""
     n = len(strides)
-    maps = [s + 2 * p - d * (k - 1) for s, p, d, k in zip(x.shape[-1 - n:-1], padding, dilation, kernel.shape)]
+    maps = [s + 2 * p - d * (k - 1)
+            for s, p, d, k in zip(x.shape[-1 - n:-1], padding, dilation, kernel.shape)]
     if min(maps) < 1:  # an empty result
         return plain(x, kernel, strides, padding, groups, dilation)
     kernel, padding = _reached(x, kernel, strides, padding, dilation)
@@ -129,11 +130,13 @@ def for_cpu(x, kernel, strides, padding, groups, dilation):
 def _reached(x, kernel, strides, padding, dilation):
     """(kernel, padding) without the positions on both sides that meet zeros alone: 3x3 on a pixel is 1x1."""
     found = []
-    for axis, (size, stride, p, d) in enumerate(zip(x.shape[-1 - len(strides):-1], strides, padding, dilation)):
+    for axis, (size, stride, p, d) in enumerate(zip(x.shape[-1 - len(strides):-1], strides, padding,
+                                                    dilation)):
         length = kernel.shape[axis]
         last = (size + 2 * p - d * (length - 1) - 1) // stride * stride  # where the last window begins
         cut = 0
-        while length - 2 * cut > 2 and d * (cut + 1) <= p and last + d * cut < p <= d * (length - 1 - cut) - size:
+        while (length - 2 * cut > 2 and d * (cut + 1) <= p
+               and last + d * cut < p <= d * (length - 1 - cut) - size):
             cut += 1
         kernel = jax.lax.slice_in_dim(kernel, cut, length - cut, axis=axis)
         found.append(p - d * cut)

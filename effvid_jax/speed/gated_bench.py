@@ -3,8 +3,8 @@
     realised     (1 - time ratio) / (1 - GMACs ratio): 1 if every multiply-add left out was time left out
 
 Sides are timed in turns in one run. The static network is in its best form: batch norms folded or not, the
-whole batch at once or clip by clip, on one device or each device its own clips, whichever is fastest; so is the
-compact one. A CPU is several devices with `XLA_FLAGS=--xla_force_host_platform_device_count=2`.
+whole batch at once or clip by clip, on one device or each device its own clips, whichever is fastest; so is
+the compact one. A CPU is several devices with `XLA_FLAGS=--xla_force_host_platform_device_count=2`.
 """
 
 from __future__ import annotations
