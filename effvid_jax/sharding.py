@@ -150,9 +150,9 @@ def apart(function, mesh):
 
     Args:
         function: (what is whole on every device, *trees with an axis of rows first) -> such trees.
-        mesh: the devices.
+        mesh: the devices; None: one.
     """
-    if mesh.size == 1:
+    if mesh is None or mesh.size == 1:
         return function
     rows = PartitionSpec(mesh.axis_names)
 

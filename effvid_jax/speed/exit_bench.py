@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from effvid_jax import sharding
 from effvid_jax.exits import executor, programs, stopping
 from effvid_jax.methods.base import Adaptive
 from effvid_jax.speed import timing
@@ -53,14 +54,14 @@ def measure(adaptive: Adaptive, variables, clips_NTHWC, batch_size: int, *, spee
     ordered = np.asarray(clips_NTHWC)[:, list(adaptive.order)]
     starts = range(0, n, batch_size)
     frames = [jax.device_put(ordered[s:s + batch_size], cut) for s in starts]
-    scores_Nm, segment_seconds = _segments(adaptive, variables, frames, seconds / 5, progress)
+    scores_Nm, segment_seconds = _segments(adaptive, variables, frames, mesh, seconds / 5, progress)
     if thresholds is None:
         thresholds = stopping.thresholds_for_budget(
             scores_Nm, np.zeros_like(scores_Nm), adaptive.gmacs, adaptive.full_gmacs / speedup, "msdnet")
     taken = np.asarray(stopping.exits_taken(jnp.asarray(scores_Nm), jnp.asarray(thresholds)))
     alive = [float((taken >= k).mean()) for k in range(len(adaptive.steps))]
 
-    full = jax.jit(adaptive.full)
+    full = jax.jit(sharding.apart(adaptive.full, mesh))
     run = executor.Executor(adaptive.steps, adaptive.score, batch_size, sizes, mesh=mesh)
     run.warm_up(variables, ordered[:1])
     progress()
@@ -95,9 +96,9 @@ def measure(adaptive: Adaptive, variables, clips_NTHWC, batch_size: int, *, spee
     return rows
 
 
-def _segments(adaptive: Adaptive, variables, frames, seconds: float, progress):
+def _segments(adaptive: Adaptive, variables, frames, mesh, seconds: float, progress):
     """Scores (N, m) at all checkpoints, and seconds of each segment on a full batch."""
-    steps = [jax.jit(step.run) for step in adaptive.steps]
+    steps = [jax.jit(sharding.apart(step.run, mesh)) for step in adaptive.steps]
     score = jax.jit(partial(programs.scored, adaptive.score))
     scores, calls = [], {}
     for number, x in enumerate(frames):
