@@ -54,7 +54,7 @@ def result_rows(args, found) -> list[dict[str, str]]:
                         f"{side['side']}")
                 rows += [results.make_row(f"{what}: {column}", f"{value:.2f}", dataset="noise",
                                           config=f"{args.backbone}, {args.scheme} route, {args.dtype}",
-                                          command="python " + " ".join(sys.argv), seeds=[0])
+                                          command=results.this_command(), seeds=[0])
                          for column, value in (("speed-up, measured", side["speedup"]),
                                                ("speed-up, multiply-adds", side["flops_speedup"]),
                                                ("R", side["r"]))]

@@ -167,7 +167,7 @@ def result_rows(args, found) -> list[dict[str, str]]:
                 f"{one['resolution']}², batch {one['batch']}")
         best = min((r for r in one["rows"] if r["realised"] is not None), key=lambda r: r["ms per clip"])
         rows += [results.make_row(f"{what}: {column}", value, dataset="random clips", config=config,
-                                  command="python " + " ".join(sys.argv), seeds=[0])
+                                  command=results.this_command(), seeds=[0])
                  for column, value in (("GMACs ratio", f"{one['gmacs_ratio']:.3f}"),
                                        ("time ratio", f"{best['time ratio']:.3f}"),
                                        ("realised", f"{one['realised']:.2f}"))]

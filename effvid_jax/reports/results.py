@@ -79,6 +79,18 @@ def make_row(what: str, value: str, *, dataset: str, config: str, command: str, 
             "commit": here["commit"]}
 
 
+def this_command() -> str:
+    """The command line of this process, with virtual devices, without the file that its rows go to."""
+    words, devices = ["python"], re.findall(r"--xla_force_host_platform_device_count=\S+",
+                                            os.environ.get("XLA_FLAGS", ""))
+    skip = False
+    for word in sys.argv:
+        if not skip and not word.startswith("--results"):
+            words.append(word)
+        skip = word == "--results"
+    return " ".join([*(f"XLA_FLAGS={flag}" for flag in devices), *words])
+
+
 def replace_rows(path: str, rows: Sequence[dict[str, str]], old: Callable[[dict[str, str]], bool]) -> None:
     """Appends rows to a results file, which need not exist, in place of those that `old` is true for."""
     kept = [row for row in (read_rows(path) if os.path.exists(path) else []) if not old(row)]

@@ -1,6 +1,9 @@
 """Tables generated from docs/results.csv."""
 
 import csv
+import os
+import re
+import sys
 
 import pytest
 
@@ -83,3 +86,14 @@ def test_update_and_check(tmp_path, capsys):
 
 def test_tables_of_this_project_are_up_to_date():
     assert results.update(check=True) == [], "run: python -m effvid_jax.reports.results"
+
+
+def test_a_command_is_what_anybody_can_repeat(monkeypatch):
+    """As it was given, with its devices, and without where one machine kept the rows."""
+    monkeypatch.setattr(sys, "argv", ["benchmarks/b.py", "--batch", "2", "--results", "/a/r.csv",
+                                      "--seconds=8"])
+    monkeypatch.setenv("XLA_FLAGS", "--xla_a=1 --xla_force_host_platform_device_count=2")
+    assert results.this_command() == ("XLA_FLAGS=--xla_force_host_platform_device_count=2 "
+                                      "python benchmarks/b.py --batch 2 --seconds=8")
+    rows = results.read_rows(os.path.join(results.ROOT, "docs", "results.csv"))
+    assert not [row["command"] for row in rows if re.search(r"/(tmp|home|root|work)/", row["command"])]
