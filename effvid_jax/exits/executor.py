@@ -180,6 +180,7 @@ class Executor:
         check(max_seconds, "max_seconds")
         check(deadline, "deadline")
         default = default_sizes(batch_size, devices)
+        steps = [step._replace(run=sharding.apart(step.run, mesh)) for step in steps]
         self.steps, self.batch_size, self.policy, self.threads = steps, batch_size, policy, threads
         self.max_wait, self.max_seconds = max_wait, max_seconds
         self.deadline, self.clock, self.pace = deadline, clock, Pace()
@@ -188,7 +189,6 @@ class Executor:
         self.cut = None
         if mesh is not None:
             self.cut = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(mesh.axis_names))
-            self.steps = steps = [step._replace(run=sharding.apart(step.run, mesh)) for step in steps]
         compiled = partial(jax.jit, out_shardings=self.cut)
         # Frames of later steps travel with the rows; from which position on, before each step.
         first = [step.start for step in steps if step.stop > step.start]

@@ -81,14 +81,9 @@ def make_row(what: str, value: str, *, dataset: str, config: str, command: str, 
 
 def this_command() -> str:
     """The command line of this process, with virtual devices, without the file that its rows go to."""
-    words, devices = ["python"], re.findall(r"--xla_force_host_platform_device_count=\S+",
-                                            os.environ.get("XLA_FLAGS", ""))
-    skip = False
-    for word in sys.argv:
-        if not skip and not word.startswith("--results"):
-            words.append(word)
-        skip = word == "--results"
-    return " ".join([*(f"XLA_FLAGS={flag}" for flag in devices), *words])
+    devices = re.findall(r"--xla_force_host_platform_device_count=\S+", os.environ.get("XLA_FLAGS", ""))
+    command = re.sub(r" --results[ =]\S+", "", " ".join(["python", *sys.argv]))
+    return " ".join([*(f"XLA_FLAGS={flag}" for flag in devices), command])
 
 
 def replace_rows(path: str, rows: Sequence[dict[str, str]], old: Callable[[dict[str, str]], bool]) -> None:

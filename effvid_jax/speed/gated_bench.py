@@ -95,6 +95,8 @@ def measure(plain, mixed, compact, variables, clips, found: Costs, batch: int, s
     meshes = {"": sharding.make_mesh(devices=jax.devices()[:1])}
     if jax.device_count() > 1 and batch % jax.device_count() == 0:
         meshes[f", on {jax.device_count()} devices"] = sharding.make_mesh()
+    placed = {where: [jax.device_put(x, sharding.of_batch(mesh)) for x in batches]
+              for where, mesh in meshes.items()}
     functions, errors = {}, {}
     for name, (model, weights) in nets.items():
         forms = {"": lambda v, x, m=model: m.apply(v, x)[0]}
@@ -104,9 +106,8 @@ def measure(plain, mixed, compact, variables, clips, found: Costs, batch: int, s
         for (form, function), (where, mesh) in itertools.product(forms.items(), meshes.items()):
             function = functools.partial(jax.jit(sharding.apart(function, mesh)),
                                          sharding.replicate(weights, mesh))
-            placed = [jax.device_put(x, sharding.of_batch(mesh)) for x in batches]
             side = name + form + where
-            functions[side] = lambda f=function, placed=placed: [f(x) for x in placed]
+            functions[side] = lambda f=function, where=where: [f(x) for x in placed[where]]
             if "static" not in name:
                 logits = np.concatenate(jax.device_get(functions[side]()))
                 errors[side] = float(abs(logits - found.logits).max() / abs(logits).max())
