@@ -5,9 +5,9 @@
 
 Paper: Table 8. I3D: frame-mAP 44.8 % at 43.9 GMACs static, 47.2 % at 21.3 dynamic; X3D-M: 47.9 % at 5.75,
 50.0 % at 4.85. `data/jhmdb` is the released data set: Rename_Images/, puppet_mask/, splits/. `:demo` and
-`:tiny` train both networks on an embedded benchmark. The dynamic network can start from the static one:
-`:from_static` with `--config.init.checkpoint=DIR`. Other videos with boxes: `--config.data.source=boxes`, see
-docs/data.md.
+`:tiny` train both networks on an embedded benchmark; I3D's, from scratch, finds few boxes there, and
+docs/va_red2.md says what it takes. The dynamic network can start from the static one: `:from_static` with
+`--config.init.checkpoint=DIR`. Other videos with boxes: `--config.data.source=boxes`, see docs/data.md.
 """
 
 from configs.recipes import localisation
