@@ -8,7 +8,6 @@ PyTorch's side is `torch_networks.py`, imported only where a row needs it.
 from __future__ import annotations
 
 import argparse
-import concurrent.futures
 import contextlib
 import dataclasses
 import functools
@@ -163,11 +162,9 @@ def inference(setup: Setup, backbone: str, frames: int, resolution: int, batch: 
             found["torch eager, channels first"] = functools.partial(side, False)
         return found | ({"torch compiled": functools.partial(side, True, True)} if setup.compiled else {})
 
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        sides = torch_sides()
-        works = {name: pool.submit(compile_ours, model) for name, model in models.items()}
-        sides, refused = _warm(sides)
-        programs = {name: work.result() for name, work in works.items()}
+    # Not beside PyTorch: XLA tries kernels on the device meanwhile, and picks wrong ones if it is not alone.
+    programs = {name: compile_ours(model) for name, model in models.items()}
+    sides, refused = _warm(torch_sides())
     sides |= {name: functools.partial(program, variables, batch_on_device)
               for name, program in programs.items()}
     gmacs = cost.count(models["ours"], clip, "macs_attn").gmacs
@@ -195,12 +192,10 @@ def train(setup: Setup, backbone: str, frames: int, resolution: int, batch: int,
     with tempfile.TemporaryDirectory() as folder:
         config = _train_config(setup, backbone, frames, side, batch, teacher, resolution)
         step = bench.train_sides(config, folder, folder, names)["student" if teacher else "run"]
-    # Only compiled beside PyTorch, not run: it may not allocate while XLA records a graph of kernels.
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        work = pool.submit(lambda: step._step.lower(step.state, step.batch).compile())
-        sides, refused = _warm({"torch eager": functools.partial(make_torch, False)} | (
-            {"torch compiled": functools.partial(make_torch, True)} if setup.compiled else {}))
-        step._step = work.result()
+    # Not beside PyTorch, see `inference`; and its threads crash while XLA records a graph of kernels.
+    step._step = step._step.lower(step.state, step.batch).compile()
+    sides, refused = _warm({"torch eager": functools.partial(make_torch, False)} | (
+        {"torch compiled": functools.partial(make_torch, True)} if setup.compiled else {}))
     memory = {name: torch.peak_bytes(function) / 1e9 for name, function in sides.items()}
     plan = step._step.memory_analysis()
     memory["ours"] = (plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes

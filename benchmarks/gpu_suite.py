@@ -84,7 +84,7 @@ def _exits(name: str, backbone: str, seconds: float) -> Row:
 
 
 def _golden(name: str, pattern: str, seconds: float) -> Row:
-    return Row("golden", name, seconds, dict(names=pattern, processes=6, seconds=seconds / 2))
+    return Row("golden", name, seconds, dict(names=pattern, processes=12, seconds=seconds / 2))
 
 
 def _gates(batch: int, seconds: float) -> Row:
@@ -179,6 +179,8 @@ def run(rows, path: str, minutes: float, setup: gpu_rows.Setup, commit: str) -> 
     """Measures what is missing, in order and as long as there is time; returns all lines by row."""
     lines, start = read(path), time.monotonic()
     todo = [row for row in rows if lines.get(row.key, {}).get("status") != "ok"]
+    # What ended the process, or was cut off, shall not keep the others from being measured.
+    todo.sort(key=lambda row: lines.get(row.key, {}).get("status") == "begun")
     for number, row in enumerate(todo, 1):
         if "peaks/device" in lines and lines["peaks/device"]["status"] == "ok":
             setup.peaks = {key: lines["peaks/device"]["values"][key] for key in ("tflops", "gbytes")}
@@ -188,14 +190,19 @@ def run(rows, path: str, minutes: float, setup: gpu_rows.Setup, commit: str) -> 
         if left < 0.8 * row.seconds:
             print("  not enough time left", flush=True)
             continue
-        line = {"row": row.key, "kind": row.kind, **run_row(row, setup), "options": row.options,
-                "dtype": setup.dtype, **environment(commit)}
+        line = {"row": row.key, "kind": row.kind}
+        _write(path, line | {"status": "begun", "reason": "its process ended in it"})
+        line |= run_row(row, setup) | {"options": row.options, "dtype": setup.dtype, **environment(commit)}
         lines[row.key] = line
-        with open(path, "a") as f:
-            f.write(json.dumps(line, default=float) + "\n")
+        _write(path, line)
         print(f"  {line['status']} after {line['seconds']} s: {line.get('reason') or summary(line)}",
               flush=True)
     return lines
+
+
+def _write(path: str, line: dict) -> None:
+    with open(path, "a") as f:
+        f.write(json.dumps(line, default=float) + "\n")
 
 
 # ----------------------------------------------------------------------------------------- showing

@@ -24,12 +24,18 @@ def tiny(monkeypatch):
             BACKBONES[name], stage_sizes=(1, 1, 1, 1)))
 
 
+def _lines(out):
+    """Lines of rows that came to an end."""
+    lines = map(json.loads, (out / gpu_suite.FILE).read_text().splitlines())
+    return [line for line in lines if line["status"] != "begun"]
+
+
 @pytest.mark.skipif(not WITHOUT, reason="the tiny networks have no counterpart in PyTorch")
 def test_dry_run_does_every_kind_and_goes_on_where_it_stopped(tiny, tmp_path, capsys, monkeypatch):
     out, table = tmp_path / "out", tmp_path / "results.csv"
     gpu_suite.main(["--out", str(out), "--dry-run", "--rows", "peaks|sweep", "--commit", "abc"])
     gpu_suite.main(["--out", str(out), "--dry-run", "--commit", "abc", "--results", str(table)])
-    lines = [json.loads(line) for line in (out / gpu_suite.FILE).read_text().splitlines()]
+    lines = _lines(out)
     assert sorted(line["row"] for line in lines) == sorted(row.key for row in gpu_suite.DRY), "each once"
     for line in lines:
         beside = line["kind"] in BESIDE
@@ -47,8 +53,7 @@ def test_dry_run_does_every_kind_and_goes_on_where_it_stopped(tiny, tmp_path, ca
 
     monkeypatch.setattr(gpu_rows, "peaks", None)  # an ok row is not measured again, a refused one is
     gpu_suite.main(["--out", str(out), "--dry-run", "--rows", "peaks|inference"])
-    again = [json.loads(line)["kind"] for line in (out / gpu_suite.FILE).read_text().splitlines()]
-    assert again[len(lines):] == ["inference"]
+    assert [line["kind"] for line in _lines(out)[len(lines):]] == ["inference"]
 
 
 def test_a_failing_row_is_noted_and_the_suite_goes_on(tmp_path, monkeypatch, capsys):
@@ -65,6 +70,20 @@ def test_a_failing_row_is_noted_and_the_suite_goes_on(tmp_path, monkeypatch, cap
     gpu_suite.run(rows, str(path), 0.0, gpu_rows.Setup(0.1), "abc")
     assert path.read_text() == before, "no time, nothing new"
     assert "not enough time left" in capsys.readouterr().out
+
+
+def test_a_row_that_ends_the_process_comes_last_when_the_suite_goes_on(tmp_path, monkeypatch, capsys):
+    def crash(setup, **options):
+        raise KeyboardInterrupt
+
+    rows, path = [row for row in gpu_suite.DRY if row.kind in ("sweep", "peaks")], tmp_path / gpu_suite.FILE
+    rows.sort(key=lambda row: row.kind, reverse=True)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(gpu_rows, "sweep", crash)
+        gpu_suite.run(rows, str(path), 1.0, gpu_rows.Setup(0.1), "abc")
+    assert "its process ended in it" in gpu_suite.tables(gpu_suite.read(str(path)))
+    gpu_suite.run(rows, str(path), 1.0, gpu_rows.Setup(0.1), "abc")
+    assert [line["kind"] for line in _lines(tmp_path)] == ["peaks", "sweep"]
 
 
 def test_it_imports_no_decoder_and_no_data_set_library():
