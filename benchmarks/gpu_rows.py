@@ -47,7 +47,7 @@ class Setup:
 
     Attributes:
         seconds: to spend on measuring each row, warm-up not counted.
-        compiled: whether PyTorch is compiled too.
+        forms: of PyTorch, as `torch_networks.FORMS` names them; recorded graphs exist on a GPU alone.
         dtype: what everything computes in.
         layouts: whether PyTorch's 2-D networks are tried channels-first too, as 3-D ones always are.
         profile: called with our side of every row beside PyTorch; None: no profile.
@@ -55,7 +55,7 @@ class Setup:
     """
 
     seconds: float = 4.0
-    compiled: bool = True
+    forms: tuple[str, ...] = ("eager", "compiled", "graphs")
     dtype: str = "bfloat16"
     layouts: bool = False
     profile: Callable[[Callable], None] | None = None
@@ -153,14 +153,14 @@ def inference(setup: Setup, backbone: str, frames: int, resolution: int, batch: 
             return {}
         torch = torch_side()
 
-        def side(channels_last=True, compiled=False):
+        def side(form, channels_last=True):
             model, dtype = torch.make(backbone, frames, CLASSES), getattr(torch.torch, setup.dtype)
-            return torch.Inference(torch.place(model, dtype, channels_last), clips, compiled)
+            return torch.Inference(torch.place(model, dtype, channels_last), clips, form)
 
-        found = {"torch eager": side}
+        found = _in_forms(setup, torch, side)
         if setup.layouts or not torch.make(backbone, frames, CLASSES).frames:  # not always the faster one
-            found["torch eager, channels first"] = functools.partial(side, False)
-        return found | ({"torch compiled": functools.partial(side, True, True)} if setup.compiled else {})
+            found["torch eager, channels first"] = functools.partial(side, "eager", False)
+        return found
 
     # Not beside PyTorch: XLA tries kernels on the device meanwhile, and picks wrong ones if it is not alone.
     programs = {name: compile_ours(model) for name, model in models.items()}
@@ -183,19 +183,18 @@ def train(setup: Setup, backbone: str, frames: int, resolution: int, batch: int,
     clips = bench.random_clips((batch, frames, side, side, 3))
     labels = np.random.default_rng(0).integers(0, CLASSES, batch)
 
-    def make_torch(compiled):
+    def make_torch(form):
         student = torch.make(backbone, frames, CLASSES)
         loss = torch.SupervisedLoss(student) if not teacher else torch.ReskdLoss(
             student, torch.make(teacher, frames, CLASSES), resolution)
-        return torch.TrainStep(torch.place(loss), clips, labels, 20.0, compiled)
+        return torch.TrainStep(torch.place(loss), clips, labels, 20.0, form)
 
     with tempfile.TemporaryDirectory() as folder:
         config = _train_config(setup, backbone, frames, side, batch, teacher, resolution)
         step = bench.train_sides(config, folder, folder, names)["student" if teacher else "run"]
     # Not beside PyTorch, see `inference`; and its threads crash while XLA records a graph of kernels.
     step._step = step._step.lower(step.state, step.batch).compile()
-    sides, refused = _warm({"torch eager": functools.partial(make_torch, False)} | (
-        {"torch compiled": functools.partial(make_torch, True)} if setup.compiled else {}))
+    sides, refused = _warm(_in_forms(setup, torch, make_torch))
     memory = {name: torch.peak_bytes(function) / 1e9 for name, function in sides.items()}
     plan = step._step.memory_analysis()
     memory["ours"] = (plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes
@@ -224,6 +223,12 @@ def _train_config(setup, backbone, frames, side, batch, teacher, resolution):
     config.model.update(dict(dtype=setup.dtype, dropout=0.0))
     config.bench.batch_size = batch
     return config
+
+
+def _in_forms(setup: Setup, torch, make: Callable[[str], Callable]) -> dict[str, Callable]:
+    """{name of a side: what makes it} for the forms of PyTorch that this device has."""
+    return {f"torch {form}": functools.partial(make, form) for form in setup.forms
+            if form != "graphs" or torch.DEVICE == "cuda"}
 
 
 def _warm(makers: dict[str, Callable[[], Callable]]) -> tuple[dict[str, Callable], dict[str, str]]:

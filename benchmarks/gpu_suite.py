@@ -7,7 +7,8 @@
 
     peaks        a large matrix product (bfloat16) and a large copy: what shares refer to
     golden       cases of tests/parity in float32 at the highest precision, and what bfloat16 does to logits
-    inference    forward pass beside PyTorch: bfloat16, channels-last, eager and compiled
+    inference    forward pass beside PyTorch: bfloat16, channels-last, eager, compiled,
+                 and compiled with recorded graphs of kernels (mode="reduce-overhead")
     train        train step beside PyTorch (autocast), and the whole ResKD step; memory of both
     sweep        throughput by resolution, ResKD's Table 4
     exits        R of early exits (compact), as early_exit.py
@@ -307,14 +308,14 @@ def main(argv=None) -> None:
     parser.add_argument("--rows", default="", help="regular expression of rows (kind/name) to measure")
     parser.add_argument("--seconds", type=float, default=4.0, help="to spend on measuring a row")
     parser.add_argument("--dry-run", action="store_true", help="a tiny row of every kind")
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True,
-                        help="measure PyTorch compiled too")
+    parser.add_argument("--forms", default="eager,compiled,graphs", help="of PyTorch, with commas")
     parser.add_argument("--commit", default="", help="to note, where git cannot tell")
     parser.add_argument("--results", default="", help="csv file to write rows to (docs/results.csv)")
     args = parser.parse_args(argv)
     os.makedirs(args.out, exist_ok=True)
     rows = [row for row in (DRY if args.dry_run else ROWS) if re.search(args.rows, row.key)]
-    setup = gpu_rows.Setup(0.2 if args.dry_run else args.seconds, args.compile and not args.dry_run)
+    setup = gpu_rows.Setup(0.2 if args.dry_run else args.seconds,
+                           ("eager",) if args.dry_run else tuple(args.forms.split(",")))
     print(f"{jax.devices()[0].device_kind}, {writers.environment()['versions']}", flush=True)
     lines = run(rows, os.path.join(args.out, FILE), args.minutes, setup, args.commit)
     print(f"\n{tables(lines)}", flush=True)

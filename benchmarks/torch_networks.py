@@ -23,6 +23,7 @@ from benchmarks import torch_own
 from effvid_jax.backbones.facts import IMAGENET
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+FORMS = ("eager", "compiled", "graphs")  # the last one on a GPU only
 
 
 # ---------------------------------------------------------------------------------------- networks
@@ -226,21 +227,29 @@ def place(model: nn.Module, dtype=torch.float32, channels_last: bool = True) -> 
     return model
 
 
+def _in_form(module: nn.Module, form: str):
+    """The module as one of `FORMS`; with graphs its kernels are recorded once and launched together."""
+    if form == "eager":
+        return module
+    return torch.compile(module, mode="reduce-overhead" if form == "graphs" else "default")
+
+
 class Inference:
     """A model on a batch on the device: for `timing.measure`.
 
     Args:
         model: from `make`, placed.
         clips: uint8 numpy array (B,T,H,W,3).
-        compiled: through `torch.compile`.
+        form: one of `FORMS`.
     """
 
-    def __init__(self, model: nn.Module, clips, compiled: bool = False):
+    def __init__(self, model: nn.Module, clips, form: str = "eager"):
         self.model = model.eval()
-        self.run = torch.compile(self.model) if compiled else self.model
+        self.run = _in_form(self.model, form)
         self.clips = torch.from_numpy(clips).to(DEVICE)
 
     def __call__(self) -> Pending:
+        torch.compiler.cudagraph_mark_step_begin()
         with torch.inference_mode():
             return Pending(self.run(self.clips))
 
@@ -252,18 +261,19 @@ class TrainStep:
         loss: (clips, labels) -> loss, placed; its trained parameters are those that need a gradient.
         clips, labels: numpy arrays, uint8 (B,T,H,W,3) and integers (B,).
         clip_norm: largest norm of the gradient; 0: any.
-        compiled: the loss and its gradient through `torch.compile`.
+        form: of the loss and its gradient, one of `FORMS`.
     """
 
-    def __init__(self, loss: nn.Module, clips, labels, clip_norm: float = 0.0, compiled: bool = False):
+    def __init__(self, loss: nn.Module, clips, labels, clip_norm: float = 0.0, form: str = "eager"):
         self.loss, self.clip_norm = loss.train(), clip_norm
-        self.run = torch.compile(self.loss) if compiled else self.loss
+        self.run = _in_form(self.loss, form)
         self.clips, self.labels = (torch.from_numpy(x).to(DEVICE) for x in (clips, labels))
         self.weights = [p for p in loss.parameters() if p.requires_grad]
         self.optimizer = torch.optim.SGD(self.weights, 0.01, momentum=0.9, weight_decay=1e-4,
                                          fused=DEVICE == "cuda")
 
     def __call__(self) -> Pending:
+        torch.compiler.cudagraph_mark_step_begin()
         self.optimizer.zero_grad(set_to_none=True)
         half = torch.autocast(DEVICE, torch.bfloat16) if DEVICE == "cuda" else contextlib.nullcontext()
         with half:

@@ -134,7 +134,8 @@ def main(argv=None) -> None:
     args = parser.parse_args(argv)
     if not (args.out or args.check or args.profile):
         parser.error("--out is missing: the folder for what is measured")
-    setup = gpu_rows.Setup(args.seconds, args.compile, dtype="float32", layouts=True)
+    forms = ("eager", "compiled") if args.compile else ("eager",)
+    setup = gpu_rows.Setup(args.seconds, forms, dtype="float32", layouts=True)
     print(f"{os.cpu_count()} CPU cores, {writers.environment()['versions']}", flush=True)
     if args.profile:
         setup.profile = lambda function: print(profile(function), flush=True)
