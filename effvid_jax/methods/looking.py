@@ -17,7 +17,6 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from data_pipelines import Field
 from effvid_jax import checkpoint, cost, fit
@@ -130,8 +129,7 @@ class Looking(exiting.Exiting):
         """See `Method.init`."""
         shape = (1, *clip_shape[1:])
         cost.check_resolution(self.model, shape[1:], f"{type(self.model).__name__} (config.data.crop)")
-        variables = jax.jit(lambda key: self.model.init(key, jnp.zeros(shape)))(rng)
-        params, stats = dict(variables["params"]), dict(variables.get("batch_stats", {}))
+        params, stats = map(dict, building.draw(self.model, rng, shape))
         for name, loaded in self._starts.items():
             ours, theirs = (tree["fc"]["bias"].shape for tree in (params[name], loaded["params"]))
             where = f"config.method.{name}={getattr(self.settings, name)!r}"
