@@ -65,6 +65,7 @@ from effvid_jax.exits.programs import (
     StateScore,
     Step,
     default_sizes,
+    empty,
     pieces,
     run_piece,
     run_step,
@@ -131,6 +132,17 @@ class _Row(NamedTuple):
     load: Callable | None
     frames: Future | None
     best: tuple[Any, float | None] | None = None  # logits (K,) of the last step, and the GMACs until then
+
+
+class _Buffer(NamedTuple):
+    """Rows under way on the device: the first ones of `state`, or those that `index` names, in its order."""
+
+    state: Any
+    index: np.ndarray | None = None
+
+    def of(self, index: np.ndarray) -> _Buffer:
+        """Some of its rows."""
+        return _Buffer(self.state, index if self.index is None else self.index[index])
 
 
 class Executor:
@@ -200,9 +212,9 @@ class Executor:
         for k, step in enumerate(steps):
             run = partial(run_step, step, score, carried[k], carried[k + 1], k == len(steps) - 1)
             self._full.append(compiled(run))
-            self._piece.append(compiled(partial(run_piece, run), static_argnums=0, donate_argnums=5))
+            self._piece.append(compiled(partial(run_piece, run), static_argnums=0, donate_argnums=6))
         self._select = compiled(select)
-        self._shapes: dict[Any, Any] = {}
+        self._compiled, self._empty = compiled, {}
 
     def run(self, variables, thresholds, batches: Iterable[Rows],
             ordered: bool = True) -> Iterator[Answer]:
@@ -377,7 +389,7 @@ class _Run:
                     frames = np.concatenate([frames, np.zeros((size - len(frames), *frames.shape[1:]),
                                                               frames.dtype)])
                 state["frames"] = self._place(frames)
-            self._step(0, state, rows)
+            self._step(0, _Buffer(state), rows)
 
     def hurry(self, ahead: float = 0.0) -> None:
         """Runs on whatever has waited long enough, or will have so within `ahead` seconds."""
@@ -401,18 +413,18 @@ class _Run:
         if k in self.waiting:
             self._step(k, *self.waiting.pop(k))
 
-    def _step(self, k: int, state, rows: list[_Row]) -> None:
+    def _step(self, k: int, buffer: _Buffer, rows: list[_Row]) -> None:
         """Step `k` on the first rows of a buffer; survivors wait before the next step, or run on."""
         if self.executor.deadline is not None:
-            state, rows = self._in_time(k, state, rows)
+            buffer, rows = self._in_time(k, buffer, rows)
             if not rows:
                 return
-        state, failed = self._loaded(k, state, rows)
+        buffer, failed = self._loaded(k, buffer, rows)
         if len(failed) == len(rows):
             for i, row in enumerate(rows):
                 self._answer(row, k, None, error=failed[i])
             return
-        state, logits, stop, spent = self._compute(k, state, len(rows))
+        state, logits, stop, spent = self._compute(k, buffer, len(rows))
 
         def cost(i):
             return None if spent is None else float(spent[i])
@@ -425,17 +437,16 @@ class _Run:
             return
         left = [self._load(k + 1, rows[i]._replace(best=(logits[i], cost(i)))) for i in index]
         if self.executor.policy == "compact":
-            if len(index) < self.executor.batch_size:
-                state = self._choose(state, state, index)
-            self._step(k + 1, state, left)
+            self._step(k + 1, _Buffer(state, index if len(index) < self.executor.batch_size else None), left)
             return
         size = self.executor.batch_size
-        before, earlier = self.waiting.pop(k + 1, (state, []))
+        waiting, earlier = self.waiting.pop(k + 1, (_Buffer(state), []))
         every = earlier + left
         index = np.concatenate([np.arange(len(earlier), dtype=np.int32), index + size])
         if len(every) > size:
-            self.waiting[k + 1] = self._choose(before, state, index[size:]), every[size:]
-        full = state if not earlier and len(left) == size else self._choose(before, state, index[:size])
+            self.waiting[k + 1] = self._choose(waiting.state, state, index[size:]), every[size:]
+        full = _Buffer(state) if not earlier and len(left) == size else self._choose(
+            waiting.state, state, index[:size])
         if len(every) < size:
             self.waiting[k + 1] = full, every
         else:
@@ -445,7 +456,7 @@ class _Run:
         seconds = self.executor.clock() - row.since
         self.done[row.number] = Answer(row.id, k, logits, error, gmacs, seconds, cut)
 
-    def _in_time(self, k: int, state, rows: list[_Row]):
+    def _in_time(self, k: int, buffer: _Buffer, rows: list[_Row]):
         """A buffer and its rows, without those that have no time for step `k` and an answer: they get it.
 
         Others that will not have the time afterwards go first, or get theirs too.
@@ -456,7 +467,7 @@ class _Run:
         self.held.pop()
         if not k:
             self._expire(takes)
-            return state, rows
+            return buffer, rows
         now = self.executor.clock()
         last = [row.since + self.executor.deadline - takes for row in rows]  # at which the step has to start
         there = [now <= time and row.number not in self.expired for row, time in zip(rows, last)]
@@ -477,8 +488,8 @@ class _Run:
                 self.expired.discard(row.number)
         index = np.array([i for i, stays in enumerate(there) if stays], np.int32)
         if 0 < len(index) < len(rows):
-            state = self._choose(state, state, index)
-        return state, [rows[i] for i in index]
+            buffer = buffer.of(index)
+        return buffer, [rows[i] for i in index]
 
     def _expire(self, ahead: float) -> None:
         """Answers rows that would be late after so many seconds by what they have."""
@@ -489,33 +500,45 @@ class _Run:
                     self._answer(row, k - 1, *row.best, cut=True)
                     self.expired.add(row.number)
 
-    def _compute(self, k: int, state, n: int):
-        """The first `n` rows through step `k` -> (buffer, logits (n, K), stop (n,), GMACs (n,) or None)."""
+    def _compute(self, k: int, buffer: _Buffer, n: int):
+        """Step `k` on the `n` rows of a buffer -> (state, logits (n, K), stop (n,), GMACs (n,) or None)."""
         pieces, begun = self.executor.pieces(n), self.executor.clock()
         self.executor.runs.update((k, size) for _, size in pieces)
-        state, *said = self._dispatch(k, state, pieces)
+        state, *said = self._dispatch(k, buffer, pieces)
         said = jax.device_get(said)
         self.executor.pace.add(k, [size for _, size in pieces], self.executor.clock() - begun)
         return state, *said
 
-    def _dispatch(self, k: int, state, pieces):
+    def _dispatch(self, k: int, buffer: _Buffer, pieces):
         """As `_compute`, on the device."""
         ex, threshold = self.executor, self.thresholds[k]
         if pieces == [(0, ex.batch_size)]:
-            return ex._full[k](self.variables, threshold, state)
+            return ex._full[k](self.variables, threshold, self._together(buffer))
+        state, index = buffer
         key = k, np.shape(state.get("frames", ()))  # carried frames come back, loaded ones do not
-        if key not in ex._shapes:
-            ex._shapes[key] = jax.eval_shape(ex._full[k], self.variables, threshold, state)
-        out = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype, device=ex.cut), ex._shapes[key])
+        if key not in ex._empty:
+            ex._empty[key] = ex._compiled(partial(empty, jax.eval_shape(
+                ex._full[k], self.variables, threshold, state)))
+        out, rows = ex._empty[key](), np.arange(ex.batch_size, dtype=np.int32)
+        if index is not None:
+            rows = self._padded(index)
         for start, size in pieces:
-            out = ex._piece[k](size, self.variables, threshold, state, np.int32(start), out)
+            out = ex._piece[k](size, self.variables, threshold, state, rows, np.int32(start), out)
         return out
 
-    def _choose(self, first, second, index):
-        """Rows of two buffers (the second counts from `batch_size`) as one buffer."""
+    def _together(self, buffer: _Buffer):
+        """The state of a buffer with its rows in the first places."""
+        state, index = buffer
+        return state if index is None else self._choose(state, state, index).state
+
+    def _choose(self, first, second, index) -> _Buffer:
+        """Rows of two states (the second counts from `batch_size`) in one buffer."""
+        return _Buffer(self.executor._select(first, second, self._padded(index)))
+
+    def _padded(self, index):
         padded = np.zeros(self.executor.batch_size, np.int32)
         padded[:len(index)] = index
-        return self.executor._select(first, second, padded)
+        return padded
 
     def _load(self, k: int, row: _Row) -> _Row:
         """Starts to load the frames that are new in step `k`."""
@@ -524,11 +547,11 @@ class _Run:
             return row._replace(frames=None)
         return row._replace(frames=self.loaders.submit(row.load, row.id, step.start, step.stop))
 
-    def _loaded(self, k: int, state, rows: list[_Row]):
+    def _loaded(self, k: int, buffer: _Buffer, rows: list[_Row]):
         """The buffer with the loaded frames of step `k`, and {row: error} of what could not be."""
         step = self.executor.steps[k]
         if rows[0].frames is None:
-            return state, {}
+            return buffer, {}
         frames, failed = {}, {}
         for i, row in enumerate(rows):
             try:
@@ -542,12 +565,12 @@ class _Run:
             except Exception as error:  # whatever the caller's `load` raises goes back with the row
                 failed[i] = error
         if not frames:
-            return state, failed
+            return buffer, failed
         like = next(iter(frames.values()))
         batch = np.zeros((self.executor.batch_size, *like.shape), like.dtype)
         for i, x in frames.items():
             batch[i] = x
-        return {**state, "frames": self._place(batch)}, failed
+        return _Buffer({**self._together(buffer), "frames": self._place(batch)}), failed
 
     def _given(self, rows: list[_Row], frames):
         """(rows, their frames) of a batch with frames, without rows that are no good: those are answered."""

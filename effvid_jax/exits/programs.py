@@ -78,11 +78,21 @@ def run_step(step: Step, score, have, keep, last, variables, threshold, state):
     return out, logits, scored(score, net, logits) >= threshold, spent
 
 
-def run_piece(run, size, variables, threshold, state, start, out):
-    """The same on `size` rows from `start`, written into the buffers `out`."""
-    part = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, size), state)
+def run_piece(run, size, variables, threshold, state, rows, start, out):
+    """The same on `size` rows of a buffer, `rows[start:]`; results are written into `out` from `start` on.
+
+    Survivors are picked here, with what computes on them: to move them together first would pass over all of
+    the buffer once more.
+    """
+    rows = jax.lax.dynamic_slice_in_dim(rows, start, size)
+    part = jax.tree.map(lambda a: a.at[rows].get(mode="promise_in_bounds"), state)
     return jax.tree.map(lambda whole, piece: jax.lax.dynamic_update_slice_in_dim(
         whole, piece.astype(whole.dtype), start, 0), out, run(variables, threshold, part))
+
+
+def empty(shapes):
+    """Buffers that pieces are written into, all of them by one program."""
+    return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
 
 
 def select(first, second, index):

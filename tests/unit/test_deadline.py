@@ -67,7 +67,7 @@ NEVER, ALWAYS = [99.0] * STEPS, [-99.0] * STEPS
 
 
 @pytest.mark.parametrize("within, checkpoint, takes, cut", [
-    (0.1, 3, 0.04, False), (0.0401, 3, 0.04, False), (0.035, 2, 0.03, True), (0.0101, 0, 0.01, True),
+    (0.1, 3, 0.04, False), (0.045, 3, 0.04, False), (0.035, 2, 0.03, True), (0.0101, 0, 0.01, True),
     (0.0, 0, 0.01, True)], ids=str)
 def test_the_best_so_far_in_time(network, compiled, within, checkpoint, takes, cut):
     """A step that would end too late does not start; the first one does: nothing could be said before."""
