@@ -22,12 +22,14 @@ PEERS = ("adafocus_v2", "adafuse", "arnet", "combined", "frameexit", "liteeval",
          "uni_adafocus")
 # Several networks, in stages or beside each other, take long; steps of them are in tests/methods.
 STAGED = ("arnet", "liteeval", "ocsampler", "scsampler", "uni_adafocus")
+# Their `:tiny` is trained on miniatures of the real formats by tests of their own.
+ELSEWHERE = ("localise_jhmdb", "segment_ade20k")
 
 
 def some_slow(name):
-    """A parameter with the marker of the slow ones, if another config trains the same, or it takes long."""
+    """A parameter with the marker of the slow ones, if another test trains the same, or it takes long."""
     peer, _, dataset = name.rpartition("_")
-    slow = peer in PEERS and (dataset != "minik" or peer in STAGED)
+    slow = name in ELSEWHERE or peer in PEERS and (dataset != "minik" or peer in STAGED)
     return pytest.param(name, marks=pytest.mark.slow) if slow else name
 
 

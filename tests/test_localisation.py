@@ -33,7 +33,7 @@ def trained(tmp_path_factory):
                             short_side=48, test_short_side=48))
     config.model.options.update(dict(stage_sizes=(1, 1), widths=(8, 16)))
     config.train.update(dict(num_steps=2, checkpoint_every_steps=2))
-    config.run = ""  # `:tiny` as it is, static and gated, is run by tests/test_configs.py
+    config.run = ""  # `:tiny` as it is, static and gated, is run by tests/test_configs.py among the slow ones
     return str(workdir), cli.train(config, str(workdir)), root
 
 
