@@ -28,7 +28,7 @@ class Experiment(NamedTuple):
         steps: of the first run, and of each that starts from it.
         flags: of `main.py`, for the gated network.
         again: of `main.py`, for both networks that start from the first one.
-        trunk: config of what the first one starts from; "": from scratch.
+        trunk: config of what the first one starts from, and its steps; ("", 0): from scratch.
         metrics: {column: metric of the split}, in percent; the first one is what must not be lost.
         data: what it is trained on, in words.
         encoder: whether the paper's cost is that of the backbone alone: its columns are there as well.
@@ -41,7 +41,7 @@ class Experiment(NamedTuple):
     data: str
     encoder: bool = False
     again: tuple[str, ...] = ()
-    trunk: str = ""
+    trunk: tuple[str, int] = ("", 0)
 
 
 BOXES = "embedded benchmark of localisation (2400 train, 600 val key frames)"
@@ -50,8 +50,8 @@ _LESS = ("--config.optim.lr=0.002",)  # half of the first run's: it is no beginn
 SCENES = "embedded benchmark of segmentation (1500 train, 300 val images)"
 EXPERIMENTS: dict[str, dict[str, Experiment]] = {
     "localisation": {
-        "i3d_tp": Experiment("localise_jhmdb.py:demo,backbone=i3d_tp", (1500, 1000), (), _FOUND, BOXES,
-                             again=_LESS, trunk="va_red2_minik.py:demo,backbone=i3d_tp,static"),
+        "i3d_tp": Experiment("localise_jhmdb.py:demo,backbone=i3d_tp", (3000, 1500), (), _FOUND, BOXES,
+                             again=_LESS, trunk=("va_red2_minik.py:demo,backbone=i3d_tp,static", 1500)),
         "x3d_m": Experiment("localise_jhmdb.py:demo,backbone=x3d_m", (1500, 1000), (), _FOUND, BOXES,
                             again=_LESS),
     },
@@ -71,8 +71,9 @@ def train(workdir: str, seed: int, experiment: Experiment, name: str, folder: st
         flags.append(f"--config.init.checkpoint={os.path.join(workdir, f'seed{seed}', folder, FIRST)}")
         flags.append(f"--config.init.skip={'gate|cheap_' if name == GATES else ''}")
         flags += experiment.again
-    elif experiment.trunk:
-        embedded.train(workdir, 0, f"{folder}/{TRUNK}", experiment.trunk, ["--config.run=", *extra])
+    elif (trunk := experiment.trunk)[0]:
+        embedded.train(workdir, 0, f"{folder}/{TRUNK}", trunk[0],
+                       ["--config.run=", f"--config.train.num_steps={trunk[1]}", *extra])
         flags.append(f"--config.init.checkpoint={os.path.join(workdir, 'seed0', folder, TRUNK)}")
     flags += experiment.flags if name == GATES else ()
     embedded.train(workdir, seed, f"{folder}/{name}", config, [*flags, *extra])
