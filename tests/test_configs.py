@@ -26,15 +26,28 @@ STAGED = ("arnet", "liteeval", "ocsampler", "scsampler", "uni_adafocus")
 ELSEWHERE = ("localise_jhmdb", "segment_ade20k")
 
 
+def load(name, arg=""):
+    return importlib.import_module(f"configs.{name}").get_config(arg)
+
+
+def words(name):
+    """What is no number in `:tiny` of a config, name and note apart: equal ones run the same code."""
+    fields = traverse_util.flatten_dict(load(name, "tiny").to_dict(), sep=".")
+    return tuple(sorted((path, str(value)) for path, value in fields.items()
+                        if isinstance(value, bool | str) and value != "" and path not in ("name", "note")))
+
+
+FIRST = {words(name): name for name in reversed(NAMES)}
+
+
 def some_slow(name):
     """A parameter with the marker of the slow ones, if another test trains the same, or it takes long."""
     peer, _, dataset = name.rpartition("_")
-    slow = name in ELSEWHERE or peer in PEERS and (dataset != "minik" or peer in STAGED)
+    if peer in PEERS:
+        slow = dataset != "minik" or peer in STAGED
+    else:
+        slow = name in ELSEWHERE or FIRST[words(name)] != name
     return pytest.param(name, marks=pytest.mark.slow) if slow else name
-
-
-def load(name, arg=""):
-    return importlib.import_module(f"configs.{name}").get_config(arg)
 
 
 @pytest.mark.parametrize("name", NAMES)
