@@ -35,6 +35,7 @@ from effvid_jax.speed import bench, exit_bench, timing
 from effvid_jax.tasks import make_task
 
 CLASSES = 400
+FORMS = ("eager", "compiled", "graphs")  # of PyTorch; graphs of kernels are recorded on a GPU alone
 
 
 class Refused(Exception):
@@ -47,7 +48,7 @@ class Setup:
 
     Attributes:
         seconds: to spend on measuring each row, warm-up not counted.
-        forms: of PyTorch, as `torch_networks.FORMS` names them; recorded graphs exist on a GPU alone.
+        forms: those of `FORMS` that are measured.
         dtype: what everything computes in.
         layouts: whether PyTorch's 2-D networks are tried channels-first too, as 3-D ones always are.
         profile: called with our side of every row beside PyTorch; None: no profile.
@@ -55,7 +56,7 @@ class Setup:
     """
 
     seconds: float = 4.0
-    forms: tuple[str, ...] = ("eager", "compiled", "graphs")
+    forms: tuple[str, ...] = FORMS
     dtype: str = "bfloat16"
     layouts: bool = False
     profile: Callable[[Callable], None] | None = None

@@ -308,14 +308,17 @@ def main(argv=None) -> None:
     parser.add_argument("--rows", default="", help="regular expression of rows (kind/name) to measure")
     parser.add_argument("--seconds", type=float, default=4.0, help="to spend on measuring a row")
     parser.add_argument("--dry-run", action="store_true", help="a tiny row of every kind")
-    parser.add_argument("--forms", default="eager,compiled,graphs", help="of PyTorch, with commas")
+    parser.add_argument("--forms", default=",".join(gpu_rows.FORMS), help="of PyTorch, with commas")
     parser.add_argument("--commit", default="", help="to note, where git cannot tell")
     parser.add_argument("--results", default="", help="csv file to write rows to (docs/results.csv)")
     args = parser.parse_args(argv)
+    forms = tuple(args.forms.split(","))
+    if unknown := set(forms) - set(gpu_rows.FORMS):
+        parser.error(f"--forms={args.forms}: {', '.join(sorted(unknown))} is not among "
+                     f"{', '.join(gpu_rows.FORMS)}.")
     os.makedirs(args.out, exist_ok=True)
     rows = [row for row in (DRY if args.dry_run else ROWS) if re.search(args.rows, row.key)]
-    setup = gpu_rows.Setup(0.2 if args.dry_run else args.seconds,
-                           ("eager",) if args.dry_run else tuple(args.forms.split(",")))
+    setup = gpu_rows.Setup(*(0.2, ("eager",)) if args.dry_run else (args.seconds, forms))
     print(f"{jax.devices()[0].device_kind}, {writers.environment()['versions']}", flush=True)
     lines = run(rows, os.path.join(args.out, FILE), args.minutes, setup, args.commit)
     print(f"\n{tables(lines)}", flush=True)

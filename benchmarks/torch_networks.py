@@ -23,7 +23,6 @@ from benchmarks import torch_own
 from effvid_jax.backbones.facts import IMAGENET
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-FORMS = ("eager", "compiled", "graphs")  # the last one on a GPU only
 
 
 # ---------------------------------------------------------------------------------------- networks
@@ -228,7 +227,7 @@ def place(model: nn.Module, dtype=torch.float32, channels_last: bool = True) -> 
 
 
 def _in_form(module: nn.Module, form: str):
-    """The module as one of `FORMS`; with graphs its kernels are recorded once and launched together."""
+    """The module as one of `gpu_rows.FORMS`; graphs are kernels recorded once and launched together."""
     if form == "eager":
         return module
     return torch.compile(module, mode="reduce-overhead" if form == "graphs" else "default")
@@ -240,7 +239,7 @@ class Inference:
     Args:
         model: from `make`, placed.
         clips: uint8 numpy array (B,T,H,W,3).
-        form: one of `FORMS`.
+        form: one of `gpu_rows.FORMS`.
     """
 
     def __init__(self, model: nn.Module, clips, form: str = "eager"):
@@ -261,7 +260,7 @@ class TrainStep:
         loss: (clips, labels) -> loss, placed; its trained parameters are those that need a gradient.
         clips, labels: numpy arrays, uint8 (B,T,H,W,3) and integers (B,).
         clip_norm: largest norm of the gradient; 0: any.
-        form: of the loss and its gradient, one of `FORMS`.
+        form: of the loss and its gradient, one of `gpu_rows.FORMS`.
     """
 
     def __init__(self, loss: nn.Module, clips, labels, clip_norm: float = 0.0, form: str = "eager"):

@@ -295,7 +295,7 @@ class _Run:
     def __init__(self, executor: Executor, variables, thresholds, loaders, ordered: bool):
         self.executor, self.variables, self.thresholds = executor, variables, thresholds
         self.loaders, self.ordered = loaders, ordered
-        self.waiting: dict[int, tuple[Any, list[_Row]]] = {}  # before a step: buffer and its rows
+        self.waiting: dict[int, tuple[_Buffer, list[_Row]]] = {}  # before a step: buffer and its rows
         self.done: dict[int, Answer] = {}
         self.next_number = self.next_answer = self.batches_read = self.batches_started = 0
         self.how = ""  # frames of the first batch: given or loaded
@@ -414,7 +414,7 @@ class _Run:
             self._step(k, *self.waiting.pop(k))
 
     def _step(self, k: int, buffer: _Buffer, rows: list[_Row]) -> None:
-        """Step `k` on the first rows of a buffer; survivors wait before the next step, or run on."""
+        """Step `k` on the rows of a buffer; survivors wait before the next step, or run on."""
         if self.executor.deadline is not None:
             buffer, rows = self._in_time(k, buffer, rows)
             if not rows:

@@ -86,6 +86,13 @@ def test_a_row_that_ends_the_process_comes_last_when_the_suite_goes_on(tmp_path,
     assert [line["kind"] for line in _lines(tmp_path)] == ["peaks", "sweep"]
 
 
+def test_an_unknown_form_of_pytorch_is_told_before_anything_is_made(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        gpu_suite.main(["--out", str(tmp_path / "out"), "--forms", "eager,graph"])
+    assert "graph is not among eager, compiled, graphs" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_it_imports_no_decoder_and_no_data_set_library():
     names = "av cv2 clu grain array_record tensorboardX tensorflow tensorflow_datasets"
     code = (f"import sys, benchmarks.gpu_suite, effvid_jax.train, tests.parity.train_step\n"
