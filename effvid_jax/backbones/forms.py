@@ -44,10 +44,19 @@ def convolve(x, kernel, strides, padding, groups: int = 1, dilation=None):
     return _convolve(x, kernel, strides, padding, groups, dilation or (1,) * len(strides))
 
 
-def _forms(*args):
-    """{platform: (x, kernel) -> y} for `platform_dependent`."""
-    return {name: lambda x, kernel, form=form: form(x, kernel, *args)
-            for name, form in (("cpu", for_cpu), ("cuda", for_gpu), ("default", plain))}
+@functools.cache  # the same functions for the same geometry: JAX traces a function once per shape
+def _forms(strides, *args):
+    """{platform: (x, kernel) -> y} for `platform_dependent`; each one is traced, wherever a program runs."""
+    forms = {"cpu": for_cpu, "default": plain} | ({"cuda": for_gpu} if len(strides) == 3 else {})
+    return {name: lambda x, kernel, form=form: form(x, kernel, strides, *args)
+            for name, form in forms.items()}
+
+
+@functools.cache
+def _gradients(*args):
+    """{platform: (x, kernel, dy) -> their gradients} of `_forms`."""
+    return {name: lambda x, kernel, dy, form=form: jax.vjp(form, x, kernel)[1](dy)
+            for name, form in _forms(*args).items()}
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
@@ -65,12 +74,7 @@ def _backward(strides, padding, groups, dilation, inputs, dy):
     The choice is made anew here. Differentiated as it stands it would reach XLA as a condition that is known
     too late for a CPU's fast convolutions: a gradient then takes 25 times as long.
     """
-
-    def gradients(form):
-        return lambda x, kernel, dy: jax.vjp(form, x, kernel)[1](dy)
-
-    forms = _forms(strides, padding, groups, dilation)
-    return jax.lax.platform_dependent(*inputs, dy, **{k: gradients(form) for k, form in forms.items()})
+    return jax.lax.platform_dependent(*inputs, dy, **_gradients(strides, padding, groups, dilation))
 
 
 _chosen.defvjp(_forward, _backward)
