@@ -45,8 +45,12 @@ GROUPS: dict[str, Callable[[str, tuple[str, ...]], tuple[float, float]]] = {
     # VA-RED2 from a trained static network: gates that move as fast as weights close before the weights
     # have learned to do without them. Ours.
     "gates": lambda kind, path: (0.1, 0.0) if "gate" in path else (1.0, 1.0),
-    # The same where they come in when half of a run is over and the rate has fallen: a tenth of what is left
-    # of it moves them too little to close. Ours.
+    # The same with AdamW, whose steps have one size whatever the gradient: what lets a gate's answers differ
+    # between clips is noise at first and moves a tenth as fast, the bias that opens and closes it does not.
+    "calm_gates": lambda kind, path: ((1.0 if path[-1] == "beta" else 0.1, 0.0) if "gate" in path else
+                                      (1.0, 1.0)),
+    # As `gates` where they come in when half of a run is over and the rate has fallen: a tenth of what is
+    # left of it moves them too little to close. Ours.
     "late_gates": lambda kind, path: (0.5, 0.0) if "gate" in path else (1.0, 1.0),
     # LeapLabTHU/AdaFocusV2, scripts/train.sh, and Uni-AdaFocus, README: rates by sub-network.
     "adafocus_v2": lambda kind, path: ({"policy": 0.1, "glance": 0.5, "head": 5.0}.get(path[0], 1.0), 1.0),

@@ -104,6 +104,9 @@ def test_groups():
     lr, decay = optim.group_factors(gated, "gates")
     assert lr["conv"] == {"kernel": 1.0, "cheap_t1": 1.0, "gate": {"beta": 0.1, "fc1": {"kernel": 0.1}}}
     assert decay["conv"]["gate"]["beta"] == 0.0 and decay["conv"]["kernel"] == 1.0
+    lr, decay = optim.group_factors(gated, "calm_gates")
+    assert lr["conv"] == {"kernel": 1.0, "cheap_t1": 1.0, "gate": {"beta": 1.0, "fc1": {"kernel": 0.1}}}
+    assert decay["conv"]["gate"]["beta"] == 0.0 and decay["conv"]["kernel"] == 1.0
 
 
 @pytest.mark.parametrize("field", ["name", "groups", "schedule"])
