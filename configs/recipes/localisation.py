@@ -59,7 +59,8 @@ def demo_gates(config) -> None:
         config.method.update(dict(target=0.91, cheap_kernel=1))
     else:  # the stem is 63 % of this network's cost (30 % of the published one's), all blocks are a sixth
         config.optim.groups = "calm_gates"
-        config.method.update(dict(target=0.7, layers=r"Conv3d_\w+/conv", beta=0.6, beta_reduced=0.4))
+        config.method.update(dict(target=0.7, layers=r"Conv3d_\w+/conv", channel=False, beta=0.6,
+                                  beta_reduced=0.4))
 
 
 def embed(config, args) -> None:
