@@ -3,7 +3,7 @@
 import heapq
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 
 
 class RowThreads:
@@ -44,6 +44,8 @@ class RowThreads:
         """
         if self._count < 2:
             for i in range(rows):
+                if self._closed:
+                    raise CancelledError(f"closed before row {i} of {rows}.")
                 build(i)
             return
         futures = [Future() for _ in range(rows)]
@@ -88,7 +90,7 @@ class RowThreads:
             self._closed, self._first = False, first
 
     def close(self) -> None:
-        """Drops the rows that no thread has begun; closing twice is fine."""
+        """Drops the rows that nobody has begun; closing twice is fine."""
         with self._lock:
             self._closed = True
             dropped, self._waiting = self._waiting, []

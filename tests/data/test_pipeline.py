@@ -332,8 +332,9 @@ def test_rows_of_an_earlier_batch_go_first():
     assert sorted(built[6:]) == [0, 1]
 
 
-def test_closing_drops_the_rows_that_nobody_waits_for(clips):
-    config = data_config(root=clips, batch_size=8, num_threads=2, prefetch=8)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_closing_drops_the_rows_that_nobody_waits_for(clips, threads):
+    config = data_config(root=clips, batch_size=8, num_threads=threads, prefetch=8)
     pipeline = make_pipeline(config, "train")
     opened, read = [], pipeline.source.open
     pipeline.source.open = lambda index: time.sleep(0.02) or opened.append(index) or read(index)
