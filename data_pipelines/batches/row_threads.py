@@ -42,6 +42,8 @@ class RowThreads:
             RuntimeError: the threads are closed.
             CancelledError: they were closed meanwhile.
         """
+        if self._closed:
+            raise RuntimeError("the threads that build rows are closed.")
         if self._count < 2:
             for i in range(rows):
                 if self._closed:
@@ -50,8 +52,8 @@ class RowThreads:
             return
         futures = [Future() for _ in range(rows)]
         with self._lock:
-            if self._closed:
-                raise RuntimeError("the threads that build rows are closed.")
+            if self._closed:  # meanwhile
+                raise CancelledError(f"closed before the first of {rows} rows.")
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self._count, thread_name_prefix="rows")
             for i, future in enumerate(futures):

@@ -46,7 +46,8 @@ def convolve(x, kernel, strides, padding, groups: int = 1, dilation=None):
 
 @functools.cache  # the same functions for the same geometry: JAX traces a function once per shape
 def _forms(strides, *args):
-    """{platform: (x, kernel) -> y} for `platform_dependent`; each one is traced, wherever a program runs."""
+    """{platform: (x, kernel) -> y} for `platform_dependent`, which traces them all: none that is not needed
+    (2-D kernels have no form of their own on a GPU)."""
     forms = {"cpu": for_cpu, "default": plain} | ({"cuda": for_gpu} if len(strides) == 3 else {})
     return {name: lambda x, kernel, form=form: form(x, kernel, strides, *args)
             for name, form in forms.items()}
