@@ -1,8 +1,9 @@
 """Depthwise convolution on a CPU: sums of shifted products, with both gradients written out.
 
-XLA has no fast form of it there: its own takes 10 to 300 times as long. The value is one fused loop. The
-gradients need more care, since XLA computes what comes before `dy` anew for every shifted term of JAX's own
-gradient of the map, and writes the product of map and `dy` to memory for every position of the kernel:
+XLA has no fast form of it there: its own takes 10 to 300 times as long. The value is one fused loop, or with
+very large kernels one for each position along their first axis. The gradients need more care, since XLA
+computes what comes before `dy` anew for every shifted term of JAX's own gradient of the map, and writes the
+product of map and `dy` to memory for every position of the kernel:
 
     gradient of x        a depthwise convolution of `dy`; with strides one for each phase of the positions
                          (odd and even ones, say), which are then put between each other
@@ -22,6 +23,7 @@ import numpy as np
 
 from effvid_jax.backbones.windows import pad, windows
 
+MOST = 100  # products in one fused loop: 81 are computed eight at a time, 125 one by one, a tenth as fast
 UNROLL = 4  # rows whose products are added in one pass over the sums: fewer are slower, more compile longer
 
 
@@ -34,9 +36,27 @@ def convolve(x, kernel, strides, padding):
 def _shifted(x, kernel, strides):
     """Without padding; sums are float32 or wider."""
     sizes, wide = kernel.shape[:-2], jnp.promote_types(jnp.float32, x.dtype)
+    if math.prod(sizes) > MOST:
+        return _shifted_in_turns(x, kernel, strides)
     weights = kernel.reshape(-1, kernel.shape[-1]).astype(wide)
     found = windows(x, sizes, strides, (1,) * len(sizes))
     return sum(tap.astype(wide) * w for tap, w in zip(found, weights)).astype(x.dtype)
+
+
+def _shifted_in_turns(x, kernel, strides):
+    """The same, in a loop over the first axis of the kernel."""
+    first, wide = x.ndim - 1 - len(strides), jnp.promote_types(jnp.float32, x.dtype)
+    span = (x.shape[first] - kernel.shape[0]) // strides[0] * strides[0] + 1
+
+    def part(place, k):
+        rows = jax.lax.dynamic_slice_in_dim(x, place, span, first)[(slice(None),) * first + (
+            slice(None, None, strides[0]),)]
+        return _shifted(rows.astype(wide), k[None], (1, *strides[1:]))
+
+    places = jnp.arange(kernel.shape[0], dtype=jnp.int32)
+    zeros = jnp.zeros(jax.eval_shape(part, places[0], kernel[0]).shape, wide)
+    total, _ = jax.lax.scan(lambda total, one: (total + part(*one), None), zeros, (places, kernel))
+    return total.astype(x.dtype)
 
 
 def _gradients(strides, padding, inputs, dy):

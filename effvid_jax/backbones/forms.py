@@ -8,12 +8,13 @@
     less                   a kernel whose edge never meets the map         CPU
     frames as channels     other 3-D kernels: the frames that meet, in 2-D CPU
     shifted products       depthwise kernels, see `depthwise.py`           CPU
+    dense ones             kernels in groups, see `grouped.py`             CPU
 
 Gradients may have another form than values: on a CPU those of a strided kernel's map and of a kernel over
 time are a matrix product for each kernel position.
 
 All give the same values up to rounding. Why: XLA's 3-D convolutions are slower than 2-D ones that compute the
-same (1.6 times on an H100, more on a CPU). On a CPU it has no fast depthwise convolution; for the gradient
+same (1.6 times on an H100, more on a CPU). On a CPU it has no fast convolution in groups; for the gradient
 of a 1x1 kernel it turns whole maps around; and a kernel larger than its map it exchanges with the map, which
 ends in a plain loop, 50 times slower. `benchmarks/conv_forms.py` measures them, docs/speed.md has the table.
 
@@ -30,7 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from effvid_jax.backbones import depthwise
+from effvid_jax.backbones import depthwise, grouped
 from effvid_jax.backbones.windows import pad, taps, windows
 
 
@@ -117,17 +118,20 @@ def for_cpu(x, kernel, strides, padding, groups, dilation):
     y = _as_images(for_cpu, x, kernel, strides, padding, groups, dilation)
     if y is not None:
         return y
-    if n == 3 and groups == 1:
+    # Of the result, not of the input: the gradient's input is the result.
+    out = math.prod((m - 1) // s + 1 for m, s in zip(maps, strides))
+    if groups > 1:
+        return grouped.convolve(for_cpu, x, kernel, strides, padding, groups, dilation, out)
+    if n == 3:
         # The frames that meet in one output frame become channels of a 2-D convolution.
         x = pad(x, (padding[0], 0, 0))
         x = jnp.concatenate(taps(x, -4, sizes[0], strides[0], dilation[0]), axis=-1)
         kernel = jnp.moveaxis(kernel, 0, 2).reshape(*sizes[1:], -1, kernel.shape[-1])
         return for_cpu(x, kernel, strides[1:], padding[1:], groups, dilation[1:])
-    out = math.prod((m - 1) // s + 1 for m, s in zip(maps, strides))
-    if math.prod(sizes) > out and groups == 1:  # not the input's size: the gradient's input is the output
+    if math.prod(sizes) > out:
         x = jnp.concatenate(windows(pad(x, padding), sizes, strides, dilation), axis=-1)
         return _product(x, kernel.reshape(-1, kernel.shape[-1]))
-    if n == 2 and groups == 1 and math.prod(sizes) <= 9:
+    if n == 2 and math.prod(sizes) <= 9:
         return _large_map(x, kernel, strides, padding, dilation)
     return plain(x, kernel, strides, padding, groups, dilation)
 

@@ -72,6 +72,27 @@ def test_depthwise_of_every_number_of_axes(rng, shape, kernel, strides, padding,
         np.testing.assert_allclose(a.astype("float32"), b, rtol=close, atol=close)
 
 
+@pytest.mark.parametrize("shape,kernel,features,strides,padding,groups", [
+    ((1, 2, 5, 6, 40), (3, 3), 80, (2, 1), (1, 1), 20),
+    ((1, 4, 5, 4, 96), (3, 3, 3), 96, (1, 2, 2), (1, 1, 1), 16),
+    ((1, 3, 4, 5, 34), (3, 3), 17, (1, 1), (1, 1), 17),
+    ((2, 3, 3, 2, 36), (3, 3), 18, (2, 2), (1, 1), 6),
+    ((1, 5, 3, 3, 96), (3, 1, 1), 32, (2, 1, 1), (1, 0, 0), 32),
+    ((2, 3, 4, 4, 96), (1, 1), 48, (2, 2), (0, 0), 4),
+    ((1, 3, 4, 4, 16), (1, 1, 1), 8, (1, 1, 1), (0, 0, 0), 8),
+    ((1, 4, 5, 5, 8), (3, 3, 3), 24, (2, 1, 1), (1, 1, 1), 8),  # one channel a group
+    ((1, 4, 6, 5, 4), (5, 5, 5), 4, (2, 1, 2), (2, 2, 2), 4),  # depthwise, too many positions for one loop
+])
+def test_groups_of_every_kind(rng, shape, kernel, features, strides, padding, groups):
+    x = jnp.asarray(rng.normal(size=shape), jnp.float32)
+    w = jnp.asarray(rng.normal(size=(*kernel, shape[-1] // groups, features)), jnp.float32)
+    args = strides, padding, groups, (1,) * len(kernel)
+    found, expected = (both(lambda x, w, form=form: form(x, w, *args), x, w)
+                       for form in (forms.convolve, forms.plain))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=5e-5)
+
+
 @pytest.mark.parametrize("size,kernel,stride,padding,dilation,left", [
     (1, 3, 1, 1, 1, 1), (1, 7, 1, 3, 1, 1), (2, 5, 1, 2, 1, 3), (2, 7, 2, 3, 1, 3), (2, 3, 1, 1, 1, 3),
     (1, 3, 1, 2, 1, 3), (1, 3, 1, 2, 2, 1), (1, 3, 1, 1, 2, 3), (4, 9, 4, 4, 1, 7), (3, 9, 1, 4, 1, 5)])
@@ -135,10 +156,11 @@ def test_the_form_follows_the_platform_that_is_lowered_for(kernel, gradient):
     assert set(lowered("cpu", kernel, gradient)) == on_cpu  # on maps of 2 x 2
 
 
-def test_depthwise_kernels_stay_convolutions_elsewhere():
+@pytest.mark.parametrize("groups,on_cpu", [(8, set()), (2, {"dot"})])
+def test_kernels_in_groups_stay_convolutions_elsewhere(groups, on_cpu):
     for platform in ("tpu", "cuda"):
-        assert lowered(platform, (3, 3), True, groups=8) == ["convolution2"] * 3
-    assert lowered("cpu", (3, 3), True, groups=8) == []
+        assert lowered(platform, (3, 3), True, groups=groups) == ["convolution2"] * 3
+    assert set(lowered("cpu", (3, 3), True, groups=groups)) == on_cpu
 
 
 def test_max_pool_elsewhere_is_one_operation():
