@@ -101,7 +101,7 @@ class Block(nn.Module):
         """(sum, the same normalised) before the block -> those after it."""
         y = blocks.relu(self.bn1(self.conv1(normalised, train), train))
         shortcut = self.downsample_conv(normalised, train) if self.stride > 1 else total
-        total = self.conv2(y, train) + shortcut
+        total = blocks.once(self.conv2(y, train) + shortcut)
         return total, blocks.relu(self.bn(total, train))
 
 

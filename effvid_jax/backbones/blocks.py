@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from effvid_jax.backbones import batch_statistics, forms, remat
+from effvid_jax.backbones.once import once  # noqa: F401  (a function of layers, as the ones below)
 from effvid_jax.backbones.trace import note, shapes_only, silence
 from effvid_jax.errors import UserError
 

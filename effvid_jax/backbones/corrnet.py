@@ -75,7 +75,7 @@ class CorrelationBlock(nn.Module):
     def __call__(self, x, train: bool = False):
         y = blocks.relu(self.encode_bn(self.encode_conv(x, train), train))
         y = self.decode_bn(self.decode_conv(self.correlation(y), train), train)
-        return blocks.relu(x + y)
+        return blocks.once(blocks.relu(x + y))
 
 
 class CorrNet(resnet3d.ResNet3D):

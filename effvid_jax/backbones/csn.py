@@ -50,7 +50,7 @@ class Bottleneck(nn.Module):
         y = self.bn3(self.conv3(blocks.relu(y), train), train)
         if self.project:
             x = self.downsample_bn(self.downsample_conv(x, train), train)
-        return blocks.relu(x + y)
+        return blocks.once(blocks.relu(x + y))
 
 
 class CSN(ResNet3D):

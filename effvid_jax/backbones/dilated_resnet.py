@@ -63,7 +63,7 @@ class DilatedBlock(nn.Module):
         y = self.bn2(self.conv2(y, train), train)
         if self.project:
             x = self.downsample_bn(self.downsample_conv(x, train), train)
-        return blocks.relu(x + y)
+        return blocks.once(blocks.relu(x + y))
 
 
 class DilatedResNet18(Backbone):

@@ -112,7 +112,7 @@ class Block(nn.Module):
         y = self.dw(y, train) if self.stride > 1 else y
         y = self.se(y) if self.squeeze else y
         y = self.ghost2(y, train)
-        return y + (self.shortcut(self.shortcut_dw(x, train), train) if self.project else x)
+        return blocks.once(y + (self.shortcut(self.shortcut_dw(x, train), train) if self.project else x))
 
 
 class GhostNet(FrameBackbone):

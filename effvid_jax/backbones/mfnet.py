@@ -70,7 +70,7 @@ class Unit(nn.Module):
     def __call__(self, x, train: bool = False):
         y = x + self.conv_i2(self.conv_i1(x, train), train)
         y = self.conv_m2(self.conv_m1(y, train), train)
-        return y + (self.conv_w1(x, train) if self.first else x)
+        return blocks.once(y + (self.conv_w1(x, train) if self.first else x))
 
 
 class NormRelu(nn.Module):

@@ -95,7 +95,7 @@ class InvertedResidual(nn.Module):
         if self.squeeze is not None:
             y = self.se(y)
         y = self.project_bn(self.project_conv(y, train), train)
-        return x + self.drop_branch(y, train) if self.shortcut else y
+        return blocks.once(x + self.drop_branch(y, train)) if self.shortcut else y
 
 
 class MobileNetV2(FrameBackbone):

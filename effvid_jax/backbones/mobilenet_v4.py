@@ -113,7 +113,7 @@ class UniversalBlock(nn.Module):
         y = self.shift_input(x)
         for name in self.names:
             y = getattr(self, name)(y, train)
-        return x + self.drop_branch(y, train) if self.shortcut else y
+        return blocks.once(x + self.drop_branch(y, train)) if self.shortcut else y
 
 
 class FusedBlock(nn.Module):
@@ -139,7 +139,7 @@ class FusedBlock(nn.Module):
     def __call__(self, x, train: bool = False):
         y = blocks.relu(self.bn1(self.conv_exp(x, train), train))
         y = self.bn2(self.conv_pwl(y, train), train)
-        return x + self.drop_branch(y, train) if self.shortcut else y
+        return blocks.once(x + self.drop_branch(y, train)) if self.shortcut else y
 
 
 class MobileNetV4(MobileNetV3):

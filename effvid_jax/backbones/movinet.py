@@ -259,7 +259,7 @@ class Block(nn.Module):
             x = same_avg_pool(x)
         if self.stride > 1 or self.in_features != self.features:
             x = self.shortcut(x, train)
-        return x + self.alpha.astype(y.dtype) * self.drop_branch(y, train)
+        return blocks.once(x + self.alpha.astype(y.dtype) * self.drop_branch(y, train))
 
 
 # --------------------------------------------------------------------------------------------- network

@@ -173,8 +173,8 @@ class Block(nn.Module):
             window, padding = (1, stride + 1, stride + 1), (0, (stride + 1) // 2, (stride + 1) // 2)
             x, _ = _pool_tokens(
                 x, size, lambda grid: blocks.max_pool(grid, window, (1, stride, stride), padding))
-        x = x + self.drop(attended, train)
-        return x + self.drop(self.mlp(self.norm2(x)), train), new_size
+        x = blocks.once(x + self.drop(attended, train))
+        return blocks.once(x + self.drop(self.mlp(self.norm2(x)), train)), new_size
 
 
 class MViT(nn.Module):

@@ -54,7 +54,7 @@ class BasicBlock(nn.Module):
         y = self.bn2(self.conv2(y, train), train)
         if self.project:
             x = self.downsample_bn(self.downsample_conv(x, train), train)
-        return blocks.relu(x + y)
+        return blocks.once(blocks.relu(x + y))
 
 
 class Bottleneck(nn.Module):
@@ -86,7 +86,7 @@ class Bottleneck(nn.Module):
         y = self.bn3(self.conv3(y, train), train)
         if self.project:
             x = self.downsample_bn(self.downsample_conv(x, train), train)
-        return blocks.relu(x + y)
+        return blocks.once(blocks.relu(x + y))
 
 
 class ResNet(FrameBackbone):

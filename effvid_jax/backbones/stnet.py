@@ -82,7 +82,7 @@ class Bottleneck(nn.Module):
             y = self.se_module(y)
         if self.project:
             x = self.downsample_bn(self.downsample_conv(x, train), train)
-        return blocks.relu(x + y)
+        return blocks.once(blocks.relu(x + y))
 
 
 class TemporalXception(nn.Module):

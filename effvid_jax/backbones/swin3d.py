@@ -228,8 +228,8 @@ class Block(nn.Module):
         self.drop = blocks.DropPath(self.drop_path)
 
     def __call__(self, x, train: bool = False):
-        x = x + self.drop(self.attn(self.norm1(x)), train)
-        return x + self.drop(self.mlp(self.norm2(x)), train)
+        x = blocks.once(x + self.drop(self.attn(self.norm1(x)), train))
+        return blocks.once(x + self.drop(self.mlp(self.norm2(x)), train))
 
 
 class PatchMerging(nn.Module):

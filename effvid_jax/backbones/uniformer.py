@@ -84,10 +84,10 @@ class ConvBlock(nn.Module):
         self.drop = blocks.DropPath(self.drop_path)
 
     def __call__(self, x, train: bool = False):
-        x = x + self.pos_embed(x, train)
+        x = blocks.once(x + self.pos_embed(x, train))
         y = self.conv1(self.norm1(x, train), train)
-        x = x + self.drop(self.conv2(self.attn(y, train), train), train)
-        return x + self.drop(self.mlp(self.norm2(x, train), train), train)
+        x = blocks.once(x + self.drop(self.conv2(self.attn(y, train), train), train))
+        return blocks.once(x + self.drop(self.mlp(self.norm2(x, train), train), train))
 
 
 class Attention(nn.Module):
@@ -125,10 +125,10 @@ class AttentionBlock(nn.Module):
         self.drop = blocks.DropPath(self.drop_path)
 
     def __call__(self, x, train: bool = False):
-        x = x + self.pos_embed(x, train)
+        x = blocks.once(x + self.pos_embed(x, train))
         tokens = x.reshape(len(x), math.prod(x.shape[1:4]), -1)
-        tokens = tokens + self.drop(self.attn(self.norm1(tokens)), train)
-        return (tokens + self.drop(self.mlp(self.norm2(tokens)), train)).reshape(x.shape)
+        tokens = blocks.once(tokens + self.drop(self.attn(self.norm1(tokens)), train))
+        return blocks.once(tokens + self.drop(self.mlp(self.norm2(tokens)), train)).reshape(x.shape)
 
 
 class UniFormer(ClipBackbone):

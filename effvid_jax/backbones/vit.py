@@ -99,8 +99,8 @@ class Block(nn.Module):
         self.drop = blocks.DropPath(self.drop_path)
 
     def __call__(self, x_BNC, grid: Grid, train: bool = False):
-        x = x_BNC + self.drop(self.attn(self.norm1(x_BNC), grid), train)
-        return x + self.drop(self.mlp(self.norm2(x)), train)
+        x = blocks.once(x_BNC + self.drop(self.attn(self.norm1(x_BNC), grid), train))
+        return blocks.once(x + self.drop(self.mlp(self.norm2(x)), train))
 
 
 class VideoTransformer(Backbone):

@@ -87,7 +87,7 @@ class Block(nn.Module):
         y = self.bn3(self.conv3(blocks.swish(y), train), train)
         if self.project:
             x = self.downsample_bn(self.downsample_conv(x, train), train)
-        return blocks.relu(x + y)
+        return blocks.once(blocks.relu(x + y))
 
 
 class X3D(Backbone):
