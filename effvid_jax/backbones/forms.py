@@ -10,8 +10,8 @@
     shifted products       depthwise kernels, see `depthwise.py`           CPU
     dense ones             kernels in groups, see `grouped.py`             CPU
 
-Gradients may have another form than values: on a CPU those of a strided kernel's map and of a kernel over
-time are a matrix product for each kernel position.
+Gradients may have another form than values: on a CPU those of a strided kernel's map, of a kernel over time
+and of kernels on large maps are a matrix product for each kernel position.
 
 All give the same values up to rounding. Why: XLA's 3-D convolutions are slower than 2-D ones that compute the
 same (1.6 times on an H100, more on a CPU). On a CPU it has no fast convolution in groups; for the gradient
@@ -33,6 +33,8 @@ import numpy as np
 
 from effvid_jax.backbones import depthwise, grouped
 from effvid_jax.backbones.windows import pad, taps, windows
+
+LARGE = (64, 3_200_000)  # channels, and values, of what comes back to a convolution: both are more
 
 
 def convolve(x, kernel, strides, padding, groups: int = 1, dilation=None):
@@ -166,9 +168,11 @@ def _large_map_gradients(strides, padding, dilation, inputs, dy):
         found = windows(pad(x, padding), kernel.shape[:-2], strides, dilation)
         return sum(_product(tap, k) for tap, k in zip(found, kernel.reshape(-1, *kernel.shape[-2:])))
 
-    # Of the map: with a stride XLA fills `dy` up with zeros. Of a kernel over time: it turns maps around.
+    # Of the map: with a stride XLA fills `dy` up with zeros. Of a kernel over time: it turns maps around. Of
+    # others `dy` is its kernel, and one that is large and wide takes it up to 4.5 times as long.
     for_x = products if max(strides) > 1 else whole
-    for_kernel = products if kernel.shape[1] == 1 else whole
+    for_kernel = products if kernel.shape[1] == 1 or (
+        kernel.shape[-1] > LARGE[0] and dy.size > LARGE[1]) else whole
     return (jax.vjp(lambda x: for_x(x, kernel), x)[1](dy)[0],
             jax.vjp(lambda kernel: for_kernel(x, kernel), kernel)[1](dy)[0])
 

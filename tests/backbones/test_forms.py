@@ -109,6 +109,17 @@ def test_a_kernel_is_as_large_as_what_it_meets(rng, size, kernel, stride, paddin
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize("strides,dilation", [((1, 1), (1, 1)), ((2, 1), (1, 1)), ((1, 1), (2, 1))])
+def test_gradients_on_large_maps(rng, monkeypatch, strides, dilation):
+    monkeypatch.setattr(forms, "LARGE", (6, 100))
+    x = jnp.asarray(rng.normal(size=(2, 3, 9, 8, 5)), jnp.float32)
+    w = jnp.asarray(rng.normal(size=(3, 3, 5, 7)), jnp.float32)
+    found, expected = (both(lambda x, w, form=form: form(x, w, strides, (1, 1), 1, dilation), x, w)
+                       for form in (forms.for_cpu, forms.plain))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=5e-5)
+
+
 def test_an_empty_result_is_the_plain_one():
     x, kernel = jnp.ones((2, 1, 2, 2, 4)), jnp.ones((3, 3, 4, 4))
     assert forms.convolve(x, kernel, (1, 1), (0, 0)).shape == (2, 1, 0, 0, 4)
