@@ -87,7 +87,7 @@ def results_file(tmp_path):
 
 @pytest.mark.slow
 def test_no_geometry_falls_off_a_cliff():
-    """XLA's cliffs cost 50 to 1,400 times the limit; small maps and groups up to 11 times on an idle machine."""
+    """XLA's cliffs cost 50 to 1,400 times the limit; small maps and groups up to 11 on an idle machine."""
     rates, far = conv_forms.peaks(), {}
     for geometry in conv_forms.geometries(["resnet50", "r2plus1d_18", "mfnet_3d", "artnet_18"], [16]):
         line = conv_forms.measure(geometry, rates, plain=False)
