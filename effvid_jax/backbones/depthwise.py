@@ -49,9 +49,9 @@ def _shifted_in_turns(x, kernel, strides):
     span = (x.shape[first] - kernel.shape[0]) // strides[0] * strides[0] + 1
 
     def part(place, k):
-        rows = jax.lax.dynamic_slice_in_dim(x, place, span, first)[(slice(None),) * first + (
-            slice(None, None, strides[0]),)]
-        return _shifted(rows.astype(wide), k[None], (1, *strides[1:]))
+        rows = jax.lax.dynamic_slice_in_dim(x, place, span, first).astype(wide)
+        rows = jax.lax.slice_in_dim(rows, 0, span, strides[0], first)
+        return _shifted(rows, k[None], (1, *strides[1:]))
 
     places = jnp.arange(kernel.shape[0], dtype=jnp.int32)
     zeros = jnp.zeros(jax.eval_shape(part, places[0], kernel[0]).shape, wide)

@@ -34,7 +34,7 @@ import numpy as np
 from effvid_jax.backbones import depthwise, grouped
 from effvid_jax.backbones.windows import pad, taps, windows
 
-LARGE = (64, 3_200_000)  # channels, and values, of what comes back to a convolution: both are more
+LARGE = (64, 3_200_000)  # channels and values of `dy`: with more of both XLA's gradient of a kernel is slow
 
 
 def convolve(x, kernel, strides, padding, groups: int = 1, dilation=None):

@@ -1,7 +1,7 @@
 """Convolution in channel groups on a CPU, as other convolutions that are fast there.
 
 XLA's own is a plain loop: up to 125 times what operations and memory allow for the value, up to 1,400 times
-for the gradients (networks of MFNet, TPN and ARTNet). With G groups of I channels each:
+for the gradients (MFNet, TPN and ARTNet have them). With G groups of I channels each:
 
     repeated     I = 1: every channel once for each of its outputs, then depthwise
     products     kernels of up to three positions, or more than the result has: patches times a matrix for
@@ -39,8 +39,8 @@ def convolve(form, x, kernel, strides, padding, groups: int, dilation, positions
         return _blocks(form, x, kernel, strides, padding, groups, dilation, together=groups)
     if math.prod(sizes) <= 3 or math.prod(sizes) > positions:
         return _products(x, kernel, strides, padding, groups, dilation)
-    together = next(m for m in range(1, groups + 1) if m == groups or not groups % m
-                    and m * per_group >= WIDTH and groups // m <= BLOCKS)
+    together = next(m for m in range(1, groups + 1) if m == groups or (
+        groups % m == 0 and groups // m <= BLOCKS and m * per_group >= WIDTH))
     return _blocks(form, x, kernel, strides, padding, groups, dilation, together)
 
 
