@@ -323,7 +323,7 @@ def main(argv=None) -> None:
     lines = run(rows, os.path.join(args.out, FILE), args.minutes, setup, args.commit)
     print(f"\n{tables(lines)}", flush=True)
     if args.results:
-        results.replace_measured(args.results, result_rows(lines))
+        results.replace_measured(args.results, result_rows(lines), together=True)
 
 
 if __name__ == "__main__":

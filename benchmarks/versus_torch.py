@@ -147,7 +147,7 @@ def main(argv=None) -> None:
         lines = gpu_suite.run(rows, os.path.join(folder, FILE), args.minutes, setup, "")
     print(f"\n{gpu_suite.tables(lines)}", flush=True)
     if args.results:
-        results.replace_measured(args.results, gpu_suite.result_rows(lines, "cpu", COMMAND))
+        results.replace_measured(args.results, gpu_suite.result_rows(lines, "cpu", COMMAND), together=True)
     if args.check:
         lost = losses(lines, stored(results.read_rows(RESULTS)))
         print("\n".join(lost) or f"no ratio lost more than {LOSS:.0%}")

@@ -95,10 +95,18 @@ def replace_rows(path: str, rows: Sequence[dict[str, str]], old: Callable[[dict[
         table.writerows([*kept, *rows])
 
 
-def replace_measured(path: str, rows: Sequence[dict[str, str]]) -> None:
-    """`replace_rows` for measurements: one replaces an older one of the same name on the same hardware."""
-    new = {(row["what"], row["hardware"]) for row in rows}
-    replace_rows(path, rows, lambda row: (row["what"], row["hardware"]) in new)
+def replace_measured(path: str, rows: Sequence[dict[str, str]], together: bool = False) -> None:
+    """`replace_rows` for measurements: one replaces an older one of the same name on the same hardware.
+
+    Args:
+        together: values named '<row>: <column>' belong to one measurement; an older one's columns go, too,
+            that the new one lacks.
+    """
+    def key(row):
+        return row["what"].rpartition(": ")[0] if together else row["what"], row["hardware"]
+
+    new = {key(row) for row in rows}
+    replace_rows(path, rows, lambda row: key(row) in new)
 
 
 def fill(text: str, rows: list[dict[str, str]], name: str = "text") -> str:

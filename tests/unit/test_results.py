@@ -97,3 +97,18 @@ def test_a_command_is_what_anybody_can_repeat(monkeypatch):
                                       "python benchmarks/b.py --batch 2 --seconds=8")
     rows = results.read_rows(os.path.join(results.ROOT, "docs", "results.csv"))
     assert not [row["command"] for row in rows if re.search(r"/(tmp|home|root|work)/", row["command"])]
+
+
+@pytest.mark.parametrize("together,left", [
+    (False, ["speed: b: share", "speed: a: rate"]), (True, ["speed: a: rate"])])
+def test_columns_of_an_older_measurement_go_with_it(tmp_path, together, left):
+    path = tmp_path / "results.csv"
+    path.write_text(",".join(results.COLUMNS) + "\n")
+    results.replace_measured(str(path), [
+        row(what=f"speed: {name}", value="1", hardware=hardware) for hardware, name in (
+            ("cpu", "b: rate"), ("cpu", "b: share"), ("cpu", "a: rate"), ("gpu", "b: rate"))])
+    results.replace_measured(str(path), [row(what="speed: b: rate", value="2", hardware="cpu")], together)
+    found = results.read_rows(str(path))
+    assert [r["what"] for r in found if (r["hardware"], r["value"]) == ("cpu", "1")] == left
+    assert [(r["hardware"], r["value"]) for r in found if r["what"] == "speed: b: rate"] in (
+        [("gpu", "1"), ("cpu", "2")], [("cpu", "2"), ("gpu", "1")])
