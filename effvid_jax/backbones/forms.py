@@ -11,7 +11,7 @@
     dense ones             kernels in groups, see `grouped.py`             CPU
 
 Gradients may have another form than values: on a CPU those of a strided kernel's map, of a kernel over time
-and of kernels on large maps are a matrix product for each kernel position.
+and of kernels on large maps are a matrix product for each kernel position; of first kernels see `colours.py`.
 
 All give the same values up to rounding. Why: XLA's 3-D convolutions are slower than 2-D ones that compute the
 same (1.6 times on an H100, more on a CPU). On a CPU it has no fast convolution in groups; for the gradient
@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from effvid_jax.backbones import depthwise, grouped
+from effvid_jax.backbones import colours, depthwise, grouped
 from effvid_jax.backbones.windows import pad, taps, windows
 
 LARGE = (64, 3_200_000)  # channels and values of `dy`: with more of both XLA's gradient of a kernel is slow
@@ -133,7 +133,7 @@ def for_cpu(x, kernel, strides, padding, groups, dilation):
     if math.prod(sizes) > out:
         x = jnp.concatenate(windows(pad(x, padding), sizes, strides, dilation), axis=-1)
         return _product(x, kernel.reshape(-1, kernel.shape[-1]))
-    if n == 2 and math.prod(sizes) <= 9:
+    if n == 2 and (math.prod(sizes) <= 9 or x.shape[-1] <= colours.MOST):
         return _large_map(x, kernel, strides, padding, dilation)
     return plain(x, kernel, strides, padding, groups, dilation)
 
@@ -169,12 +169,14 @@ def _large_map_gradients(strides, padding, dilation, inputs, dy):
         return sum(_product(tap, k) for tap, k in zip(found, kernel.reshape(-1, *kernel.shape[-2:])))
 
     # Of the map: with a stride XLA fills `dy` up with zeros. Of a kernel over time: it turns maps around. Of
-    # others `dy` is its kernel, and one that is large and wide takes it up to 4.5 times as long.
-    for_x = products if max(strides) > 1 else whole
+    # others `dy` is its kernel: one that is large and wide takes it up to 4.5 times as long.
+    for_x = products if max(strides) > 1 and math.prod(kernel.shape[:-2]) <= 9 else whole
     for_kernel = products if kernel.shape[1] == 1 or (
         kernel.shape[-1] > LARGE[0] and dy.size > LARGE[1]) else whole
-    return (jax.vjp(lambda x: for_x(x, kernel), x)[1](dy)[0],
-            jax.vjp(lambda kernel: for_kernel(x, kernel), kernel)[1](dy)[0])
+    dx = jax.vjp(lambda x: for_x(x, kernel), x)[1](dy)[0]
+    if x.shape[-1] <= colours.MOST and kernel.shape[1] > 1 and max(dilation) == 1:
+        return dx, colours.of_kernel(x, dy, kernel.shape, strides, padding)
+    return dx, jax.vjp(lambda kernel: for_kernel(x, kernel), kernel)[1](dy)[0]
 
 
 _large_map.defvjp(lambda x, kernel, *args: (_large_map(x, kernel, *args), (x, kernel)), _large_map_gradients)

@@ -93,6 +93,20 @@ def test_groups_of_every_kind(rng, shape, kernel, features, strides, padding, gr
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=5e-5)
 
 
+@pytest.mark.parametrize("size,kernel,strides,padding,channels", [
+    ((9, 8), (3, 3), (2, 2), (1, 1), 3), ((7, 5), (7, 7), (2, 2), (3, 3), 3),
+    ((9, 14), (7, 7), (2, 2), (3, 3), 1), ((6, 5), (3, 3), (1, 1), (1, 1), 3),
+    ((8, 9), (5, 4), (1, 1), (0, 2), 4), ((12, 13), (2, 2), (3, 4), (0, 1), 2),
+    ((11, 30), (3, 11), (4, 1), (1, 5), 3), ((10, 7), (1, 2), (1, 2), (0, 0), 3)])
+def test_kernels_that_read_colours(rng, size, kernel, strides, padding, channels):
+    x = jnp.asarray(rng.normal(size=(2, 3, *size, channels)), jnp.float32)
+    w = jnp.asarray(rng.normal(size=(*kernel, channels, 5)), jnp.float32)
+    found, expected = (both(lambda x, w, form=form: form(x, w, strides, padding, 1, (1, 1)), x, w)
+                       for form in (forms.convolve, forms.plain))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=5e-5)
+
+
 @pytest.mark.parametrize("size,kernel,stride,padding,dilation,left", [
     (1, 3, 1, 1, 1, 1), (1, 7, 1, 3, 1, 1), (2, 5, 1, 2, 1, 3), (2, 7, 2, 3, 1, 3), (2, 3, 1, 1, 1, 3),
     (1, 3, 1, 2, 1, 3), (1, 3, 1, 2, 2, 1), (1, 3, 1, 1, 2, 3), (4, 9, 4, 4, 1, 7), (3, 9, 1, 4, 1, 5)])
