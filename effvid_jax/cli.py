@@ -136,7 +136,10 @@ def _unknown_field(argv: list[str]) -> str:
                 return f"{argument}: {path} is a single value, it has no field {name!r}."
             if name not in group:
                 known = sorted(group.keys())
-                close = difflib.get_close_matches(name, known)
+                close = [] if path.startswith("config.stages.") else [  # right, but in another group
+                    f"config.{key}.{name}" for key, fields in config.items()
+                    if hasattr(fields, "keys") and name in fields]
+                close = close or difflib.get_close_matches(name, known)
                 hint = f" Did you mean {' or '.join(close)}?" if close else ""
                 return f"{argument}: {path} has no field {name!r}.{hint} Known: {', '.join(known) or 'none'}."
             group, path = group[name], f"{path}.{name}"
