@@ -196,7 +196,7 @@ def train(setup: Setup, backbone: str, frames: int, resolution: int, batch: int,
     # Not beside PyTorch, see `inference`; and its threads crash while XLA records a graph of kernels.
     step._step = step._step.lower(step.state, step.batch).compile()
     sides, refused = _warm(_in_forms(setup, torch, make_torch))
-    memory = {name: torch.peak_bytes(function) / 1e9 for name, function in sides.items()}
+    memory = {name: peak / 1e9 for name, function in sides.items() if (peak := torch.peak_bytes(function))}
     plan = step._step.memory_analysis()
     memory["ours"] = (plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes
                       - plan.alias_size_in_bytes) / 1e9

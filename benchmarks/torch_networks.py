@@ -191,7 +191,7 @@ def synchronize() -> None:
 
 
 def peak_bytes(function: Callable[[], Any]) -> int:
-    """Most bytes of tensors that were alive during a call; 0 on a CPU."""
+    """Most bytes of tensors that were alive during a call; 0 on a CPU, where PyTorch does not count."""
     if DEVICE != "cuda":
         return 0
     synchronize()
