@@ -36,7 +36,7 @@ def parse(monkeypatch):
                                       "Known: bench, data"]),
     ([CONFIG, "--config.optim.lrr=1"], ["config.optim has no field 'lrr'", "mean lr?", "Known: accumulate"]),
     ([CONFIG, "--config.num_steps=5"], ["config has no field 'num_steps'", "mean config.train.num_steps?"]),
-    ([CONFIG, "--config.optim.batch_size=5"], ["mean config.data.batch_size?"]),
+    ([CONFIG, "--config.optim.batch_size=5"], ["mean config.bench.batch_size or config.data.batch_size?"]),
     (["--config.seed=1", "--config.optim.lrr=1", CONFIG], ["--config.optim.lrr=1", "no field 'lrr'"]),
     ([CONFIG, "--config.optim.lr.x=1"], ["config.optim.lr is a single value, it has no field 'x'"]),
     ([CONFIG, "--noconfig.data.flp"], ["--noconfig.data.flp: config.data has no field 'flp'", "flip"]),
