@@ -16,7 +16,7 @@ if sys.dont_write_bytecode:
 # does by itself is 8% of the time of a test that trains.
 gc.set_threshold(20_000, 20, 20)
 
-from tests.environment import FUSION_EMITTERS, KNOWS_EMITTERS, environment
+from tests.environment import FUSION_EMITTERS, KNOWS_EMITTERS, ONE_PIECE, environment
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -30,6 +30,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 if KNOWS_EMITTERS and os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1":  # half of what is left
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --{FUSION_EMITTERS}=false"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {ONE_PIECE}"
 os.environ["XLA_FLAGS"] = environment(devices=2)["XLA_FLAGS"]
 
 import numpy as np
