@@ -16,8 +16,8 @@ MOST = 4  # channels
 
 
 def results_in_a_row(kernel_shape, strides) -> int:
-    """That share a run: two or more, so that a run ends within the next one."""
-    results = 2
+    """That share a run: one where nothing is read twice, else so many that a run ends within the next one."""
+    results = 1 if kernel_shape[1] <= strides[1] else 2
     while results * strides[1] < kernel_shape[1] - strides[1]:
         results *= 2
     return results
