@@ -34,6 +34,7 @@ import numpy as np
 from effvid_jax.backbones import colours, depthwise, grouped
 from effvid_jax.backbones.windows import pad, taps, windows
 
+SMALL = 9  # positions of a kernel whose gradients may be a product for each
 LARGE = (64, 3_200_000)  # channels and values of `dy`: with more of both XLA's gradient of a kernel is slow
 
 
@@ -133,7 +134,7 @@ def for_cpu(x, kernel, strides, padding, groups, dilation):
     if math.prod(sizes) > out:
         x = jnp.concatenate(windows(pad(x, padding), sizes, strides, dilation), axis=-1)
         return _product(x, kernel.reshape(-1, kernel.shape[-1]))
-    if n == 2 and (math.prod(sizes) <= 9 or x.shape[-1] <= colours.MOST):
+    if n == 2 and (math.prod(sizes) <= SMALL or x.shape[-1] <= colours.MOST):
         return _large_map(x, kernel, strides, padding, dilation)
     return plain(x, kernel, strides, padding, groups, dilation)
 
@@ -156,7 +157,7 @@ def _reached(x, kernel, strides, padding, dilation):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _large_map(x, kernel, strides, padding, dilation):
-    """XLA's own, which nothing beats here; gradients by a product for each position where that does."""
+    """XLA's own, which nothing beats here; gradients by products, see below, where those do."""
     return plain(x, kernel, strides, padding, 1, dilation)
 
 
@@ -170,7 +171,7 @@ def _large_map_gradients(strides, padding, dilation, inputs, dy):
 
     # Of the map: with a stride XLA fills `dy` up with zeros. Of a kernel over time: it turns maps around. Of
     # others `dy` is its kernel: one that is large and wide takes it up to 4.5 times as long.
-    for_x = products if max(strides) > 1 and math.prod(kernel.shape[:-2]) <= 9 else whole
+    for_x = products if max(strides) > 1 and math.prod(kernel.shape[:-2]) <= SMALL else whole
     for_kernel = products if kernel.shape[1] == 1 or (
         kernel.shape[-1] > LARGE[0] and dy.size > LARGE[1]) else whole
     dx = jax.vjp(lambda x: for_x(x, kernel), x)[1](dy)[0]
