@@ -31,7 +31,7 @@ from data_pipelines.options import check_config, check_fields
 from data_pipelines.tools import decoding_threads, in_order, memory_bytes
 
 __all__ = ["Box", "BoxTargets", "ClassLabels", "ClipReader", "DataError", "Entry", "Field", "PixelClasses",
-           "Place", "Split", "Stage", "StoredRows", "StoredTargets", "Targets", "VideoError",
+           "Place", "Split", "Stage", "StoredRows", "StoredTargets", "Targets", "VideoError", "cache_for",
            "check_config", "check_fields", "data_fields", "decoding_threads", "frame_writer", "in_order",
            "is_stream", "made_clips", "make_engine", "make_pipeline", "memory_bytes", "num_views",
            "number_of_camera", "open_split", "printable", "run_engine", "shown", "write_benchmark",
@@ -42,14 +42,15 @@ def __getattr__(name: str):
     """The other names are imported when they are asked for: what decodes videos takes long to import."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from data_pipelines.batches.cache import cache_for
     from data_pipelines.clip_reader import ClipReader, is_stream, number_of_camera
     from data_pipelines.engine import Stage, make_engine, run
     from data_pipelines.split import Split, make_pipeline, num_views, open_split
     from data_pipelines.synthetic import build, made_clips
     from data_pipelines.video.writer import frame_writer, write_frames
 
-    return {"ClipReader": ClipReader, "Split": Split, "Stage": Stage, "frame_writer": frame_writer,
-            "is_stream": is_stream, "made_clips": made_clips, "make_engine": make_engine,
-            "make_pipeline": make_pipeline, "num_views": num_views, "number_of_camera": number_of_camera,
-            "open_split": open_split, "run_engine": run, "write_benchmark": build,
-            "write_frames": write_frames}[name]
+    return {"ClipReader": ClipReader, "Split": Split, "Stage": Stage, "cache_for": cache_for,
+            "frame_writer": frame_writer, "is_stream": is_stream, "made_clips": made_clips,
+            "make_engine": make_engine, "make_pipeline": make_pipeline, "num_views": num_views,
+            "number_of_camera": number_of_camera, "open_split": open_split, "run_engine": run,
+            "write_benchmark": build, "write_frames": write_frames}[name]

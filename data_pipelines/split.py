@@ -75,7 +75,7 @@ class Split:
 
     def __init__(self, name: str, options, source: Source, targets: Targets | None = None):
         self.name, self._options, self._source = name, options, source
-        self._reading = cached(source, options, options.test_short_side)
+        self._reading = cached(source, options, "test_short_side")
         self.class_names = source.class_names
         self.description, self.check_command = source.description, source.check_command
         self.num_views = clips.num_views(options)

@@ -247,7 +247,8 @@ def _train_stages(config, workdir: str, stages, resume_anyway: bool) -> dict:
     start, results = time.monotonic(), {}
     for i, (name, stage) in enumerate(stages.items()):
         console.say(f"stage {i + 1} of {len(names)}: {name}")
-        results[name] = train_one(stage, os.path.join(workdir, name), resume_anyway)
+        with data_pipelines.cache_for(stages[later].data for later in names[i:]):
+            results[name] = train_one(stage, os.path.join(workdir, name), resume_anyway)
     final = results[names[-1]] | {
         f"{name}/{metric}": value for name in names[:-1] for metric, value in results[name].items()
         if metric.startswith("val/")}

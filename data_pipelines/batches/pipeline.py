@@ -73,7 +73,7 @@ class Batches:
         self._iterator = None
         self._closed = False
         train = split == "train" if training is None else training
-        source = cached(source, options, options.short_side if train else options.test_short_side,
+        source = cached(source, options, "short_side" if train else "test_short_side",
                         processes=max(1, options.num_workers))
         batch_size = options.batch_size if train else options.eval_batch_size
         self._parts = max(1, options.num_workers)  # of a batch: every worker process builds one of each

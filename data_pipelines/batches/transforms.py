@@ -30,8 +30,16 @@ def resize(frames_THWC: np.ndarray, height: int, width: int) -> np.ndarray:
         return frames_THWC
     output = np.empty((len(frames_THWC), height, width, frames_THWC.shape[3]), frames_THWC.dtype)
     for frame, target in zip(frames_THWC, output, strict=True):
-        cv2.resize(frame, (width, height), dst=target, interpolation=cv2.INTER_LINEAR)
+        resize_frame(frame, target)
     return output
+
+
+def resize_frame(frame_HWC: np.ndarray, target_HWC: np.ndarray) -> None:
+    """Resizes a frame to the size of the array that it is written to."""
+    if frame_HWC.shape == target_HWC.shape:
+        target_HWC[:] = frame_HWC
+    else:
+        cv2.resize(frame_HWC, target_HWC.shape[1::-1], dst=target_HWC, interpolation=cv2.INTER_LINEAR)
 
 
 def resize_short_side(frames_THWC: np.ndarray, short_side: int) -> np.ndarray:

@@ -319,4 +319,4 @@ def _paste(canvas, patch, mask, x, y):
     x1, y1 = min(x + mask.shape[1], canvas.shape[1]), min(y + mask.shape[0], canvas.shape[0])
     if x0 < x1 and y0 < y1:
         inside = (slice(y0 - y, y1 - y), slice(x0 - x, x1 - x))
-        np.copyto(canvas[y0:y1, x0:x1], patch[inside], where=mask[inside][..., None])
+        cv2.copyTo(patch[inside], mask[inside].view(np.uint8), canvas[y0:y1, x0:x1])

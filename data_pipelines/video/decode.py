@@ -64,9 +64,9 @@ class ArrayFrames(VideoReader):
 
     def get(self, indices, each=None):
         frames = self._frames[np.asarray(indices, np.int64)]
-        if each is None or each(self._frames[0]).shape == self._frames.shape[1:]:  # as cached frames are
-            return frames
-        return np.stack([each(frame) for frame in frames])
+        if each is None or not len(frames) or (first := each(frames[0])).shape == frames.shape[1:]:
+            return frames  # as cached frames are
+        return np.stack([first, *map(each, frames[1:])])
 
 
 class ImageFile(VideoReader):

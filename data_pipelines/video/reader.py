@@ -29,7 +29,8 @@ class VideoReader(abc.ABC):
         Args:
             indices: of the frames.
             each: makes another picture of a frame (H, W, 3) as soon as it is read, such as a smaller one:
-                large frames are never in memory together.
+                large frames are never in memory together. Of indices that increase it is called once for
+                each of them, in their order.
         """
 
     def close(self) -> None:

@@ -12,12 +12,12 @@ import pytest
 from data_pipelines import ClassLabels, DataError, make_pipeline, open_split
 from data_pipelines.batches import workers
 from data_pipelines.batches.assembly import EvalAssembly, Parts, TrainAssembly, open_report
-from data_pipelines.batches.cache import FRAMES
 from data_pipelines.batches.clips import eval_clip, train_clip
 from data_pipelines.batches.row_threads import RowThreads
 from data_pipelines.options import plain_options
 from data_pipelines.video.records import Record, ShardWriter
 from tests.data.clip_files import class_folders, data_config, numbered_frames, write_video
+from tests.data.reading import assert_equal, count_opened, take
 
 
 @pytest.fixture(scope="module")
@@ -40,21 +40,6 @@ def damaged(tmp_path):
     (tmp_path / "val/a/1.mp4").write_bytes(b"")
     (tmp_path / "val/b/0.mp4").write_bytes(b"")
     return str(tmp_path)
-
-
-def take(count, config, split="train", **arguments):
-    pipeline = make_pipeline(config, split, **arguments)
-    batches = list(itertools.islice(pipeline, count))
-    pipeline.close()
-    return batches
-
-
-def assert_equal(ours, expected):
-    assert len(ours) == len(expected)
-    for a, b in zip(ours, expected, strict=True):
-        assert a.keys() == b.keys()
-        for key in a:
-            np.testing.assert_array_equal(a[key], b[key], err_msg=key)
 
 
 # ----------------------------------------------------------------------------------------- training
@@ -125,13 +110,6 @@ def test_processes_share_the_rows_of_a_batch_in_order(clips, processes):
             for key in batch:
                 joined = np.concatenate([shard[step][key] for shard in shards])
                 np.testing.assert_array_equal(joined, batch[key])
-
-
-def count_opened(pipeline):
-    """Returns a list to which the index of every clip is added that the pipeline opens."""
-    opened, read = [], pipeline.source.open
-    pipeline.source.open = lambda index: opened.append(index) or read(index)
-    return opened
 
 
 def test_restart_at_any_step(clips):
@@ -402,36 +380,6 @@ def test_a_split_without_a_single_good_clip_ends(tmp_path):
     os.makedirs(tmp_path / "val")
     with pytest.raises(DataError, match="20 of the 20 clips .*100.0%.*The first ones: .*/train/"):
         next(make_pipeline(config, "train"))
-
-
-# ---------------------------------------------------------------------------------------- the cache
-def test_cached_clips_are_decoded_once(clips):
-    FRAMES.clear()
-    config = data_config(root=clips, cache="memory", num_threads=0, test_short_side=40)
-    pipeline = make_pipeline(config, "train")
-    opened = count_opened(pipeline)
-    expected = list(itertools.islice(pipeline, 12))
-    assert sorted(opened) == list(range(23))
-    print(f"cache of 23 clips: {FRAMES.num_bytes} bytes")
-    assert FRAMES.num_bytes == sum((12 + seed % 5) * 36 * 48 * 3 for seed in range(23))
-    again = make_pipeline(config, "train")  # another pipeline of the process reads nothing
-    opened = count_opened(again)
-    assert_equal(list(itertools.islice(again, 12)), expected)
-    assert opened == []
-    validation = make_pipeline(config, "val")
-    opened = count_opened(validation)
-    list(validation)
-    assert opened == list(range(7))
-    FRAMES.clear()
-
-
-def test_a_full_cache_stops_growing(clips):
-    FRAMES.clear()
-    limit = 200_000
-    config = data_config(root=clips, cache="memory", cache_gib=limit / 2**30)
-    take(9, config)
-    assert limit / 2 < FRAMES.num_bytes <= limit
-    FRAMES.clear()
 
 
 # ------------------------------------------------------------------------------------ configuration
