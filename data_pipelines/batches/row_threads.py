@@ -3,7 +3,41 @@
 import heapq
 import threading
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+
+
+class _Rows:
+    """Rows of a batch, for all of which somebody waits: who does is woken once, not once a row."""
+
+    def __init__(self, count: int, build: Callable[[int], None]):
+        self._build, self._left = build, count
+        self._lock, self._done = threading.Lock(), threading.Event()
+        self._errors: dict[int, BaseException] = {}
+        if not count:
+            self._done.set()
+
+    def build(self, i: int) -> None:
+        try:
+            self._build(i)
+        except BaseException as error:  # whoever waits for the batch raises it
+            self.end(i, error)
+        else:
+            self.end(i)
+
+    def end(self, i: int, error: BaseException | None = None) -> None:
+        """Row i is done with, or will not be built."""
+        with self._lock:
+            self._left -= 1
+            if error is not None:
+                self._errors[i] = error
+            if not self._left:
+                self._done.set()
+
+    def wait(self) -> None:
+        """Raises what the first row of those raised that did."""
+        self._done.wait()
+        if self._errors:
+            raise self._errors[min(self._errors)]
 
 
 class RowThreads:
@@ -22,7 +56,7 @@ class RowThreads:
     def __init__(self, count: int, first: int = 0):
         self._count = count
         self._lock = threading.Lock()
-        self._waiting: list[tuple] = []  # heap of (batch, row, id of the future: unequal, build, future)
+        self._waiting: list[tuple] = []  # heap of (batch, row, id of the rows: unequal, the rows)
         self._pool: ThreadPoolExecutor | None = None
         self._closed = False
         self._first = first  # until it is complete: then 0
@@ -50,19 +84,17 @@ class RowThreads:
                     raise CancelledError(f"closed before row {i} of {rows}.")
                 build(i)
             return
-        futures = [Future() for _ in range(rows)]
+        whole = _Rows(rows, build)
         with self._lock:
             if self._closed:  # meanwhile
                 raise CancelledError(f"closed before the first of {rows} rows.")
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self._count, thread_name_prefix="rows")
-            for i, future in enumerate(futures):
-                heapq.heappush(self._waiting, (batch, i, id(future), build, future))
-            if batch < self._first or not self._first:
-                self._begin(rows)
+            for i in range(rows):
+                heapq.heappush(self._waiting, (batch, i, id(whole), whole))
+            self._begin(rows)
         try:
-            for future in futures:
-                future.result()
+            whole.wait()
         finally:
             if batch < self._first:
                 with self._lock:
@@ -70,21 +102,18 @@ class RowThreads:
                     self._begin(len(self._waiting))
 
     def _begin(self, rows: int) -> None:
-        """Has the threads take so many rows; the lock is held."""
-        for _ in range(rows if self._pool else 0):
-            self._pool.submit(self._build_next)
+        """Has threads take rows; the lock is held."""
+        for _ in range(min(rows, self._count) if self._pool else 0):
+            self._pool.submit(self._build_all, self._pool)
 
-    def _build_next(self) -> None:
-        with self._lock:
-            if not self._waiting:  # dropped
-                return
-            _, i, _, build, future = heapq.heappop(self._waiting)
-        try:
-            build(i)
-        except BaseException as error:  # whoever waits for the batch raises it
-            future.set_exception(error)
-        else:
-            future.set_result(None)
+    def _build_all(self, pool: ThreadPoolExecutor) -> None:
+        """Builds rows until none is left that may begin, or `pool` is closed."""
+        while True:
+            with self._lock:
+                if pool is not self._pool or not self._waiting or self._waiting[0][0] >= self._first > 0:
+                    return
+                _, i, _, rows = heapq.heappop(self._waiting)
+            rows.build(i)
 
     def open(self, first: int) -> None:
         """Takes rows, also after `close`; batches from number `first` wait until a lower one is complete."""
@@ -97,7 +126,7 @@ class RowThreads:
             self._closed = True
             dropped, self._waiting = self._waiting, []
             pool, self._pool = self._pool, None
-        for *_, future in dropped:
-            future.cancel()
+        for _, i, _, rows in dropped:
+            rows.end(i, CancelledError(f"closed before row {i}."))
         if pool is not None:
             pool.shutdown(wait=False, cancel_futures=True)
