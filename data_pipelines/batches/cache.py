@@ -27,8 +27,6 @@ from data_pipelines.video.decode import ArrayFrames
 from data_pipelines.video.reader import VideoReader
 
 FIELDS = ("short_side", "test_short_side")  # of the data configuration: sizes of frames that are kept
-
-
 _BLOCK = 1 << 26  # bytes that the system gives at a time
 
 
