@@ -122,12 +122,13 @@ def build(out, params, workers: int | None = None) -> Benchmark:
             factors, frames = make_clip(params, *clip)
             write_video(out / _clip_path(names, *clip), frames, factors["fps"],
                         crf=factors["crf"], gop=factors["gop"])
+            return factors
 
-        for _ in parallel(write, missing, workers, "writing the embedded benchmark", "clip"):
-            pass
+        written = dict(zip(missing, parallel(write, missing, workers, "writing the embedded benchmark",
+                                             "clip"), strict=True))
         for split in SPLITS:
             if missing or not (out / f"{split}.txt").exists():
-                _write_list(out, split, params)
+                _write_list(out, split, params, written)
         with atomic_write(out / "classes.txt") as part:
             part.write_text("".join(f"{name}\n" for name in names))
     return Benchmark(*(str(out / name) for name in ("train.txt", "val.txt", "classes.txt", "")))
@@ -184,9 +185,11 @@ def _identity(params):
     return {name: value for name, value in params.items() if YOUNGER.get(name) != value}
 
 
-def _write_list(out, split, params):
+def _write_list(out, split, params, written):
+    """The lists of a split; `written` has the factors of clips that are known: (split, index) -> factors."""
     names = class_names(params)
-    rows = [{"path": _clip_path(names, split, index), **draw_factors(params, split, index)[0]}
+    rows = [{"path": _clip_path(names, split, index),
+             **(written.get((split, index)) or draw_factors(params, split, index)[0])}
             for index in range(params[f"{split}_clips"])]
     text = io.StringIO()
     writer = csv.DictWriter(text, rows[0], lineterminator="\n")
