@@ -141,7 +141,7 @@ class CachedSource(Source):
         cached = FRAMES.get((*key, self._short_side))
         if cached is None:
             entry, reader = self._source.read(index)
-            if FRAMES.num_bytes + self._size(reader) > self._limit:
+            if FRAMES.num_bytes + _size(reader, self._short_side) > self._limit:
                 return entry, reader
             with reader:
                 frames = _decoded(reader, (self._short_side, *self._wanted(reader)))
@@ -154,12 +154,14 @@ class CachedSource(Source):
 
     def _wanted(self, reader: VideoReader) -> tuple[int, ...]:
         """The other sizes, if all videos fit in all of them, judged by this one; else none."""
-        size = self._size(reader) + sum(self._size(reader, short_side) for short_side in self._others)
+        size = sum(_size(reader, short_side) for short_side in (self._short_side, *self._others))
         return self._others if size * len(self._source) <= self._limit else ()
 
-    def _size(self, reader: VideoReader, short_side: int | None = None) -> int:
-        height, width = transforms.short_side_size(*reader.stored_size, short_side or self._short_side)
-        return reader.num_frames * height * width * 3
+
+def _size(reader: VideoReader, short_side: int) -> int:
+    """Bytes of all frames of a video in this size."""
+    height, width = transforms.short_side_size(*reader.stored_size, short_side)
+    return reader.num_frames * height * width * 3
 
 
 def _decoded(reader: VideoReader, short_sides: tuple[int, ...]) -> dict[int, np.ndarray]:

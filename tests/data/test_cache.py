@@ -4,17 +4,8 @@ import pytest
 
 from data_pipelines import cache_for, make_pipeline
 from data_pipelines.batches.cache import FRAMES
-from tests.data.clip_files import class_folders, data_config
+from tests.data.clip_files import data_config
 from tests.data.reading import assert_equal, count_opened, take
-
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory):
-    """23 clips in train (three classes) and 7 in val."""
-    root = tmp_path_factory.mktemp("clips")
-    class_folders(root / "train", {"a": 9, "b": 8, "c": 6})
-    class_folders(root / "val", {"a": 3, "b": 2, "c": 2})
-    return str(root)
 
 
 @pytest.fixture(autouse=True)
@@ -24,8 +15,8 @@ def empty():
     FRAMES.clear()
 
 
-def test_cached_clips_are_decoded_once(clips):
-    config = data_config(root=clips, cache="memory", num_threads=0, test_short_side=40)
+def test_cached_clips_are_decoded_once(class_clips):
+    config = data_config(root=class_clips, cache="memory", num_threads=0, test_short_side=40)
     pipeline = make_pipeline(config, "train")
     opened = count_opened(pipeline)
     expected = list(itertools.islice(pipeline, 12))
@@ -42,10 +33,10 @@ def test_cached_clips_are_decoded_once(clips):
     assert opened == list(range(7))
 
 
-def test_sizes_that_later_runs_read_are_decoded_together(clips):
+def test_sizes_that_later_runs_read_are_decoded_together(class_clips):
     """A teacher's clips, then those of a network that sees fewer pixels: bit for bit those of files."""
-    large = data_config(root=clips, num_threads=0, test_short_side=40)
-    small = data_config(root=clips, num_threads=0, short_side=18, test_short_side=20, crop=16,
+    large = data_config(root=class_clips, num_threads=0, test_short_side=40)
+    small = data_config(root=class_clips, num_threads=0, short_side=18, test_short_side=20, crop=16,
                         test_crop_size=16)
     plain = take(12, small), list(make_pipeline(small, "val"))
     with large.unlocked(), small.unlocked():
@@ -71,8 +62,8 @@ def test_sizes_that_later_runs_read_are_decoded_together(clips):
         assert {key[-1] for key in FRAMES._videos} == {36} and FRAMES.num_bytes > 100_000
 
 
-def test_a_full_cache_stops_growing(clips):
+def test_a_full_cache_stops_growing(class_clips):
     limit = 200_000
-    config = data_config(root=clips, cache="memory", cache_gib=limit / 2**30)
+    config = data_config(root=class_clips, cache="memory", cache_gib=limit / 2**30)
     take(9, config)
     assert limit / 2 < FRAMES.num_bytes <= limit

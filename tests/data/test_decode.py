@@ -290,6 +290,9 @@ def test_array_frames():
     reader = ArrayFrames(frames, fps=5.0)
     assert reader.num_frames == 4 and reader.fps == 5.0
     np.testing.assert_array_equal(reader.get([2, 2, 0]), frames[[2, 2, 0]])
+    seen = []
+    reader.get(range(4), lambda frame: seen.append(frame) or frame[:0])
+    np.testing.assert_array_equal(seen, frames, "once each, in order: the cache counts on it")
 
 
 def test_large_frames_are_never_in_memory_together(tmp_path):

@@ -20,15 +20,6 @@ from tests.data.clip_files import class_folders, data_config, numbered_frames, w
 from tests.data.reading import assert_equal, count_opened, take
 
 
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory):
-    """23 clips in train (three classes) and 7 in val."""
-    root = tmp_path_factory.mktemp("clips")
-    class_folders(root / "train", {"a": 9, "b": 8, "c": 6})
-    class_folders(root / "val", {"a": 3, "b": 2, "c": 2})
-    return str(root)
-
-
 @pytest.fixture
 def damaged(tmp_path):
     """12 clips of which 3 are broken in different ways; 5 in val of which 2 are broken."""
@@ -43,8 +34,8 @@ def damaged(tmp_path):
 
 
 # ----------------------------------------------------------------------------------------- training
-def test_train_batches(clips):
-    pipeline = make_pipeline(data_config(root=clips), "train")
+def test_train_batches(class_clips):
+    pipeline = make_pipeline(data_config(root=class_clips), "train")
     assert pipeline.num_examples == 23 and pipeline.steps_per_epoch == 2
     assert pipeline.source.class_names == ["a", "b", "c"]
     ids = []
@@ -62,11 +53,11 @@ def test_train_batches(clips):
     pipeline.close()
 
 
-def test_batches_depend_on_the_seed_only(clips):
-    config = data_config(root=clips)
+def test_batches_depend_on_the_seed_only(class_clips):
+    config = data_config(root=class_clips)
     expected = take(4, config)
     assert_equal(take(4, config), expected)
-    other = take(4, data_config(root=clips, seed=1))
+    other = take(4, data_config(root=class_clips, seed=1))
     assert not np.array_equal(other[0]["id"], expected[0]["id"])
     # The same clip is augmented differently in the next epoch.
     first = {i: v for b in expected[:2] for i, v in zip(b["id"], b["video"], strict=True)}
@@ -78,9 +69,9 @@ def test_batches_depend_on_the_seed_only(clips):
 @pytest.mark.parametrize("changes", [dict(num_threads=0), dict(num_threads=1, prefetch=1),
                                      dict(num_threads=16, prefetch=8), dict(cache="memory"),
                                      dict(cache="memory", cache_gib=1e-4)])
-def test_threads_and_cache_do_not_change_a_batch(clips, changes):
+def test_threads_and_cache_do_not_change_a_batch(class_clips, changes):
     for split, crop in (("train", "random_resized"), ("val", "center")):
-        config = data_config(root=clips, train_crop=crop)
+        config = data_config(root=class_clips, train_crop=crop)
         expected = take(7, config, split)
         config.update(changes)
         assert_equal(take(7, config, split), expected)
@@ -100,9 +91,9 @@ def test_workers_do_not_change_a_batch(damaged):
 
 
 @pytest.mark.parametrize("processes", [2, 4])
-def test_processes_share_the_rows_of_a_batch_in_order(clips, processes):
+def test_processes_share_the_rows_of_a_batch_in_order(class_clips, processes):
     for split in ("train", "val"):
-        config = data_config(root=clips)
+        config = data_config(root=class_clips)
         expected = take(3, config, split)
         shards = [take(3, config, split, process_index=i, process_count=processes)
                   for i in range(processes)]
@@ -112,8 +103,8 @@ def test_processes_share_the_rows_of_a_batch_in_order(clips, processes):
                 np.testing.assert_array_equal(joined, batch[key])
 
 
-def test_restart_at_any_step(clips):
-    config = data_config(root=clips, num_threads=0)
+def test_restart_at_any_step(class_clips):
+    config = data_config(root=class_clips, num_threads=0)
     expected = take(7, config)
     pipeline = make_pipeline(config, "train", start_step=5)
     opened = count_opened(pipeline)
@@ -135,9 +126,9 @@ def test_restart_at_any_step(clips):
 
 
 @pytest.mark.parametrize("size, processes", [(16, 1), (4, 1), (6, 1), (7, 1), (12, 2)])
-def test_another_batch_size_goes_on_with_the_next_clip(clips, size, processes):
+def test_another_batch_size_goes_on_with_the_next_clip(class_clips, size, processes):
     """The stream of clips is that of one size, each with the pixels that it has there."""
-    config = data_config(root=clips)  # 8 clips a batch
+    config = data_config(root=class_clips)  # 8 clips a batch
     wanted = take(9, config)
     config.batch_size, batches = size, wanted[:3]
     shards = [open_split(config, "train").batches(3, i, processes, skip=3 * 8 - 3 * size)
@@ -174,9 +165,9 @@ def test_multi_label_training_draws_one_label(tmp_path):
     assert batch["labels"].tolist() == [[1, 0, 1, 0]] * 4 + [[0] * 4] * 4  # 4 clips, 4 of padding
 
 
-def test_records_give_the_batches_of_the_files(clips, tmp_path):
+def test_records_give_the_batches_of_the_files(class_clips, tmp_path):
     """Shards of the original bytes, listed in the same order, are the same data set."""
-    config = data_config(root=clips)
+    config = data_config(root=class_clips)
     files = make_pipeline(config, "train").source
     with ShardWriter(tmp_path / "train-0.array_record", files.class_names) as writer:
         for i in range(len(files)):
@@ -188,8 +179,8 @@ def test_records_give_the_batches_of_the_files(clips, tmp_path):
 
 
 # --------------------------------------------------------------------------------------- evaluation
-def test_every_example_is_evaluated_once(clips):
-    pipeline = make_pipeline(data_config(root=clips, eval_batch_size=4), "val")
+def test_every_example_is_evaluated_once(class_clips):
+    pipeline = make_pipeline(data_config(root=class_clips, eval_batch_size=4), "val")
     assert pipeline.num_steps == 2
     first, last = list(pipeline)
     assert first["id"].tolist() == [0, 1, 2, 3] and last["id"].tolist() == [4, 5, 6, -1]
@@ -197,14 +188,14 @@ def test_every_example_is_evaluated_once(clips):
     assert last["label"].tolist() == [1, 2, 2, 0] and not last["video"][3].any()
     assert first["video"].shape == (4, 1, 4, 32, 32, 3)
     assert list(pipeline) == []  # once
-    assert_equal(take(9, data_config(root=clips, eval_batch_size=4), "val", start_step=1), [last])
+    assert_equal(take(9, data_config(root=class_clips, eval_batch_size=4), "val", start_step=1), [last])
     # More processes than rows are left: whole shares of padding.
-    assert take(2, data_config(root=clips, eval_batch_size=4), "val", process_index=3,
+    assert take(2, data_config(root=class_clips, eval_batch_size=4), "val", process_index=3,
                 process_count=4)[1]["mask"].tolist() == [0]
 
 
-def test_views_are_crop_major(clips):
-    config = data_config(root=clips, sampling="dense", num_frames=3, frame_interval=2, test_clips=2,
+def test_views_are_crop_major(class_clips):
+    config = data_config(root=class_clips, sampling="dense", num_frames=3, frame_interval=2, test_clips=2,
                          twice_sample=True, test_crop="three", test_short_side=32)
     batch, = take(1, config, "val")
     views = batch["video"][0]
@@ -223,10 +214,11 @@ def _changed(config, **changes):
 
 # --------------------------------------------------------------------------------- reading ahead
 @pytest.mark.parametrize("threads, prefetch", [(4, 8), (6, 1)])
-def test_the_first_batch_is_built_by_all_threads_and_by_nobody_else(clips, threads, prefetch, monkeypatch):
+def test_the_first_batch_is_built_by_all_threads_and_by_nobody_else(class_clips, threads, prefetch,
+                                                                    monkeypatch):
     """So it takes what decoding it alone with all threads takes; then batches follow one by one."""
     monkeypatch.setattr("data_pipelines.tools.num_cores", lambda: threads)
-    config = data_config(root=clips, batch_size=8, num_threads=threads, prefetch=prefetch)
+    config = data_config(root=class_clips, batch_size=8, num_threads=threads, prefetch=prefetch)
     expected = take(3, _changed(config, num_threads=0))
     lock, begun, at_once, most = threading.Lock(), [], set(), 0
 
@@ -254,12 +246,12 @@ def test_the_first_batch_is_built_by_all_threads_and_by_nobody_else(clips, threa
     assert last < 16 + threads, "the second batch waited for later ones"
 
 
-def test_no_more_threads_decode_than_there_are_cores(clips, monkeypatch):
+def test_no_more_threads_decode_than_there_are_cores(class_clips, monkeypatch):
     """They would wait for Python's lock; where there are worker processes they share the cores."""
     for cores, wanted, processes, found in ((2, 16, 0, 2), (2, 1, 0, 1), (64, 16, 0, 16), (8, 16, 3, 3),
                                           (1, 16, 4, 1), (4, 0, 0, 0)):
         monkeypatch.setattr("data_pipelines.tools.num_cores", lambda cores=cores: cores)
-        config = data_config(root=clips, num_threads=wanted, num_workers=processes)
+        config = data_config(root=class_clips, num_threads=wanted, num_workers=processes)
         with make_pipeline(config, "train") as made:
             assert made._num_threads == found, (cores, wanted, processes)
 
@@ -311,8 +303,8 @@ def test_rows_of_an_earlier_batch_go_first():
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_closing_drops_the_rows_that_nobody_waits_for(clips, threads):
-    config = data_config(root=clips, batch_size=8, num_threads=threads, prefetch=8)
+def test_closing_drops_the_rows_that_nobody_waits_for(class_clips, threads):
+    config = data_config(root=class_clips, batch_size=8, num_threads=threads, prefetch=8)
     pipeline = make_pipeline(config, "train")
     opened, read = [], pipeline.source.open
     pipeline.source.open = lambda index: time.sleep(0.02) or opened.append(index) or read(index)
@@ -425,9 +417,9 @@ def test_several_labels_need_multi_label(tmp_path):
         take(1, config)
 
 
-def test_clip_functions_agree_with_batches(clips):
-    options = plain_options(data_config(root=clips))
-    pipeline = make_pipeline(data_config(root=clips), "train")
+def test_clip_functions_agree_with_batches(class_clips):
+    options = plain_options(data_config(root=class_clips))
+    pipeline = make_pipeline(data_config(root=class_clips), "train")
     batch = next(pipeline)
     pipeline.close()
     index = int(batch["id"][5])  # position 5 of the stream
