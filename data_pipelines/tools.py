@@ -12,6 +12,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from data_pipelines import helping
+
 
 def run_tool(main: Callable[[], int]) -> None:
     """Runs a tool and exits: 0 success, 1 an error of the user (one line), 130 interrupted.
@@ -44,7 +46,7 @@ def progress_bar(total: int, description: str, unit: str, initial: int = 0) -> t
 
 
 def parallel(function: Callable, items: Iterable, workers: int | None, description: str, unit: str,
-             *, done: int = 0) -> Iterator:
+             *, done: int = 0, processes: bool = False) -> Iterator:
     """Applies a function to items in threads and yields the results in the order of the items.
 
     Decoding and encoding release the interpreter's lock. At most a few items per thread are under
@@ -57,13 +59,17 @@ def parallel(function: Callable, items: Iterable, workers: int | None, descripti
         workers: threads; the number of cores by default.
         description, unit: of the progress bar.
         done: items that were finished earlier, for the progress bar.
+        processes: of many items all but one thread have a process each, see `helping.helped`; for functions
+            that keep the lock.
     """
     items = list(items)
     if not items:
         return
     workers = workers or num_cores()
+    helpers = min(workers - 1, len(items) // helping.ITEMS_EACH) if processes else 0
     with (progress_bar(done + len(items), description, unit, done) as bar,
-          contextlib.closing(in_order(function, items, workers, 4 * workers)) as results):
+          helping.helped(function, helpers) as call,
+          contextlib.closing(in_order(call, items, workers, 4 * workers)) as results):
         for result in results:
             bar.update()
             yield result

@@ -21,6 +21,7 @@ files also depend on the versions of NumPy, OpenCV and, above all, x264.
 
 import argparse
 import csv
+import functools
 import io
 from fractions import Fraction
 from pathlib import Path
@@ -118,14 +119,9 @@ def build(out, params, workers: int | None = None) -> Benchmark:
             missing += [(split, i) for i in range(params[f"{split}_clips"])
                         if f"{i:06d}.mp4" not in present]
 
-        def write(clip):
-            factors, frames = make_clip(params, *clip)
-            write_video(out / _clip_path(names, *clip), frames, factors["fps"],
-                        crf=factors["crf"], gop=factors["gop"])
-            return factors
-
-        written = dict(zip(missing, parallel(write, missing, workers, "writing the embedded benchmark",
-                                             "clip"), strict=True))
+        written = dict(zip(missing, parallel(
+            functools.partial(_write_clip, out, params), missing, workers, "writing the embedded benchmark",
+            "clip", processes=True), strict=True))
         for split in SPLITS:
             if missing or not (out / f"{split}.txt").exists():
                 _write_list(out, split, params, written)
@@ -183,6 +179,14 @@ def _clip_path(names, split, index):
 def _identity(params):
     """The parameters as they were before the younger ones, where these have no effect."""
     return {name: value for name, value in params.items() if YOUNGER.get(name) != value}
+
+
+def _write_clip(out, params, clip):
+    """Writes one file and returns its factors; `clip`: split and index."""
+    factors, frames = make_clip(params, *clip)
+    write_video(out / _clip_path(class_names(params), *clip), frames, factors["fps"], crf=factors["crf"],
+                gop=factors["gop"])
+    return factors
 
 
 def _write_list(out, split, params, written):

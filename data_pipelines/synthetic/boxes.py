@@ -8,6 +8,7 @@ What the clips show is in `moving.py`. Clip i of a split is a pure function of (
 of clips, split, i).
 """
 
+import functools
 from pathlib import Path
 
 from data_pipelines.synthetic import folders
@@ -50,20 +51,22 @@ def build(out, params, workers: int | None = None) -> None:
             if (out / f"{split}.csv").exists():
                 continue
             (out / split).mkdir(exist_ok=True)
-
-            def write(index, split=split):
-                frames, boxes = make_clip(params, split, index)
-                path = f"{split}/{index:06d}.mp4"
-                if not (out / path).exists():
-                    write_video(out / path, frames)
-                height, width = frames.shape[1:3]
-                return [(path, t, name, *box, width, height) for t, name, box in boxes]
-
             lines = [("video", "frame", "label", "x1", "y1", "x2", "y2", "width", "height")]
-            for found in parallel(write, range(params[f"{split}_clips"]), workers,
-                                  f"writing the embedded benchmark, {split}", "clip"):
+            for found in parallel(functools.partial(_write_clip, out, params, split),
+                                  range(params[f"{split}_clips"]), workers,
+                                  f"writing the embedded benchmark, {split}", "clip", processes=True):
                 lines += found
             with atomic_write(out / f"{split}.csv") as part:
                 part.write_text("".join(",".join(map(str, line)) + "\n" for line in lines))
         with atomic_write(out / "classes.txt") as part:
             part.write_text("".join(f"{name}\n" for name in class_names(params)))
+
+
+def _write_clip(out, params, split, index):
+    """Writes one file unless it is there, and returns its lines of the list."""
+    frames, boxes = make_clip(params, split, index)
+    path = f"{split}/{index:06d}.mp4"
+    if not (out / path).exists():
+        write_video(out / path, frames)
+    height, width = frames.shape[1:3]
+    return [(path, t, name, *box, width, height) for t, name, box in boxes]

@@ -18,6 +18,7 @@ the counts, split, i). The folder is as that of `benchmark.py`.
 """
 
 import csv
+import functools
 import io
 from pathlib import Path
 
@@ -189,17 +190,9 @@ def build(out, params, workers: int | None = None) -> Benchmark:
             if (out / f"{split}.txt").exists():
                 continue
             (out / split).mkdir(exist_ok=True)
-
-            def write(index, split=split):
-                path = f"{split}/{index:06d}.mp4"
-                if (out / path).exists():
-                    return {"path": path, **draw_factors(params, split, index)[0]}
-                factors, frames = make_clip(params, split, index)
-                write_video(out / path, frames, crf=20)
-                return {"path": path, **factors}
-
-            rows = list(parallel(write, range(params[f"{split}_clips"]), workers,
-                                 f"writing the embedded benchmark, {split}", "clip"))
+            rows = list(parallel(functools.partial(_write_clip, out, params, split),
+                                 range(params[f"{split}_clips"]), workers,
+                                 f"writing the embedded benchmark, {split}", "clip", processes=True))
             text = io.StringIO()
             writer = csv.DictWriter(text, rows[0], lineterminator="\n")
             writer.writeheader()
@@ -211,3 +204,13 @@ def build(out, params, workers: int | None = None) -> Benchmark:
         with atomic_write(out / "classes.txt") as part:
             part.write_text("".join(f"{name}\n" for name in class_names(params)))
     return Benchmark(*(str(out / name) for name in ("train.txt", "val.txt", "classes.txt", "")))
+
+
+def _write_clip(out, params, split, index):
+    """Writes one file unless it is there, and returns its row of the list."""
+    path = f"{split}/{index:06d}.mp4"
+    if (out / path).exists():
+        return {"path": path, **draw_factors(params, split, index)[0]}
+    factors, frames = make_clip(params, split, index)
+    write_video(out / path, frames, crf=20)
+    return {"path": path, **factors}

@@ -18,6 +18,7 @@ Image i of a split is a pure function of (parameters except the counts, split, i
 """
 
 import csv
+import functools
 import io
 from pathlib import Path
 
@@ -179,25 +180,29 @@ def build(out, params: dict, workers: int | None = None) -> Path:
                 (out / split / kind).mkdir(parents=True, exist_ok=True)
             missing += [(split, i) for i in range(params[f"{split}_clips"])
                         if not (out / split / "masks" / f"{i:06d}.png").exists()]
-
-        def write(scene):
-            split, index = scene
-            factors, image, mask = make_scene(params, split, index)
-            quality = [cv2.IMWRITE_JPEG_QUALITY, round(95 - 25 * factors["difficulty"])]
-            for kind, ending, pixels, options in (  # the mask is last: then both are there
-                    ("images", ".jpg", image[..., ::-1], quality), ("masks", ".png", mask, [])):
-                with atomic_write(out / split / kind / f"{index:06d}{ending}") as part:
-                    part.write_bytes(cv2.imencode(ending, pixels, options)[1].tobytes())
-            return split, factors
-
-        rows = list(parallel(write, missing, workers, "writing the embedded benchmark", "image"))
+        written = dict(zip(missing, parallel(
+            functools.partial(_write_scene, out, params), missing, workers, "writing the embedded benchmark",
+            "image", processes=True), strict=True))
         for split in SPLITS:
-            if any(s == split for s, _ in rows) or not (out / f"{split}_images.csv").exists():
-                _write_csv(out / f"{split}_images.csv", [make_scene(params, split, i)[0]
-                                                        for i in range(params[f"{split}_clips"])])
+            scenes = [(split, i) for i in range(params[f"{split}_clips"])]
+            if any(scene in written for scene in scenes) or not (out / f"{split}_images.csv").exists():
+                _write_csv(out / f"{split}_images.csv", [written.get(scene) or make_scene(params, *scene)[0]
+                                                        for scene in scenes])
         with atomic_write(out / "classes.txt") as part:
             part.write_text("".join(f"{name}\n" for name in CLASSES))
     return out
+
+
+def _write_scene(out, params, scene):
+    """Writes image and mask of one scene and returns its factors; `scene`: split and index."""
+    split, index = scene
+    factors, image, mask = make_scene(params, split, index)
+    quality = [cv2.IMWRITE_JPEG_QUALITY, round(95 - 25 * factors["difficulty"])]
+    for kind, ending, pixels, options in (  # the mask is last: then both are there
+            ("images", ".jpg", image[..., ::-1], quality), ("masks", ".png", mask, [])):
+        with atomic_write(out / split / kind / f"{index:06d}{ending}") as part:
+            part.write_bytes(cv2.imencode(ending, pixels, options)[1].tobytes())
+    return factors
 
 
 def _write_csv(path, rows) -> None:
