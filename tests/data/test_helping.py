@@ -66,7 +66,8 @@ def test_no_process_to_be_had(monkeypatch, tmp_path):
     assert in_processes(monkeypatch, function, [7, 8]) == [(os.getpid(), 49), (os.getpid(), 64)]
 
 
-@pytest.mark.parametrize("kind", [benchmark, boxes, moments, scenes], ids=lambda kind: kind.__name__.split(".")[-1])
+@pytest.mark.parametrize("kind", [benchmark, boxes, moments, scenes],
+                         ids=["benchmark", "boxes", "moments", "scenes"])
 def test_benchmarks_are_the_same_files(monkeypatch, tmp_path, kind):
     params = {"train_clips": 6, "val_clips": 3}
     kind.build(tmp_path / "alone", params, workers=1)

@@ -163,6 +163,24 @@ def test_resize_is_torchs_bilinear_without_antialias(rng, size):
     np.testing.assert_allclose(base.resize(x, size), along(along(x, 1), 2), atol=1e-4)
 
 
+@pytest.mark.parametrize(("shape", "size"), [
+    ((2, 8, 16, 16, 3), 8), ((3, 24, 24, 5), 8), ((20, 20, 3), 4), ((4, 12, 12, 1), 2), ((2, 9, 9, 2), 1),
+    ((2, 6, 12, 3), 3), ((2, 7, 7, 3), 7)])
+def test_a_whole_number_of_pixels_becomes_one_without_a_product(rng, shape, size):
+    x = jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+    def product(x):
+        return jax.image.resize(x, (*shape[:-3], size, size, shape[-1]), "bilinear", antialias=False)
+
+    program = jax.jit(base.resize, static_argnums=1).lower(x, size).as_text()
+    assert "dot_general" not in program
+    for ours, theirs in ((base.resize(x, size), product(x)), jax.tree.map(
+            lambda f: jax.grad(lambda x: (f(x) ** 2).sum())(x), (lambda x: base.resize(x, size), product))):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
+    half = x.astype(jnp.bfloat16)
+    assert base.resize(half, size).dtype == jnp.bfloat16
+
+
 @pytest.mark.parametrize(("field", "value"), [("loss", "mse"), ("teacher_bn", "eval"), ("kl_mean", "sum")])
 def test_wrong_settings_are_named(field, value):
     with pytest.raises(ValueError, match=f"config.method.{field}='{value}': expected one of"):
