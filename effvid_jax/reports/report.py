@@ -29,7 +29,7 @@ from effvid_jax.speed import bench, timing
 from effvid_jax.start import runs
 from effvid_jax.tasks import Task, make_task
 
-TIMING_SECONDS = 3.0
+TIMING_SECONDS = 1.5
 BATCH_SIZE = 8
 NUM_EXAMPLES, FRAMES_SHOWN, FRAME_SIDE = 8, 6, 96
 RESTORED = "The training command, given again, evaluates and writes it anew."
