@@ -21,6 +21,7 @@ MAY = {
     ("effvid_jax.plots", "savefig"): "into memory",
     ("effvid_jax.sharding", "savez"): "into memory",
     ("data_pipelines.synthetic.folders", "open"): "a lock",
+    ("data_pipelines.helping", "dump"): "into pipes between processes",
     ("data_pipelines.synthetic.benchmark", "write_bytes"): "broken files, made for tests",
     ("data_pipelines.synthetic.benchmark", "write_text"): "broken files, made for tests",
     ("data_pipelines.check_videos", "open"): "a journal grows by a line at a time; a cut one is left out",
