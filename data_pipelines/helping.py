@@ -21,11 +21,14 @@ ITEMS_EACH = 200  # with fewer a process, which takes half a second to start, is
 
 
 class _Helper:
-    """One process, which calls the function whenever it is asked."""
+    """One process, which calls a function whenever it is asked."""
 
-    def __init__(self, function: Callable):
+    def __init__(self):
         self._process = subprocess.Popen([sys.executable, "-c", _BEGIN], stdin=subprocess.PIPE,
                                          stdout=subprocess.PIPE)
+
+    def begin(self, function: Callable) -> None:
+        """Tells it the function; raises OSError if it has ended."""
         self._send(sys.path)
         self._send(function)
 
@@ -84,7 +87,8 @@ def helped(function: Callable, most: int) -> Iterator[Callable]:
     try:
         for _ in range(most if sys.executable else 0):
             with contextlib.suppress(OSError):  # no process to be had
-                helpers.append(_Helper(function))
+                helpers.append(_Helper())
+                helpers[-1].begin(function)
                 free.put(helpers[-1])
         yield call
     finally:
@@ -110,5 +114,5 @@ def serve() -> None:
                 answer = False, f"{type(error).__name__}: {error}"
             pickle.dump(answer, answers)
             answers.flush()
-    except (EOFError, BrokenPipeError):
+    except (EOFError, BrokenPipeError, pickle.UnpicklingError):
         os._exit(0)  # nobody is there any more to whom what is left in `answers` could go

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import pickle
 import signal
 import threading
 import time
@@ -50,11 +51,13 @@ def test_nothing_stays_behind(monkeypatch, tmp_path):
     started = []
     init = helping._Helper.__init__
     monkeypatch.setattr(helping._Helper, "__init__",
-                        lambda self, function: (init(self, function), started.append(self._process))[0])
+                        lambda self: (init(self), started.append(self._process))[0])
     with pytest.raises(KeyboardInterrupt), helping.helped(functools.partial(numbers, 0, tmp_path), 2) as call:
         assert call(7)[1] == 49
         raise KeyboardInterrupt
-    assert len(started) == 2 and all(process.returncode == 0 for process in started)
+    with pytest.raises((AttributeError, pickle.PicklingError)), helping.helped(lambda item: item, 2):
+        pass  # what cannot be sent there is a mistake here
+    assert len(started) == 3 and all(process.returncode is not None for process in started)
     assert threading.active_count() < 20
 
 
