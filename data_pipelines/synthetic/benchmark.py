@@ -22,7 +22,6 @@ files also depend on the versions of NumPy, OpenCV and, above all, x264.
 import argparse
 import csv
 import functools
-import io
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -195,14 +194,7 @@ def _write_list(out, split, params, written):
     rows = [{"path": _clip_path(names, split, index),
              **(written.get((split, index)) or draw_factors(params, split, index)[0])}
             for index in range(params[f"{split}_clips"])]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    with atomic_write(out / f"{split}_clips.csv") as part:
-        part.write_text(text.getvalue())
-    with atomic_write(out / f"{split}.txt") as part:
-        part.write_text("".join(f"{row['path']} {row['label']}\n" for row in rows))
+    folders.write_lists(out, split, rows)
 
 
 # ------------------------------------------------------------------------------ sheets, odd files

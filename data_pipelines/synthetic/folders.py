@@ -5,12 +5,14 @@ its parameters; `manifest.json` says what they are.
 """
 
 import contextlib
+import csv
 import fcntl
 import hashlib
+import io
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from data_pipelines.errors import DataError
@@ -115,3 +117,20 @@ def _flat(manifest: Mapping, older: Mapping) -> dict:
     """Everything that a manifest says, in one dict."""
     return {**{name: value for name, value in manifest.items() if name != "parameters"}, **older,
             **manifest.get("parameters", {})}
+
+
+def write_csv(path: Path, rows: Sequence[Mapping]) -> None:
+    """Rows with the same fields, under their names."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    with atomic_write(path) as part:
+        part.write_text(text.getvalue())
+
+
+def write_lists(out: Path, split: str, rows: Sequence[Mapping]) -> None:
+    """The lists of a split of labelled clips: what generated each of them, and `path label`."""
+    write_csv(out / f"{split}_clips.csv", rows)
+    with atomic_write(out / f"{split}.txt") as part:
+        part.write_text("".join(f"{row['path']} {row['label']}\n" for row in rows))

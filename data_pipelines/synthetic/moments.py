@@ -17,9 +17,7 @@ A mirror changes no class, nor does time reversed. Clip i of a split is a pure f
 the counts, split, i). The folder is as that of `benchmark.py`.
 """
 
-import csv
 import functools
-import io
 from pathlib import Path
 
 import cv2
@@ -193,14 +191,7 @@ def build(out, params, workers: int | None = None) -> Benchmark:
             rows = list(parallel(functools.partial(_write_clip, out, params, split),
                                  range(params[f"{split}_clips"]), workers,
                                  f"writing the embedded benchmark, {split}", "clip", processes=True))
-            text = io.StringIO()
-            writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-            for name, content in ((f"{split}_clips.csv", text.getvalue()), (f"{split}.txt", "".join(
-                    f"{row['path']} {row['label']}\n" for row in rows))):
-                with atomic_write(out / name) as part:
-                    part.write_text(content)
+            folders.write_lists(out, split, rows)
         with atomic_write(out / "classes.txt") as part:
             part.write_text("".join(f"{name}\n" for name in class_names(params)))
     return Benchmark(*(str(out / name) for name in ("train.txt", "val.txt", "classes.txt", "")))

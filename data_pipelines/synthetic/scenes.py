@@ -19,7 +19,6 @@ Image i of a split is a pure function of (parameters except the counts, split, i
 
 import csv
 import functools
-import io
 from pathlib import Path
 
 import cv2
@@ -186,8 +185,8 @@ def build(out, params: dict, workers: int | None = None) -> Path:
         for split in SPLITS:
             scenes = [(split, i) for i in range(params[f"{split}_clips"])]
             if any(scene in written for scene in scenes) or not (out / f"{split}_images.csv").exists():
-                _write_csv(out / f"{split}_images.csv", [written.get(scene) or make_scene(params, *scene)[0]
-                                                        for scene in scenes])
+                folders.write_csv(out / f"{split}_images.csv", [
+                    written.get(scene) or make_scene(params, *scene)[0] for scene in scenes])
         with atomic_write(out / "classes.txt") as part:
             part.write_text("".join(f"{name}\n" for name in CLASSES))
     return out
@@ -203,15 +202,6 @@ def _write_scene(out, params, scene):
         with atomic_write(out / split / kind / f"{index:06d}{ending}") as part:
             part.write_bytes(cv2.imencode(ending, pixels, options)[1].tobytes())
     return factors
-
-
-def _write_csv(path, rows) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    with atomic_write(path) as part:
-        part.write_text(text.getvalue())
 
 
 def ensure_built(data_config) -> Path:
