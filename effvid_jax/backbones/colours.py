@@ -2,7 +2,9 @@
 
 XLA's form takes each of the three channels for an image; a product over all positions would copy nine or 49
 runs of three numbers for each. Here a few results in a row share one run of what all of them read, and the
-product finds some sums too many, which are left out: up to 2.7 times as fast (docs/speed.md).
+product finds some sums too many, which are left out: up to 2.7 times as fast (docs/speed.md). Of clips it is
+done frame by frame: the runs of all frames together would not stay in the processor's cache until the product
+reads them.
 """
 
 from __future__ import annotations
@@ -30,7 +32,19 @@ def of_kernel(x, dy, kernel_shape, strides, padding):
         x: maps (..., H, W, I) without `padding`.
         dy: gradient of the results (..., H', W', O).
     """
-    x, dy = x.reshape(-1, *x.shape[-3:]), dy.reshape(-1, *dy.shape[-3:])
+    args = kernel_shape, strides, padding
+    if x.ndim < 5 or x.shape[-4] == 1:
+        return _at_once(x.reshape(-1, *x.shape[-3:]), dy.reshape(-1, *dy.shape[-3:]), *args)
+
+    def add_frame(t, total):  # not of the first axis, the clips: they may be on several devices
+        x_t, dy_t = (jax.lax.dynamic_index_in_dim(a, t, a.ndim - 4, keepdims=False) for a in (x, dy))
+        return total + of_kernel(x_t, dy_t, *args)
+
+    return jax.lax.fori_loop(0, x.shape[-4], add_frame, jnp.zeros(kernel_shape, x.dtype))
+
+
+def _at_once(x, dy, kernel_shape, strides, padding):
+    """`of_kernel` of maps (N, H, W, I)."""
     (high, wide, channels, _), (down, right) = kernel_shape, strides
     results = results_in_a_row(kernel_shape, strides)
     rows, runs = dy.shape[1], -(-dy.shape[2] // results)

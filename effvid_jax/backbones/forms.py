@@ -32,6 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from effvid_jax.backbones import colours, depthwise, grouped
+from effvid_jax.backbones.once import once
 from effvid_jax.backbones.windows import pad, taps, windows
 
 SMALL = 9  # positions of a kernel whose gradients may be a product for each
@@ -162,7 +163,9 @@ def _large_map(x, kernel, strides, padding, dilation):
 
 
 def _large_map_gradients(strides, padding, dilation, inputs, dy):
-    x, kernel = inputs
+    # Both are read in two orders, and XLA would compute the normalisations they come of anew in each of them,
+    # in one of the two against the order that they lie in.
+    x, kernel, dy = once(inputs[0]), inputs[1], once(dy)
     whole = functools.partial(plain, strides=strides, padding=padding, groups=1, dilation=dilation)
 
     def products(x, kernel):

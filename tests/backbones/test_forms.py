@@ -98,8 +98,9 @@ def test_groups_of_every_kind(rng, shape, kernel, features, strides, padding, gr
     ((9, 14), (7, 7), (2, 2), (3, 3), 1), ((6, 5), (3, 3), (1, 1), (1, 1), 3),
     ((8, 9), (5, 4), (1, 1), (0, 2), 4), ((12, 13), (2, 2), (3, 4), (0, 1), 2),
     ((11, 30), (3, 11), (4, 1), (1, 5), 3), ((10, 7), (1, 2), (1, 2), (0, 0), 3)])
-def test_kernels_that_read_colours(rng, size, kernel, strides, padding, channels):
-    x = jnp.asarray(rng.normal(size=(2, 3, *size, channels)), jnp.float32)
+@pytest.mark.parametrize("lead", [(2, 3), (3,), (2, 1, 3)])  # clips of frames, images, clips in several views
+def test_kernels_that_read_colours(rng, size, kernel, strides, padding, channels, lead):
+    x = jnp.asarray(rng.normal(size=(*lead, *size, channels)), jnp.float32)
     w = jnp.asarray(rng.normal(size=(*kernel, channels, 5)), jnp.float32)
     found, expected = (both(lambda x, w, form=form: form(x, w, strides, padding, 1, (1, 1)), x, w)
                        for form in (forms.convolve, forms.plain))
@@ -132,6 +133,18 @@ def test_gradients_on_large_maps(rng, monkeypatch, strides, dilation):
                        for form in (forms.for_cpu, forms.plain))
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=5e-5)
+
+
+def test_what_a_convolution_reads_is_not_computed_again_for_its_gradient():
+    def loss(x, scale, kernel):
+        y = forms.convolve(jnp.maximum(x * scale, 0.1), kernel, (1, 1), (1, 1))
+        return (y**3).sum()
+
+    args = jnp.ones((2, 3, 8, 8, 16)), jnp.ones(16), jnp.ones((3, 3, 16, 16))
+    text = jax.jit(jax.grad(loss, (0, 1, 2))).lower(*args).compile().as_text()
+    turned = re.findall(r"f32\[(?:16,8,8,6|8,8,6,16)\]\S* fusion\(([^)]*)\)", text)
+    assert turned, "XLA turns the maps for the kernel's gradient in another way"
+    assert all(operands.count("%") == 1 for operands in turned), turned
 
 
 def test_an_empty_result_is_the_plain_one():
