@@ -155,6 +155,23 @@ def test_no_weight_left_gives_zeros_at_the_cheapest_cost(form):
     assert decisions.is_dead(decision).all()
 
 
+@pytest.mark.parametrize(("kind", "S", "loops"), [
+    ("2-D strided", 2, 4), ("2-D strided", 3, 9), ("grouped", 2, 4), ("one channel", 2, 2),
+    ("2-D", 2, 0), ("2-D strided", 4, 0), ("3x1x1", 2, 0), ("depthwise", 2, 0), ("image", 2, 0)])
+def test_large_maps_go_a_few_frames_at_a_time_on_cpus(kind, S, loops, monkeypatch):
+    """Where kernels see one frame and the clip is a multiple of the largest stride: the same outputs."""
+    mixed, _, variables, x = make(kind, S)
+    v = vary(variables)
+    expected = mixed.apply(v, x)
+    monkeypatch.setattr(variants, "LARGE", 0)
+    compact = jax.jit(mixed.clone(form="compact").apply)
+    np.testing.assert_allclose(compact(v, x), expected, atol=2e-5, rtol=1e-5)
+    np.testing.assert_allclose(compact(v, x[:1]), expected[:1], atol=2e-5, rtol=1e-5)
+    found = {platform: compact.trace(v, x[:1]).lower(lowering_platforms=(platform,)).as_text().count(
+        "stablehlo.while") for platform in ("cpu", "cuda", "tpu")}
+    assert found == {"cpu": loops, "cuda": 0, "tpu": 0}
+
+
 def test_grouped_dispatch_does_not_depend_on_the_order_of_the_batch():
     module, _, variables, x = make("2-D", 3, "compact", batch=9)
     v = vary(variables)
