@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from effvid_jax.backbones import forms
 
-LARGE = 2**24  # bytes of a clip's maps, from which they leave a CPU's cache between passes over them
+LARGE = 12_000_000  # bytes of a clip's maps, from which they leave a CPU's cache between passes over them
 
 
 @flax.struct.dataclass
