@@ -1,9 +1,11 @@
 """Depthwise convolution on a CPU: sums of shifted products, with both gradients written out.
 
 XLA has no fast form of it there: its own takes 10 to 300 times as long. The value is one fused loop, or with
-very large kernels one for each position along their first axis. The gradients need more care, since XLA
-computes what comes before `dy` anew for every shifted term of JAX's own gradient of the map, and writes the
-product of map and `dy` to memory for every position of the kernel:
+very large kernels one for each position along their first axis. It stands in a call of its own (`once.call`): XLA
+takes the sum for something cheap, and would compute it anew in every loop that reads it, such as the mean that
+a squeeze-and-excitation takes of it. The gradients need more care, since XLA computes what comes before `dy`
+anew for every shifted term of JAX's own gradient of the map, and writes the product of map and `dy` to memory
+for every position of the kernel:
 
     gradient of x        a depthwise convolution of `dy`; with strides one for each phase of the positions
                          (odd and even ones, say), which are then put between each other
@@ -21,20 +23,35 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from effvid_jax.backbones.once import call
 from effvid_jax.backbones.windows import pad, windows
 
 MOST = 100  # products in one fused loop: 81 are computed eight at a time, 125 one by one, a tenth as fast
+LANES = 8  # channels computed at a time; those left over go one by one, so that 54 took almost twice as long
 UNROLL = 4  # rows whose products are added in one pass over the sums: fewer are slower, more compile longer
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolve(x, kernel, strides, padding):
     """`x` (B, [T,] H, W, C) with `kernel` ([kT,] kH, kW, 1, C); zeros are added on both sides."""
-    return _shifted(pad(x, padding), kernel, strides)
+    (x, kernel), C = _whole_lanes(pad(x, padding), kernel), x.shape[-1]
+    return _shifted(x, kernel, strides)[..., :C]
+
+
+def _whole_lanes(*arrays):
+    """With channels of zeros behind the others, if some would be left over."""
+    C = arrays[0].shape[-1]
+    more = -C % LANES if C > LANES else 0
+    return [jnp.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, more)]) if more else a for a in arrays]
 
 
 def _shifted(x, kernel, strides):
     """Without padding; sums are float32 or wider."""
+    return call(_sum_of_shifted, x, kernel, tuple(strides))
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _sum_of_shifted(x, kernel, strides):
     sizes, wide = kernel.shape[:-2], jnp.promote_types(jnp.float32, x.dtype)
     if math.prod(sizes) > MOST:
         return _shifted_in_turns(x, kernel, strides)
@@ -73,7 +90,7 @@ def _of_map(shape, kernel, strides, padding, dy):
     first = len(shape) - 1 - n
     steps = [-(-k // s) for k, s in zip(sizes, strides)]  # kernel positions of the first phase: the most
     around = [(0, 0)] * first + [(m - 1, m - 1) for m in steps] + [(0, 0)]
-    dy = jnp.pad(dy, around)  # once, for all phases
+    dy, kernel = _whole_lanes(jnp.pad(dy, around), kernel)  # once, for all phases
     lengths = [dy.shape[first + i] - m + 1 for i, m in enumerate(steps)]
 
     def phases(fixed: tuple[int, ...]):
@@ -94,14 +111,14 @@ def _of_map(shape, kernel, strides, padding, dy):
         sides = [(0, 0, 0)] * dx.ndim
         sides[axis] = (-p, missing, 0)
         dx = jax.lax.pad(dx, jnp.zeros((), dx.dtype), sides)
-    return dx
+    return dx[..., :shape[-1]]
 
 
 def _of_kernel(x, kernel, strides, padding, dy):
     wide, more = jnp.promote_types(jnp.float32, x.dtype), 3 - len(strides)
     sizes, steps = (1,) * more + kernel.shape[:-2], (1,) * more + tuple(strides)
     x, dy = (a.reshape(math.prod(a.shape[:a.ndim + more - 4]), *(1,) * more, *a.shape[a.ndim + more - 4:])
-             for a in (pad(x, padding), dy))
+             for a in _whole_lanes(pad(x, padding), dy))
     B, T, H, W, C = dy.shape
     across, none = (W - 1) * steps[2] + 1, np.int32(0)  # all of a type, also where integers have 64 bits
 
@@ -115,4 +132,5 @@ def _of_kernel(x, kernel, strides, padding, dy):
     places = np.array(list(itertools.product(range(B), range(T), range(H))), np.int32).reshape(-1, 3)
     zeros = [jnp.zeros((*sizes[:2], W, C), wide)] * sizes[2]
     sums, _ = jax.lax.scan(add_row, zeros, jnp.asarray(places), unroll=UNROLL)
-    return jnp.stack([total.sum(2) for total in sums], axis=2).reshape(kernel.shape).astype(kernel.dtype)
+    found = jnp.stack([total.sum(2) for total in sums], axis=2)[..., :kernel.shape[-1]]
+    return found.reshape(kernel.shape).astype(kernel.dtype)

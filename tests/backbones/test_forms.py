@@ -59,6 +59,7 @@ def test_every_form_equals_the_plain_convolution(drawn):
     ((1, 4, 9, 8, 3), (3, 3, 3), (1, 8, 4), (1, 1, 1)), ((2, 7, 5, 5, 4), (5, 1, 1), (1, 1, 1), (2, 0, 0)),
     ((2, 2, 7, 8, 3), (1, 3, 3), (1, 3, 2), (0, 2, 0)), ((2, 5, 1, 1, 6), (3, 1, 1), (2, 1, 1), (1, 0, 0)),
     ((2, 9, 4), (3,), (2,), (1,)), ((3, 6, 7, 2), (5, 2), (3, 1), (0, 3)),
+    ((1, 2, 7, 6, 11), (3, 3), (1, 2), (1, 1)),  # channels beyond whole lanes
 ])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_depthwise_of_every_number_of_axes(rng, shape, kernel, strides, padding, dtype):
@@ -70,6 +71,30 @@ def test_depthwise_of_every_number_of_axes(rng, shape, kernel, strides, padding,
     close = 2e-5 if dtype == "float32" else 3e-2
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
         np.testing.assert_allclose(a.astype("float32"), b, rtol=close, atol=close)
+
+
+@pytest.mark.parametrize("mode", ["squeezed", "normalised"])
+def test_a_depthwise_sum_is_computed_once_however_many_read_it(rng, mode):
+    """XLA takes it for something cheap: the loops of these readers computed it up to five times."""
+    x = jnp.asarray(rng.normal(size=(2, 6, 7, 8)), "float32")
+    w = jnp.asarray(rng.normal(size=(3, 3, 1, 8)), "float32")
+
+    def squeezed(y):
+        y = 2 * y + y.shape[-1]
+        return jax.nn.silu(y * jax.nn.sigmoid(y.mean(axis=(1, 2), keepdims=True)))
+
+    def normalised(y):
+        return jax.nn.relu((y - y.mean((0, 1, 2))) * jax.lax.rsqrt(y.var((0, 1, 2)) + 1e-5))
+
+    def run(x, w):
+        y = forms.convolve(x, w, (1, 1), (1, 1), 8, (1, 1))
+        return {"squeezed": squeezed, "normalised": normalised}[mode](y)
+
+    for program in (run, jax.grad(lambda x, w: (run(x, w)**2).sum(), (0, 1))):
+        text = jax.jit(program).lower(x, w).compile().as_text()
+        products = re.findall(r"f32\[2,6,7,8\]\S* multiply\(%slice", text)
+        print(mode, len(products))
+        assert len(products) == 9
 
 
 @pytest.mark.parametrize("shape,kernel,features,strides,padding,groups", [
