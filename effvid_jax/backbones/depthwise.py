@@ -1,11 +1,11 @@
 """Depthwise convolution on a CPU: sums of shifted products, with both gradients written out.
 
 XLA has no fast form of it there: its own takes 10 to 300 times as long. The value is one fused loop, or with
-very large kernels one for each position along their first axis. It stands in a call of its own (`once.call`): XLA
-takes the sum for something cheap, and would compute it anew in every loop that reads it, such as the mean that
-a squeeze-and-excitation takes of it. The gradients need more care, since XLA computes what comes before `dy`
-anew for every shifted term of JAX's own gradient of the map, and writes the product of map and `dy` to memory
-for every position of the kernel:
+very large kernels one for each position along their first axis. It stands in a call of its own (`once.call`):
+XLA takes the sum for something cheap, and would compute it anew in every loop that reads it, such as the mean
+of a squeeze-and-excitation or the variance of a batch norm. The gradients need more care, since XLA computes
+what comes before `dy` anew for every shifted term of JAX's own gradient of the map, and writes the product of
+map and `dy` to memory for every position of the kernel:
 
     gradient of x        a depthwise convolution of `dy`; with strides one for each phase of the positions
                          (odd and even ones, say), which are then put between each other
