@@ -32,6 +32,6 @@ def _call(x):
 
 
 def call(program: Callable, *args):
-    """`program(*args)`, of a function under `jax.jit`; in a program for a CPU no loop outside reaches into it."""
+    """`program(*args)` of a function under `jax.jit`; in a program for a CPU no loop reaches into it."""
     with set_xla_metadata(inlineable="false"):
         return program(*args)
