@@ -5,8 +5,8 @@ very large kernels one for each position along their first axis. XLA takes the s
 would compute it anew in every loop that reads it, such as those of a batch norm in training. So it stands in a
 call of its own where it has many terms (`once.call`) or gradients (`forms.py`); for the few of 3x3 in
 inference, where a norm and an activation read it, one pass over memory less is worth more. The gradients need
-more care, since XLA computes what comes before `dy` anew for every shifted term of JAX's own gradient of the map, and writes the
-product of map and `dy` to memory for every position of the kernel:
+more care, since XLA computes what comes before `dy` anew for every shifted term of JAX's own gradient of the
+map, and writes the product of map and `dy` to memory for every position of the kernel:
 
     gradient of x        a depthwise convolution of `dy`; with strides one for each phase of the positions
                          (odd and even ones, say), which are then put between each other
