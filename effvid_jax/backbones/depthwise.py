@@ -1,12 +1,11 @@
 """Depthwise convolution on a CPU: sums of shifted products, with both gradients written out.
 
 XLA has no fast form of it there: its own takes 10 to 300 times as long. The value is one fused loop, or with
-very large kernels one for each position along their first axis. XLA takes the sum for something cheap, and
-would compute it anew in every loop that reads it, such as those of a batch norm in training. So it stands in a
-call of its own where it has many terms (`once.call`) or gradients (`forms.py`); for the few of 3x3 in
-inference, where a norm and an activation read it, one pass over memory less is worth more. The gradients need
-more care, since XLA computes what comes before `dy` anew for every shifted term of JAX's own gradient of the
-map, and writes the product of map and `dy` to memory for every position of the kernel:
+very large kernels one for each position along their first axis. It stands in a call of its own (`once.call`):
+XLA takes the sum for something cheap, and would compute it anew in every loop that reads it, such as the mean
+of a squeeze-and-excitation or the variance of a batch norm. The gradients need more care, since XLA computes
+what comes before `dy` anew for every shifted term of JAX's own gradient of the map, and writes the product of
+map and `dy` to memory for every position of the kernel:
 
     gradient of x        a depthwise convolution of `dy`; with strides one for each phase of the positions
                          (odd and even ones, say), which are then put between each other
@@ -27,7 +26,6 @@ import numpy as np
 from effvid_jax.backbones.once import call
 from effvid_jax.backbones.windows import pad, windows
 
-FEW = 9  # products: what reads their sum shares its loop
 MOST = 100  # products in one fused loop: 81 are computed eight at a time, 125 one by one, a tenth as fast
 LANES = 8  # channels computed at a time; those left over go one by one, so that 54 took almost twice as long
 UNROLL = 4  # rows whose products are added in one pass over the sums: fewer are slower, more compile longer
@@ -37,8 +35,7 @@ UNROLL = 4  # rows whose products are added in one pass over the sums: fewer are
 def convolve(x, kernel, strides, padding):
     """`x` (B, [T,] H, W, C) with `kernel` ([kT,] kH, kW, 1, C); zeros are added on both sides."""
     (x, kernel), C = _whole_lanes(pad(x, padding), kernel), x.shape[-1]
-    form = _sum_of_shifted if math.prod(kernel.shape[:-2]) <= FEW else _shifted
-    return form(x, kernel, tuple(strides))[..., :C]
+    return _shifted(x, kernel, strides)[..., :C]
 
 
 def _whole_lanes(*arrays):
@@ -49,7 +46,7 @@ def _whole_lanes(*arrays):
 
 
 def _shifted(x, kernel, strides):
-    """Without padding, computed once; sums are float32 or wider."""
+    """Without padding; sums are float32 or wider."""
     return call(_sum_of_shifted, x, kernel, tuple(strides))
 
 

@@ -70,10 +70,8 @@ def _chosen(x, kernel, strides, padding, groups, dilation):
     return jax.lax.platform_dependent(x, kernel, **_forms(strides, padding, groups, dilation))
 
 
-def _forward(x, kernel, strides, padding, groups, dilation):
-    y = _chosen(x, kernel, strides, padding, groups, dilation)
-    # A depthwise sum is cheap to XLA, which would compute it anew in every loop of a norm and its gradient.
-    return once(y) if groups == x.shape[-1] else y, (x, kernel)
+def _forward(x, kernel, *args):
+    return _chosen(x, kernel, *args), (x, kernel)
 
 
 def _backward(strides, padding, groups, dilation, inputs, dy):

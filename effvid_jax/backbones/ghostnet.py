@@ -43,7 +43,6 @@ class SqueezeExcite(nn.Module):
     @nn.compact
     def __call__(self, x):
         conv = partial(blocks.Conv, kernel_size=(1, 1), use_bias=True, dtype=self.dtype)
-        x = blocks.once(x)  # the mean and the product both read it
         y = blocks.global_avg_pool(x)[..., None, None, :]
         y = blocks.relu(conv(self.hidden, name="conv_reduce")(y))
         return x * (blocks.relu6(conv(x.shape[-1], name="conv_expand")(y) + 3) / 6)

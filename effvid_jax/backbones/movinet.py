@@ -219,7 +219,6 @@ class StreamSqueeze(nn.Module):
     @nn.compact
     def __call__(self, x_BTHWC):
         conv = partial(blocks.Conv, kernel_size=(1, 1), use_bias=True, dtype=self.dtype)
-        x_BTHWC = blocks.once(x_BTHWC)  # the means and the product both read it
         now_BTC = blocks.global_avg_pool(x_BTHWC)
         so_far_BTC = CumulativeMean(name="mean")(now_BTC)
         y = jnp.concatenate([so_far_BTC, now_BTC], axis=-1)[:, :, None, None]

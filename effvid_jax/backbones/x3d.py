@@ -46,7 +46,6 @@ class SqueezeExcite(nn.Module):
     def __call__(self, x_BTHWC):
         # Convolutions as in the references, so that counters treat their biases alike.
         conv = partial(blocks.Conv, kernel_size=(1,) * len(self.axes), use_bias=True, dtype=self.dtype)
-        x_BTHWC = blocks.once(x_BTHWC)  # the mean and the product both read it
         y = jnp.expand_dims(blocks.global_avg_pool(x_BTHWC, self.axes), self.axes)
         y = self.act(conv(self.hidden, name="fc1")(y))
         return x_BTHWC * self.gate(conv(x_BTHWC.shape[-1], name="fc2")(y))
